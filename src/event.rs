@@ -1,0 +1,137 @@
+//! What happens during a run, as data: the executor sends events, reports show or store them.
+
+use bstar_cache::ActionKey;
+use bstar_stages::protocol::FailureKind;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+/// Something that happened.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The run began.
+    Started {
+        /// Its id.
+        run: String,
+        /// The pipeline's name.
+        pipeline: String,
+        /// Where results are stored.
+        store: String,
+        /// Steps known so far.
+        steps: usize,
+    },
+    /// A sharded step was cut.
+    Unfolded {
+        /// The step.
+        step: String,
+        /// Its pieces.
+        shards: usize,
+    },
+    /// A step began to execute.
+    Running {
+        /// The step.
+        step: String,
+        /// Its kind of work.
+        stage: &'static str,
+        /// 1-based.
+        attempt: u32,
+    },
+    /// A running step got on.
+    Progress {
+        /// The step.
+        step: String,
+        /// Units done.
+        done: u64,
+        /// Units in all.
+        total: u64,
+        /// What is counted.
+        unit: String,
+        /// One short figure for people.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        note: Option<String>,
+    },
+    /// A step is done.
+    Done {
+        /// The step.
+        step: String,
+        /// Its kind of work.
+        stage: &'static str,
+        /// Whether its result was in the store. A sharded step whose pieces ran is not `cached`.
+        cached: bool,
+        /// Whether the step is one shard of another.
+        shard: bool,
+        /// Number of shards, for a sharded step that was unfolded.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        shards: Option<usize>,
+        /// Its key.
+        key: ActionKey,
+        /// Seconds it took (the time it once took, when cached; the sum over shards).
+        seconds: f64,
+        /// The stage's figures.
+        metrics: Map<String, Value>,
+    },
+    /// A step failed, for the last time or not.
+    Failed {
+        /// The step.
+        step: String,
+        /// Its kind of work.
+        stage: &'static str,
+        /// What it means.
+        kind: FailureKind,
+        /// What went wrong.
+        message: String,
+        /// What to do.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        hint: Option<String>,
+        /// Seconds until it is tried again, if it is.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_in: Option<f64>,
+    },
+    /// A step will not run because a step it needs failed.
+    Skipped {
+        /// The step.
+        step: String,
+        /// The step that failed.
+        because: String,
+    },
+    /// Something people should know.
+    Note {
+        /// `info` or `warn`.
+        level: &'static str,
+        /// The message.
+        message: String,
+    },
+    /// A signal asked the run to stop.
+    Stopping,
+    /// The run ended; always the last event.
+    Summary(Box<Summary>),
+}
+
+/// How a run ended (design: fields may be added, none renamed).
+#[derive(Debug, Clone, Default, Serialize, serde::Deserialize)]
+pub struct Summary {
+    /// The run.
+    pub run: String,
+    /// `done`, `failed` or `stopped`.
+    pub outcome: String,
+    /// Steps that executed (a sharded step counts by its shards).
+    pub executed: usize,
+    /// Steps whose result was in the store.
+    pub cached: usize,
+    /// Steps that failed.
+    pub failed: usize,
+    /// Steps not reached because of a failure or a stop.
+    pub skipped: usize,
+    /// Wall time in seconds.
+    pub wall_s: f64,
+    /// Seconds the cached steps once took.
+    pub saved_s: f64,
+    /// Stage → executed steps.
+    pub executed_by_stage: std::collections::BTreeMap<String, usize>,
+    /// `setup.sft.policy` → digest, for every output of every step that is no shard.
+    pub results: std::collections::BTreeMap<String, String>,
+    /// One row an iteration.
+    pub iterations: Vec<Map<String, Value>>,
+    /// Figures of the policy before the first iteration.
+    pub start: Map<String, Value>,
+}

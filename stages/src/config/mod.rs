@@ -1,0 +1,17 @@
+//! The settings of every stage: one struct a stage, each with its identity, inputs and outputs.
+
+mod command;
+mod data;
+mod evaluate;
+mod labels;
+mod sample;
+mod select;
+mod train;
+
+pub use command::Command;
+pub use data::{Draw, Problems, Tokenizer, TokenizerKind};
+pub use evaluate::{Evaluate, Measure};
+pub use labels::{LabelSteps, Prefixes, StepLabels};
+pub use sample::{Aggregate, Grader, Sample, SampleShard, Score, ScoreShard};
+pub use select::{Filter, Search, Thresholds};
+pub use train::{Architecture, Optimizer, Pretrain, RewardModel, Schedule, ScheduleShape, Sft, Training};

@@ -1,0 +1,26 @@
+//! What the stages of a self-improvement loop are.
+//!
+//! - [`stage`]: the trait every stage configuration implements, and the enum over them.
+//! - [`config`]: one struct a stage: its settings, identity, inputs and outputs.
+//! - [`record`]: the rows stages exchange. [`files`]: reading and writing them.
+//! - [`protocol`]: what the engine and worker processes say to each other.
+//! - [`balance`], [`metrics`]: the arithmetic of B-STaR and of its evaluation, pure.
+//! - [`problems`]: the built-in task. [`grade`]: extraction and comparison of answers.
+//! - [`run`]: stages that run inside the engine's process.
+//!
+//! The crate knows nothing of plans, schedulers, stores or tensors.
+
+pub mod balance;
+pub mod config;
+pub mod files;
+pub mod grade;
+pub mod metrics;
+pub mod problems;
+pub mod protocol;
+pub mod record;
+pub mod reference;
+pub mod run;
+pub mod stage;
+
+pub use reference::{OneOrMany, Reference, Setting};
+pub use stage::{Input, Output, Problem, Runner, Shard, ShardInput, ShardSource, Stage, StageConfig};

@@ -1,0 +1,256 @@
+//! What the engine needs to know of a stage.
+
+use bstar_cache::Ingredient;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::config::{
+    Command, Draw, Evaluate, Filter, LabelSteps, Measure, Prefixes, Pretrain, Problems, RewardModel, Sample,
+    SampleShard, Score, ScoreShard, Search, Sft, StepLabels, Tokenizer,
+};
+use crate::reference::{Reference, Setting};
+
+/// Where a stage runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runner {
+    /// In the engine's process: milliseconds of CPU.
+    InProcess,
+    /// In a `bstar-lm` worker.
+    Worker,
+    /// Any program.
+    Command,
+    /// Nowhere: the stage is cut into shards, or stands for several steps.
+    None,
+}
+
+/// A named input of a stage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Input {
+    /// The name the stage finds it under.
+    pub name: String,
+    /// What the pipeline wrote.
+    pub reference: Reference,
+    /// Whether the stage can run without it (a carried value that does not exist yet).
+    pub optional: bool,
+}
+
+impl Input {
+    /// An input that must be there.
+    #[must_use]
+    pub fn required(name: &str, reference: &Reference) -> Self {
+        Self { name: name.to_owned(), reference: reference.clone(), optional: false }
+    }
+
+    /// An input that may be absent.
+    #[must_use]
+    pub fn optional(name: &str, reference: &Reference) -> Self {
+        Self { optional: true, ..Self::required(name, reference) }
+    }
+}
+
+/// A named output of a stage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// The name references use.
+    pub name: String,
+    /// Where the stage writes it, relative to its output folder.
+    pub path: String,
+    /// Whether `path` is a folder.
+    pub folder: bool,
+}
+
+impl Output {
+    /// A file.
+    #[must_use]
+    pub fn file(name: &str, path: &str) -> Self {
+        Self { name: name.to_owned(), path: path.to_owned(), folder: false }
+    }
+
+    /// A folder.
+    #[must_use]
+    pub fn folder(name: &str) -> Self {
+        Self { name: name.to_owned(), path: name.to_owned(), folder: true }
+    }
+}
+
+/// A setting outside its range, or settings that contradict each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The setting, as a path below `with`, for example `temperature` or `thresholds.by`.
+    pub field: String,
+    /// What is wrong with it.
+    pub message: String,
+    /// What to write instead.
+    pub hint: Option<String>,
+}
+
+impl Problem {
+    /// A problem without advice.
+    #[must_use]
+    pub fn new(field: &str, message: impl Into<String>) -> Self {
+        Self { field: field.to_owned(), message: message.into(), hint: None }
+    }
+}
+
+/// What the shards of a step depend on, known once its inputs are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShardSource {
+    /// Number of rows of the input `queries`.
+    pub queries: usize,
+    /// Relative paths of the files in the input folder `responses`, sorted.
+    pub responses: Vec<String>,
+}
+
+/// One piece of a step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shard {
+    /// Where its only output file goes in the output folder of the whole step.
+    pub path: String,
+    /// The piece's own configuration.
+    pub stage: StageConfig,
+    /// Its inputs, by the names of its own configuration.
+    pub inputs: Vec<(String, ShardInput)>,
+}
+
+/// An input of a shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShardInput {
+    /// The whole input of that name of the sharded step; absent when that is absent.
+    Whole(String),
+    /// Rows `start..end` of that (JSON lines) input of the sharded step.
+    Rows {
+        /// The sharded step's input.
+        input: String,
+        /// First row.
+        start: usize,
+        /// One past the last row.
+        end: usize,
+    },
+    /// One file of that input folder of the sharded step.
+    File {
+        /// The sharded step's input.
+        input: String,
+        /// Path in the folder.
+        path: String,
+    },
+}
+
+/// The settings of one stage.
+pub trait Stage {
+    /// Raised when the code changes its results; the changelog says which.
+    fn version(&self) -> u32;
+    /// Where it runs.
+    fn runner(&self) -> Runner;
+    /// Whether it draws random numbers, so that the pipeline's seed is part of its key.
+    fn seeded(&self) -> bool;
+    /// What it reads.
+    fn inputs(&self) -> Vec<Input>;
+    /// What it writes.
+    fn outputs(&self) -> Vec<Output>;
+    /// The settings that matter to the result: not references, not throughput settings.
+    fn identity(&self) -> Ingredient;
+    /// Settings out of range.
+    fn check(&self) -> Vec<Problem>;
+
+    /// Settings that may refer to a value made by another stage, by field name.
+    fn settings(&mut self) -> Vec<(&'static str, &mut Setting)> {
+        Vec::new()
+    }
+    /// The pieces it is cut into, for stages that are; sorted by `path`.
+    fn shards(&self, source: &ShardSource) -> Option<Vec<Shard>> {
+        let _ = source;
+        None
+    }
+    /// Whether [`Stage::shards`] answers.
+    fn sharded(&self) -> bool {
+        false
+    }
+    /// The steps it stands for, named below `name`; the last has the stage's own name and outputs.
+    fn lower(&self, name: &str) -> Option<Vec<(String, StageConfig)>> {
+        let _ = name;
+        None
+    }
+    /// Tells the stage which iteration (0-based) it is used in.
+    fn bind_iteration(&mut self, iteration: usize) {
+        let _ = iteration;
+    }
+    /// CPU cores it can use.
+    fn cpu(&self) -> usize {
+        1
+    }
+}
+
+macro_rules! stages {
+    ($($name:literal $variant:ident,)*) => {
+        /// A stage by its name in the pipeline file.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "uses", content = "with")]
+        #[expect(missing_docs, reason = "each is documented at its configuration")]
+        pub enum StageConfig {
+            $(#[serde(rename = $name)] $variant($variant),)*
+        }
+
+        impl StageConfig {
+            /// The names that `uses` accepts, in the order of the documentation.
+            pub const NAMES: &[&str] = &[$($name),*];
+
+            /// Reads the settings of the stage called `uses`; `None` when there is no such stage.
+            ///
+            /// # Errors
+            /// The path below `with` that does not fit, and why (serde's words).
+            pub fn parse(uses: &str, with: Value) -> Option<Result<Self, serde_path_to_error::Error<serde_json::Error>>> {
+                match uses {
+                    $($name => Some(serde_path_to_error::deserialize(with).map(Self::$variant)),)*
+                    _ => None,
+                }
+            }
+
+            /// The name in `uses`.
+            #[must_use]
+            pub fn name(&self) -> &'static str {
+                match self { $(Self::$variant(_) => $name,)* }
+            }
+
+            /// The stage behind the name.
+            #[must_use]
+            pub fn stage(&self) -> &dyn Stage {
+                match self { $(Self::$variant(stage) => stage,)* }
+            }
+
+            /// The stage behind the name, to bind settings.
+            pub fn stage_mut(&mut self) -> &mut dyn Stage {
+                match self { $(Self::$variant(stage) => stage,)* }
+            }
+        }
+    };
+}
+
+stages! {
+    "problems" Problems,
+    "draw" Draw,
+    "tokenizer" Tokenizer,
+    "pretrain" Pretrain,
+    "sft" Sft,
+    "sample" Sample,
+    "sample_shard" SampleShard,
+    "score" Score,
+    "score_shard" ScoreShard,
+    "search" Search,
+    "filter" Filter,
+    "evaluate" Evaluate,
+    "measure" Measure,
+    "step_labels" StepLabels,
+    "prefixes" Prefixes,
+    "label_steps" LabelSteps,
+    "reward_model" RewardModel,
+    "command" Command,
+}
+
+impl StageConfig {
+    /// The name under which executions are counted and keyed: a shard counts as its whole.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        self.name().trim_end_matches("_shard")
+    }
+}
+

@@ -32,16 +32,16 @@ pub enum Ingredient {
     Bool(bool),
     /// A whole number.
     Int(i64),
-    /// A finite number; negative zero is stored as zero.
+    /// A finite number; negative zero counts as zero.
     Float(f64),
     /// Text.
     Text(String),
     /// The identity of a file's content.
     Digest(Digest),
     /// An ordered sequence.
-    List(Vec<Ingredient>),
+    List(Vec<Self>),
     /// Named fields, in the order of their names.
-    Map(BTreeMap<String, Ingredient>),
+    Map(BTreeMap<String, Self>),
 }
 
 impl Ingredient {
@@ -56,7 +56,8 @@ impl Ingredient {
             Self::Absent => drop(hasher.update(b"0")),
             Self::Bool(value) => drop(hasher.update(&[b'b', u8::from(*value)])),
             Self::Int(value) => drop(hasher.update(b"i").update(&value.to_le_bytes())),
-            Self::Float(value) => drop(hasher.update(b"f").update(&value.to_le_bytes())),
+            // Adding zero turns -0.0, which equals 0.0, into 0.0.
+            Self::Float(value) => drop(hasher.update(b"f").update(&(value + 0.0).to_le_bytes())),
             Self::Text(value) => encode_text(hasher.update(b"t"), value),
             Self::Digest(value) => drop(hasher.update(b"d").update(value.as_bytes())),
             Self::List(items) => {
@@ -98,7 +99,7 @@ ingredient_from! {
     i64 => Self::Int,
     u32 => |value| Self::Int(i64::from(value)),
     usize => |value| Self::Int(i64::try_from(value).unwrap_or(i64::MAX)),
-    // Adding zero turns -0.0 into 0.0; configurations refuse NaN and infinities when read.
+    // Configurations refuse NaN and infinities when read.
     f64 => |value| Self::Float(value + 0.0),
     &str => |value: &str| Self::Text(value.to_owned()),
     String => Self::Text,
@@ -180,3 +181,6 @@ impl FromStr for ActionKey {
         text.parse().map(Self)
     }
 }
+
+#[cfg(test)]
+mod tests;

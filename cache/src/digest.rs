@@ -1,11 +1,15 @@
 //! The identity of bytes: a BLAKE3 hash.
 
 use std::fmt;
-use std::io::Read;
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// How much of a file is held in memory at once: enough for the widest vector unit to stay busy.
+pub(crate) const BLOCK: usize = 1 << 18;
 
 /// A 32-byte BLAKE3 hash. Displayed as 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,19 +22,28 @@ impl Digest {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The digest of a file's content; large files are mapped and hashed in parallel.
+    /// The digest of a file's content, read in blocks.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn of_file(path: &Path) -> std::io::Result<Self> {
-        let mut file = std::fs::File::open(path)?;
+    pub fn of_file(path: &Path) -> io::Result<Self> {
+        Ok(Self::of_copy(&mut File::open(path)?, &mut io::sink())?.0)
+    }
+
+    /// Copies everything from `reader` to `writer`; gives the digest and the length of what passed.
+    pub(crate) fn of_copy(reader: &mut impl Read, writer: &mut impl Write) -> io::Result<(Self, u64)> {
         let mut hasher = blake3::Hasher::new();
-        let mut block = vec![0; 1 << 18];
+        let mut block = vec![0; BLOCK];
         loop {
-            match file.read(&mut block)? {
-                0 => return Ok(Self(*hasher.finalize().as_bytes())),
-                read => hasher.update(&block[..read]),
-            };
+            match reader.read(&mut block) {
+                Ok(0) => return Ok((Self::from_hasher(&hasher), hasher.count())),
+                Ok(read) => {
+                    hasher.update(&block[..read]);
+                    writer.write_all(&block[..read])?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 
@@ -89,5 +102,52 @@ impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
         text.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digest_of_nothing_is_the_published_blake3_vector() {
+        let text = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
+        assert_eq!(Digest::of(b"").to_string(), text);
+        assert_eq!(text.parse::<Digest>().unwrap(), Digest::of(b""));
+        assert_eq!(Digest::of(b"").short(), "af1349b9");
+    }
+
+    #[test]
+    fn file_has_the_digest_of_its_bytes_whatever_its_length() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        for length in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7] {
+            let bytes: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
+            std::fs::write(&path, &bytes).unwrap();
+            assert_eq!(Digest::of_file(&path).unwrap(), Digest::of(&bytes), "{length} bytes");
+        }
+        assert_eq!(Digest::of_file(&folder.path().join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn copy_gives_the_digest_and_length_of_what_was_copied() {
+        let mut copied = Vec::new();
+        let (digest, length) = Digest::of_copy(&mut &b"content"[..], &mut copied).unwrap();
+        assert_eq!((digest, length, copied.as_slice()), (Digest::of(b"content"), 7, &b"content"[..]));
+    }
+
+    #[test]
+    fn text_that_is_not_64_digits_is_refused() {
+        for text in ["", "af13", &"g".repeat(64), &"a".repeat(65), &"é".repeat(32)] {
+            assert!(text.parse::<Digest>().unwrap_err().to_string().contains(text));
+        }
+    }
+
+    #[test]
+    fn json_holds_the_digits() {
+        let json = serde_json::to_string(&Digest::of(b"x")).unwrap();
+        assert_eq!(json, format!("\"{}\"", Digest::of(b"x")));
+        assert_eq!(serde_json::from_str::<Digest>(&json).unwrap(), Digest::of(b"x"));
+        assert!(serde_json::from_str::<Digest>("\"af\"").is_err());
     }
 }

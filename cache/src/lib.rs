@@ -1,6 +1,7 @@
 //! What is stored, and under which name.
 //!
 //! - [`digest`]: the identity of bytes.
+//! - [`difference`]: how two executions differ.
 //! - [`action`]: the identity of one execution, and the readable ingredients it is made of.
 //! - [`manifest`]: what an execution produced.
 //! - [`store`]: blobs by digest and manifests by action key, over any object store.
@@ -8,11 +9,13 @@
 //! The crate knows nothing of pipelines, stages or language models.
 
 pub mod action;
+pub mod difference;
 pub mod digest;
 pub mod manifest;
 pub mod store;
 
 pub use action::{Action, ActionKey, Ingredient};
-pub use digest::Digest;
-pub use manifest::{Artifact, Manifest, Provenance};
-pub use store::{Store, StoreError};
+pub use difference::Difference;
+pub use digest::{Digest, NotADigest};
+pub use manifest::{Artifact, Manifest, Provenance, timestamp, tree_digest};
+pub use store::{Published, StageStat, Stat, Store, StoreError, Verification};

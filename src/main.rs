@@ -1,1 +1,7 @@
-fn main(){}
+//! The `bstar` executable.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bstar::cli::main()
+}

@@ -90,6 +90,13 @@ impl Problem {
     pub fn new(field: &str, message: impl Into<String>) -> Self {
         Self { field: field.to_owned(), message: message.into(), hint: None }
     }
+
+    /// The same problem with advice.
+    #[must_use]
+    pub fn advise(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
 }
 
 /// What the shards of a step depend on, known once its inputs are.
@@ -253,4 +260,3 @@ impl StageConfig {
         self.name().trim_end_matches("_shard")
     }
 }
-

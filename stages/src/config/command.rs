@@ -1,11 +1,15 @@
 //! Any program as a stage.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use bstar_cache::Ingredient;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::check::Checks;
 use crate::reference::Reference;
+use crate::stage::{Input, Output, Problem, Runner, Stage};
 
 /// Runs a program. In `argv`, `{in.NAME}`, `{out}`, `{scratch}` and `{params}` are replaced by paths.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,4 +44,161 @@ pub struct Command {
 
 fn one() -> usize {
     1
+}
+
+impl Command {
+    /// Most time it may take, where `timeout` is set and readable.
+    #[must_use]
+    pub fn time_limit(&self) -> Option<Duration> {
+        self.timeout.as_deref().and_then(parse_duration)
+    }
+}
+
+/// Reads `90s`, `10m`, `1h30m`, `2d`: whole numbers, each with its unit, from large to small.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let mut rest = text.trim();
+    let mut seconds = 0_u64;
+    let mut largest = u64::MAX;
+    while !rest.is_empty() {
+        let digits = rest.find(|character: char| !character.is_ascii_digit())?;
+        let number: u64 = rest[..digits].parse().ok()?;
+        let mut tail = rest[digits..].chars();
+        let unit = match tail.next()? {
+            's' => 1,
+            'm' => 60,
+            'h' => 3600,
+            'd' => 86400,
+            _ => return None,
+        };
+        if unit >= largest {
+            return None;
+        }
+        largest = unit;
+        seconds = seconds.checked_add(number.checked_mul(unit)?)?;
+        rest = tail.as_str().trim_start();
+    }
+    (seconds > 0).then(|| Duration::from_secs(seconds))
+}
+
+/// A JSON value as key material; object fields are ordered by name.
+fn ingredient(value: &Value) -> Ingredient {
+    match value {
+        Value::Null => Ingredient::Absent,
+        Value::Bool(value) => (*value).into(),
+        Value::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(value), _) => value.into(),
+            (None, Some(value)) if number.is_f64() => value.into(),
+            _ => number.to_string().into(),
+        },
+        Value::String(text) => text.as_str().into(),
+        Value::Array(items) => Ingredient::List(items.iter().map(ingredient).collect()),
+        Value::Object(fields) => {
+            Ingredient::Map(fields.iter().map(|(name, value)| (name.clone(), ingredient(value))).collect())
+        }
+    }
+}
+
+impl Stage for Command {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn runner(&self) -> Runner {
+        Runner::Command
+    }
+
+    fn seeded(&self) -> bool {
+        false
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        self.inputs.iter().map(|(name, reference)| Input::required(name, reference)).collect()
+    }
+
+    fn outputs(&self) -> Vec<Output> {
+        self.outputs
+            .iter()
+            .map(|path| {
+                let name = path.trim_end_matches('/');
+                Output { name: name.to_owned(), path: name.to_owned(), folder: name.len() < path.len() }
+            })
+            .collect()
+    }
+
+    /// The contents of `files` are inputs, added by the engine, so their names are not repeated here.
+    fn identity(&self) -> Ingredient {
+        let Self { argv, inputs: _, files: _, outputs, env, params, timeout: _, cpu: _, gpu: _ } = self;
+        let env = env.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
+        let params = params.iter().map(|(name, value)| (name.clone(), ingredient(value))).collect();
+        Ingredient::map([
+            ("argv", argv.clone().into()),
+            ("outputs", outputs.clone().into()),
+            ("env", Ingredient::Map(env)),
+            ("params", Ingredient::Map(params)),
+        ])
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        let mut checks = Checks::default();
+        if self.argv.first().is_none_or(String::is_empty) {
+            checks.refuse(
+                "argv",
+                "argv names no program",
+                "write the program first, for example [\"./stage\"]",
+            );
+        }
+        if self.outputs.is_empty() {
+            checks.refuse(
+                "outputs",
+                "outputs lists no path",
+                "list what the program writes below {out}; a folder ends in `/`",
+            );
+        }
+        for (index, path) in self.outputs.iter().enumerate() {
+            let field = format!("outputs[{index}]");
+            let name = path.trim_end_matches('/');
+            let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
+            if !name.split('/').all(plain) || name.contains('\\') {
+                checks.refuse(
+                    &field,
+                    format!("`{path}` is not a path below the output folder"),
+                    "write a relative path without `.` and `..`",
+                );
+            }
+            if self.outputs[..index].iter().any(|other| other.trim_end_matches('/') == name) {
+                checks.refuse(&field, format!("`{path}` is listed twice"), "remove one");
+            }
+        }
+        for text in &self.argv {
+            for name in
+                text.split("{in.").skip(1).filter_map(|rest| rest.split_once('}')).map(|(name, _)| name)
+            {
+                if !self.inputs.contains_key(name) {
+                    checks.refuse(
+                        "argv",
+                        format!("argv uses {{in.{name}}}, but inputs has no `{name}`"),
+                        "add it to inputs",
+                    );
+                }
+            }
+        }
+        if self.env.keys().any(|name| name.is_empty() || name.contains(['=', '\0'])) {
+            checks.refuse("env", "env has a name that is empty or contains `=`", "write NAME: value");
+        }
+        if let Some(timeout) = &self.timeout
+            && parse_duration(timeout).is_none()
+        {
+            checks.refuse(
+                "timeout",
+                format!("`{timeout}` is not a time"),
+                "write for example 90s, 10m or 1h30m",
+            );
+        }
+        checks.count("cpu", self.cpu);
+        checks.0
+    }
+
+    fn cpu(&self) -> usize {
+        self.cpu
+    }
 }

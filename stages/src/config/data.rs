@@ -1,8 +1,11 @@
 //! Stages that make data.
 
+use bstar_cache::Ingredient;
 use serde::{Deserialize, Serialize};
 
+use super::check::Checks;
 use crate::reference::Reference;
+use crate::stage::{Input, Output, Problem, Runner, Stage};
 
 /// Generates the built-in task: arithmetic word problems with exact reference solutions.
 ///
@@ -71,4 +74,157 @@ pub enum TokenizerKind {
     Words,
     /// Byte pairs.
     Bpe,
+}
+
+impl Stage for Problems {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn runner(&self) -> Runner {
+        Runner::InProcess
+    }
+
+    fn seeded(&self) -> bool {
+        true
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        Vec::new()
+    }
+
+    fn outputs(&self) -> Vec<Output> {
+        ["pretrain", "flawed", "sft", "train", "validation", "test"]
+            .map(|name| Output::file(name, &format!("{name}.jsonl")))
+            .into()
+    }
+
+    fn identity(&self) -> Ingredient {
+        let Self { pretrain, flawed, sft, train, validation, test, steps } = self;
+        Ingredient::map([
+            ("pretrain", (*pretrain).into()),
+            ("flawed", (*flawed).into()),
+            ("sft", (*sft).into()),
+            ("train", (*train).into()),
+            ("validation", (*validation).into()),
+            ("test", (*test).into()),
+            ("steps", steps.clone().into()),
+        ])
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        let mut checks = Checks::default();
+        if self.steps.is_empty() {
+            checks.refuse("steps", "steps lists no values", "write for example [3, 4]");
+        }
+        for (index, steps) in self.steps.iter().enumerate() {
+            if !(1..=4).contains(steps) {
+                checks.refuse(
+                    &format!("steps[{index}]"),
+                    format!("a solution has 1 to 4 steps, not {steps}"),
+                    "write for example [3, 4]",
+                );
+            }
+        }
+        checks.0
+    }
+}
+
+impl Stage for Draw {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn runner(&self) -> Runner {
+        Runner::InProcess
+    }
+
+    fn seeded(&self) -> bool {
+        false
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        vec![Input::required("queries", &self.queries)]
+    }
+
+    fn outputs(&self) -> Vec<Output> {
+        vec![Output::file("queries", "queries.jsonl")]
+    }
+
+    fn identity(&self) -> Ingredient {
+        let Self { queries: _, count, iteration } = self;
+        Ingredient::map([("count", (*count).into()), ("iteration", iteration.unwrap_or(0).into())])
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        let mut checks = Checks::default();
+        checks.count("count", self.count);
+        checks.0
+    }
+
+    fn bind_iteration(&mut self, iteration: usize) {
+        self.iteration = Some(iteration);
+    }
+}
+
+impl TokenizerKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Words => "words",
+            Self::Bpe => "bpe",
+        }
+    }
+}
+
+impl Stage for Tokenizer {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn runner(&self) -> Runner {
+        Runner::Worker
+    }
+
+    fn seeded(&self) -> bool {
+        false
+    }
+
+    /// `corpus0`, `corpus1`, …
+    fn inputs(&self) -> Vec<Input> {
+        self.corpus
+            .iter()
+            .enumerate()
+            .map(|(index, reference)| Input::required(&format!("corpus{index}"), reference))
+            .collect()
+    }
+
+    fn outputs(&self) -> Vec<Output> {
+        vec![Output::folder("tokenizer")]
+    }
+
+    fn identity(&self) -> Ingredient {
+        let Self { corpus: _, kind, vocab_size, markers } = self;
+        Ingredient::map([
+            ("kind", kind.name().into()),
+            ("vocab_size", (*vocab_size).into()),
+            ("markers", markers.clone().into()),
+        ])
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        let mut checks = Checks::default();
+        if self.corpus.is_empty() {
+            checks.refuse("corpus", "corpus lists no files", "write for example [problems.pretrain]");
+        }
+        checks.count("vocab_size", self.vocab_size);
+        for (index, marker) in self.markers.iter().enumerate() {
+            let field = format!("markers[{index}]");
+            if marker.is_empty() {
+                checks.refuse(&field, "a marker is empty", "remove it");
+            } else if self.markers[..index].contains(marker) {
+                checks.refuse(&field, format!("marker {marker:?} is listed twice"), "remove one");
+            }
+        }
+        checks.0
+    }
 }

@@ -1,11 +1,15 @@
 //! Measuring a policy.
 
+use bstar_cache::Ingredient;
 use serde::{Deserialize, Serialize};
 
-use crate::config::sample::Grader;
-use crate::reference::Reference;
+use super::check::Checks;
+use crate::config::sample::{Grader, Sample, Score};
+use crate::reference::{OneOrMany, Reference, Setting};
+use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
 
-/// Measures a policy. Stands for four steps and a [`Measure`]: greedy responses to all queries, sampled
+/// Measures a policy. Stands for four steps and a [`Measure`] (`NAME.greedy`, `NAME.greedy_rewards`,
+/// `NAME.samples`, `NAME.rewards`, `NAME`; without the middle two when `samples` is 0): greedy responses to all queries, sampled
 /// responses to the first `sampled_queries`, and the rewards of both.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -60,4 +64,153 @@ pub struct Measure {
     /// The Ss of Pass@K-S.
     #[serde(default = "default_s")]
     pub s: Vec<u32>,
+}
+
+fn metrics() -> Vec<Output> {
+    vec![Output::file("metrics", "metrics.json")]
+}
+
+impl Evaluate {
+    fn sample(&self, temperature: f64, samples: u32, limit: Option<usize>) -> StageConfig {
+        StageConfig::Sample(Sample {
+            limit,
+            ..Sample::new(
+                &self.policy,
+                &self.queries,
+                OneOrMany::One(Setting::Value(temperature)),
+                samples,
+                self.max_tokens,
+            )
+        })
+    }
+
+    fn score(&self, responses: &Reference, reward_model: Option<Reference>) -> StageConfig {
+        StageConfig::Score(Score { reward_model, ..Score::new(responses, &self.queries, self.grader) })
+    }
+}
+
+impl Stage for Evaluate {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn runner(&self) -> Runner {
+        Runner::None
+    }
+
+    fn seeded(&self) -> bool {
+        false
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        let mut inputs =
+            vec![Input::required("policy", &self.policy), Input::required("queries", &self.queries)];
+        inputs.extend(self.reward_model.iter().map(|model| Input::required("reward_model", model)));
+        inputs
+    }
+
+    fn outputs(&self) -> Vec<Output> {
+        metrics()
+    }
+
+    /// Of no use to a key: the steps it stands for have their own.
+    fn identity(&self) -> Ingredient {
+        let Self {
+            policy: _,
+            queries: _,
+            samples,
+            sampled_queries,
+            temperature,
+            max_tokens,
+            grader,
+            reward_model: _,
+            k,
+            s,
+        } = self;
+        Ingredient::map([
+            ("samples", (*samples).into()),
+            ("sampled_queries", (*sampled_queries).into()),
+            ("temperature", (*temperature).into()),
+            ("max_tokens", (*max_tokens).into()),
+            ("grader", grader.name().into()),
+            ("k", k.clone().into()),
+            ("s", s.clone().into()),
+        ])
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        let mut checks = Checks::default();
+        checks.count("max_tokens", self.max_tokens);
+        checks.temperature("temperature", self.temperature);
+        checks.greedy_is_single("temperature", &[self.temperature], self.samples);
+        checks.pass_at(&self.k, &self.s);
+        if let Some(count) = self.sampled_queries {
+            checks.count("sampled_queries", count);
+        }
+        for (index, k) in self.k.iter().enumerate().filter(|(_, k)| **k > self.samples) {
+            checks.refuse(
+                &format!("k[{index}]"),
+                format!("Pass@{k} needs {k} samples a query, not {}", self.samples),
+                "raise samples or lower k",
+            );
+        }
+        checks.0
+    }
+
+    fn lower(&self, name: &str) -> Option<Vec<(String, StageConfig)>> {
+        let step = |suffix: &str| format!("{name}.{suffix}");
+        let reference = |suffix: &str| Reference(step(suffix));
+        let mut steps = vec![
+            (step("greedy"), self.sample(0.0, 1, None)),
+            (step("greedy_rewards"), self.score(&reference("greedy"), None)),
+        ];
+        if self.samples > 0 {
+            steps.push((step("samples"), self.sample(self.temperature, self.samples, self.sampled_queries)));
+            steps.push((step("rewards"), self.score(&reference("samples"), self.reward_model.clone())));
+        }
+        let k = if self.k.is_empty() && self.samples > 0 { vec![self.samples] } else { self.k.clone() };
+        let measure = Measure {
+            greedy: reference("greedy_rewards"),
+            rewards: (self.samples > 0).then(|| reference("rewards")),
+            k,
+            s: self.s.clone(),
+        };
+        steps.push((name.to_owned(), StageConfig::Measure(measure)));
+        Some(steps)
+    }
+}
+
+impl Stage for Measure {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn runner(&self) -> Runner {
+        Runner::InProcess
+    }
+
+    fn seeded(&self) -> bool {
+        false
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        let mut inputs = vec![Input::required("greedy", &self.greedy)];
+        inputs.extend(self.rewards.iter().map(|rewards| Input::required("rewards", rewards)));
+        inputs
+    }
+
+    fn outputs(&self) -> Vec<Output> {
+        metrics()
+    }
+
+    fn identity(&self) -> Ingredient {
+        let Self { greedy: _, rewards: _, k, s } = self;
+        Ingredient::map([("k", k.clone().into()), ("s", s.clone().into())])
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        let mut checks = Checks::default();
+        checks.pass_at(&self.k, &self.s);
+        checks.0
+    }
 }

@@ -1,13 +1,17 @@
 //! Labels for the steps of solutions, from rollouts (Math-Shepherd, arXiv 2312.08935).
 
+use bstar_cache::Ingredient;
 use serde::{Deserialize, Serialize};
 
-use crate::config::sample::Grader;
-use crate::reference::Reference;
+use super::check::Checks;
+use crate::config::sample::{Grader, Sample, Score};
+use crate::reference::{OneOrMany, Reference, Setting};
+use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
 
 /// Labels steps: samples solutions, lets a policy continue from every step, and labels a step by the
 /// share of continuations that reach the reference answer. Stands for four steps and a
-/// [`LabelSteps`]. Output: `labels` ([`LabelledSteps`](crate::record::LabelledSteps) rows).
+/// [`LabelSteps`] (`NAME.solutions`, `NAME.prefixes`, `NAME.continuations`, `NAME.rewards`, `NAME`).
+/// Output: `labels` ([`LabelledSteps`](crate::record::LabelledSteps) rows).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StepLabels {
@@ -58,4 +62,157 @@ pub struct LabelSteps {
     pub prefixes: Reference,
     /// The rewards of their continuations.
     pub rewards: Reference,
+}
+
+fn labels() -> Vec<Output> {
+    vec![Output::file("labels", "labels.jsonl")]
+}
+
+impl Stage for StepLabels {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn runner(&self) -> Runner {
+        Runner::None
+    }
+
+    fn seeded(&self) -> bool {
+        false
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        let mut inputs =
+            vec![Input::required("policy", &self.policy), Input::required("queries", &self.queries)];
+        inputs.extend(self.completer.iter().map(|completer| Input::required("completer", completer)));
+        inputs
+    }
+
+    fn outputs(&self) -> Vec<Output> {
+        labels()
+    }
+
+    /// Of no use to a key: the steps it stands for have their own.
+    fn identity(&self) -> Ingredient {
+        let Self {
+            policy: _,
+            completer: _,
+            queries: _,
+            limit,
+            solutions,
+            completions,
+            temperature,
+            max_tokens,
+            grader,
+        } = self;
+        Ingredient::map([
+            ("limit", (*limit).into()),
+            ("solutions", (*solutions).into()),
+            ("completions", (*completions).into()),
+            ("temperature", (*temperature).into()),
+            ("max_tokens", (*max_tokens).into()),
+            ("grader", grader.name().into()),
+        ])
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        let mut checks = Checks::default();
+        checks.count("solutions", self.solutions as usize);
+        checks.count("completions", self.completions as usize);
+        checks.count("max_tokens", self.max_tokens);
+        checks.temperature("temperature", self.temperature);
+        checks.greedy_is_single("temperature", &[self.temperature], self.solutions.max(self.completions));
+        if let Some(limit) = self.limit {
+            checks.count("limit", limit);
+        }
+        checks.0
+    }
+
+    fn lower(&self, name: &str) -> Option<Vec<(String, StageConfig)>> {
+        let step = |suffix: &str| format!("{name}.{suffix}");
+        let reference = |suffix: &str| Reference(step(suffix));
+        let sample = |policy: &Reference, queries: &Reference, samples| {
+            let temperature = OneOrMany::One(Setting::Value(self.temperature));
+            Sample::new(policy, queries, temperature, samples, self.max_tokens)
+        };
+        let (solutions, prefixes) = (reference("solutions"), reference("prefixes"));
+        let continuations = reference("continuations");
+        let completer = self.completer.as_ref().unwrap_or(&self.policy);
+        let solve = Sample { limit: self.limit, ..sample(&self.policy, &self.queries, self.solutions) };
+        let cut = Prefixes { queries: self.queries.clone(), responses: solutions };
+        let proceed = sample(completer, &prefixes, self.completions);
+        let score = Score::new(&continuations, &prefixes, self.grader);
+        Some(vec![
+            (step("solutions"), StageConfig::Sample(solve)),
+            (step("prefixes"), StageConfig::Prefixes(cut)),
+            (step("continuations"), StageConfig::Sample(proceed)),
+            (step("rewards"), StageConfig::Score(score)),
+            (
+                name.to_owned(),
+                StageConfig::LabelSteps(LabelSteps { prefixes, rewards: reference("rewards") }),
+            ),
+        ])
+    }
+}
+
+impl Stage for Prefixes {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn runner(&self) -> Runner {
+        Runner::InProcess
+    }
+
+    fn seeded(&self) -> bool {
+        false
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        vec![Input::required("queries", &self.queries), Input::required("responses", &self.responses)]
+    }
+
+    fn outputs(&self) -> Vec<Output> {
+        vec![Output::file("queries", "queries.jsonl")]
+    }
+
+    fn identity(&self) -> Ingredient {
+        let Self { queries: _, responses: _ } = self;
+        Ingredient::map([])
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        Vec::new()
+    }
+}
+
+impl Stage for LabelSteps {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn runner(&self) -> Runner {
+        Runner::InProcess
+    }
+
+    fn seeded(&self) -> bool {
+        false
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        vec![Input::required("prefixes", &self.prefixes), Input::required("rewards", &self.rewards)]
+    }
+
+    fn outputs(&self) -> Vec<Output> {
+        labels()
+    }
+
+    fn identity(&self) -> Ingredient {
+        let Self { prefixes: _, rewards: _ } = self;
+        Ingredient::map([])
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        Vec::new()
+    }
 }

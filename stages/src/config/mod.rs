@@ -1,5 +1,6 @@
 //! The settings of every stage: one struct a stage, each with its identity, inputs and outputs.
 
+mod check;
 mod command;
 mod data;
 mod evaluate;
@@ -15,3 +16,6 @@ pub use labels::{LabelSteps, Prefixes, StepLabels};
 pub use sample::{Aggregate, Grader, Sample, SampleShard, Score, ScoreShard};
 pub use select::{Filter, Search, Thresholds};
 pub use train::{Architecture, Optimizer, Pretrain, RewardModel, Schedule, ScheduleShape, Sft, Training};
+
+#[cfg(test)]
+mod tests;

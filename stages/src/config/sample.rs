@@ -1,8 +1,11 @@
 //! Sampling and scoring responses.
 
+use bstar_cache::Ingredient;
 use serde::{Deserialize, Serialize};
 
-use crate::reference::{OneOrMany, Reference};
+use super::check::Checks;
+use crate::reference::{OneOrMany, Reference, Setting};
+use crate::stage::{Input, Output, Problem, Runner, Shard, ShardInput, ShardSource, Stage, StageConfig};
 
 /// Samples responses. Output: the folder `responses`, a file `t=T/CHUNK-START-END.jsonl` for each
 /// temperature, chunk of queries and range of sample indices.
@@ -121,4 +124,353 @@ pub enum Aggregate {
     Mean,
     /// The last step.
     Last,
+}
+
+impl Sample {
+    /// Plain sampling: no truncation, no stop texts, all queries.
+    #[must_use]
+    pub fn new(
+        policy: &Reference,
+        queries: &Reference,
+        temperature: OneOrMany,
+        samples: u32,
+        max_tokens: usize,
+    ) -> Self {
+        Self {
+            policy: policy.clone(),
+            queries: queries.clone(),
+            temperature,
+            samples,
+            max_tokens,
+            top_p: 1.0,
+            top_k: 0,
+            stop: Vec::new(),
+            limit: None,
+            shard_queries: default_shard_queries(),
+            shard_samples: default_shard_samples(),
+        }
+    }
+}
+
+impl Stage for Sample {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn runner(&self) -> Runner {
+        Runner::None
+    }
+
+    fn seeded(&self) -> bool {
+        true
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        vec![Input::required("policy", &self.policy), Input::required("queries", &self.queries)]
+    }
+
+    fn outputs(&self) -> Vec<Output> {
+        vec![Output::folder("responses")]
+    }
+
+    fn identity(&self) -> Ingredient {
+        let Self {
+            policy: _,
+            queries: _,
+            temperature,
+            samples,
+            max_tokens,
+            top_p,
+            top_k,
+            stop,
+            limit,
+            shard_queries: _,
+            shard_samples: _,
+        } = self;
+        let temperature = match temperature {
+            OneOrMany::One(Setting::Reference(reference)) => reference.0.as_str().into(),
+            OneOrMany::One(Setting::Value(value)) => vec![*value].into(),
+            OneOrMany::Many(values) => {
+                // The order decides nothing but the order of work.
+                let mut values = values.clone();
+                values.sort_by(f64::total_cmp);
+                values.into()
+            }
+        };
+        Ingredient::map([
+            ("temperature", temperature),
+            ("samples", (*samples).into()),
+            ("max_tokens", (*max_tokens).into()),
+            ("top_p", (*top_p).into()),
+            ("top_k", (*top_k).into()),
+            ("stop", stop.clone().into()),
+            ("limit", (*limit).into()),
+        ])
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        let mut checks = Checks::default();
+        checks.temperatures("temperature", &self.temperature);
+        checks.greedy_is_single("temperature", &self.temperature.values().unwrap_or_default(), self.samples);
+        checks.count("samples", self.samples as usize);
+        checks.count("max_tokens", self.max_tokens);
+        checks.count("shard_queries", self.shard_queries);
+        checks.count("shard_samples", self.shard_samples as usize);
+        if let Some(limit) = self.limit {
+            checks.count("limit", limit);
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            let message = format!("top_p must be above 0 and at most 1, not {}", self.top_p);
+            checks.refuse("top_p", message, "1 keeps all tokens");
+        }
+        if self.stop.iter().any(String::is_empty) {
+            checks.refuse("stop", "a stop text is empty", "remove it: it would end every response at once");
+        }
+        checks.0
+    }
+
+    fn settings(&mut self) -> Vec<(&'static str, &mut Setting)> {
+        match &mut self.temperature {
+            OneOrMany::One(setting) => vec![("temperature", setting)],
+            OneOrMany::Many(_) => Vec::new(),
+        }
+    }
+
+    fn sharded(&self) -> bool {
+        true
+    }
+
+    /// `None` while the temperature is a reference that is not resolved.
+    fn shards(&self, source: &ShardSource) -> Option<Vec<Shard>> {
+        let queries = self.limit.map_or(source.queries, |limit| limit.min(source.queries));
+        let (chunk_size, range_size) = (self.shard_queries.max(1), self.shard_samples.max(1));
+        let mut shards = Vec::new();
+        for temperature in self.temperature.values()? {
+            let samples = if temperature == 0.0 { self.samples.min(1) } else { self.samples };
+            for (chunk, first) in (0..queries).step_by(chunk_size).enumerate() {
+                let mut start = 0;
+                while start < samples {
+                    let end = start.saturating_add(range_size).min(samples);
+                    shards.push(Shard {
+                        path: format!("responses/t={temperature}/{chunk:05}-{start:04}-{end:04}.jsonl"),
+                        stage: StageConfig::SampleShard(SampleShard {
+                            temperature,
+                            start,
+                            end,
+                            max_tokens: self.max_tokens,
+                            top_p: self.top_p,
+                            top_k: self.top_k,
+                            stop: self.stop.clone(),
+                        }),
+                        inputs: vec![
+                            ("policy".to_owned(), ShardInput::Whole("policy".to_owned())),
+                            ("queries".to_owned(), rows(first, (first + chunk_size).min(queries))),
+                        ],
+                    });
+                    start = end;
+                }
+            }
+        }
+        shards.sort_by(|a, b| a.path.cmp(&b.path));
+        Some(shards)
+    }
+}
+
+fn rows(start: usize, end: usize) -> ShardInput {
+    ShardInput::Rows { input: "queries".to_owned(), start, end }
+}
+
+impl Stage for SampleShard {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn runner(&self) -> Runner {
+        Runner::Worker
+    }
+
+    fn seeded(&self) -> bool {
+        true
+    }
+
+    /// None that the pipeline names: a shard's inputs (`policy`, `queries`) are in its [`Shard`].
+    fn inputs(&self) -> Vec<Input> {
+        Vec::new()
+    }
+
+    fn outputs(&self) -> Vec<Output> {
+        vec![Output::file("responses", "responses.jsonl")]
+    }
+
+    fn identity(&self) -> Ingredient {
+        let Self { temperature, start, end, max_tokens, top_p, top_k, stop } = self;
+        Ingredient::map([
+            ("temperature", (*temperature).into()),
+            ("start", (*start).into()),
+            ("end", (*end).into()),
+            ("max_tokens", (*max_tokens).into()),
+            ("top_p", (*top_p).into()),
+            ("top_k", (*top_k).into()),
+            ("stop", stop.clone().into()),
+        ])
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        let mut checks = Checks::default();
+        checks.temperature("temperature", self.temperature);
+        checks.0
+    }
+}
+
+impl Score {
+    /// Scoring by the answer alone.
+    #[must_use]
+    pub fn new(responses: &Reference, queries: &Reference, grader: Grader) -> Self {
+        Self {
+            responses: responses.clone(),
+            queries: queries.clone(),
+            reward_model: None,
+            grader,
+            aggregate: Aggregate::default(),
+            shard_queries: default_shard_queries(),
+        }
+    }
+
+    fn effective_aggregate(&self) -> Option<Aggregate> {
+        self.reward_model.is_some().then_some(self.aggregate)
+    }
+}
+
+/// The chunk of queries that a file of [`Sample`]'s output answers.
+fn chunk_of(path: &str) -> Option<usize> {
+    let name = path.rsplit('/').next()?;
+    name.strip_suffix(".jsonl")?.split('-').next()?.parse().ok()
+}
+
+impl Stage for Score {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn runner(&self) -> Runner {
+        Runner::None
+    }
+
+    fn seeded(&self) -> bool {
+        false
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        let mut inputs =
+            vec![Input::required("responses", &self.responses), Input::required("queries", &self.queries)];
+        inputs.extend(self.reward_model.iter().map(|model| Input::required("reward_model", model)));
+        inputs
+    }
+
+    fn outputs(&self) -> Vec<Output> {
+        vec![Output::folder("rewards")]
+    }
+
+    fn identity(&self) -> Ingredient {
+        let Self { responses: _, queries: _, reward_model: _, grader, aggregate: _, shard_queries: _ } = self;
+        let aggregate = self.effective_aggregate().map(Aggregate::name);
+        Ingredient::map([("grader", grader.name().into()), ("aggregate", aggregate.into())])
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        let mut checks = Checks::default();
+        checks.count("shard_queries", self.shard_queries);
+        checks.0
+    }
+
+    fn sharded(&self) -> bool {
+        true
+    }
+
+    /// A file whose name does not say which queries it answers is given all of them.
+    fn shards(&self, source: &ShardSource) -> Option<Vec<Shard>> {
+        let shard = |path: &String| {
+            let range = match chunk_of(path) {
+                Some(chunk) => {
+                    let start = chunk.saturating_mul(self.shard_queries).min(source.queries);
+                    rows(start, start.saturating_add(self.shard_queries).min(source.queries))
+                }
+                None => rows(0, source.queries),
+            };
+            let file = ShardInput::File { input: "responses".to_owned(), path: path.clone() };
+            let mut inputs = vec![("responses".to_owned(), file), ("queries".to_owned(), range)];
+            if self.reward_model.is_some() {
+                let name = "reward_model".to_owned();
+                inputs.push((name.clone(), ShardInput::Whole(name)));
+            }
+            Shard {
+                path: format!("rewards/{path}"),
+                stage: StageConfig::ScoreShard(ScoreShard {
+                    grader: self.grader,
+                    aggregate: self.effective_aggregate(),
+                }),
+                inputs,
+            }
+        };
+        let mut shards: Vec<Shard> = source.responses.iter().map(shard).collect();
+        shards.sort_by(|a, b| a.path.cmp(&b.path));
+        Some(shards)
+    }
+}
+
+impl Stage for ScoreShard {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn runner(&self) -> Runner {
+        if self.aggregate.is_some() { Runner::Worker } else { Runner::InProcess }
+    }
+
+    fn seeded(&self) -> bool {
+        false
+    }
+
+    /// None that the pipeline names: a shard's inputs (`responses`, `queries` and, with an aggregate,
+    /// `reward_model`) are in its [`Shard`].
+    fn inputs(&self) -> Vec<Input> {
+        Vec::new()
+    }
+
+    fn outputs(&self) -> Vec<Output> {
+        vec![Output::file("rewards", "rewards.jsonl")]
+    }
+
+    fn identity(&self) -> Ingredient {
+        let Self { grader, aggregate } = self;
+        let aggregate = aggregate.map(Aggregate::name);
+        Ingredient::map([("grader", grader.name().into()), ("aggregate", aggregate.into())])
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        Vec::new()
+    }
+}
+
+impl Grader {
+    /// The name in pipelines.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Math => "math",
+            Self::Exact => "exact",
+        }
+    }
+}
+
+impl Aggregate {
+    /// The name in pipelines.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Min => "min",
+            Self::Mean => "mean",
+            Self::Last => "last",
+        }
+    }
 }

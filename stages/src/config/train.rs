@@ -1,8 +1,11 @@
 //! Stages that train.
 
+use bstar_cache::Ingredient;
 use serde::{Deserialize, Serialize};
 
+use super::check::Checks;
 use crate::reference::Reference;
+use crate::stage::{Input, Output, Problem, Runner, Stage};
 
 /// Shape of a Llama-style decoder, in the field names of `config.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,4 +170,299 @@ pub struct RewardModel {
     pub labels: Reference,
     /// The updates.
     pub training: Training,
+}
+
+impl Architecture {
+    /// Key and value heads in effect.
+    #[must_use]
+    pub fn key_value_heads(&self) -> usize {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    fn identity(&self) -> Ingredient {
+        let Self {
+            hidden_size,
+            intermediate_size,
+            num_hidden_layers,
+            num_attention_heads,
+            num_key_value_heads: _,
+            max_position_embeddings,
+            tie_word_embeddings,
+        } = self;
+        Ingredient::map([
+            ("hidden_size", (*hidden_size).into()),
+            ("intermediate_size", (*intermediate_size).into()),
+            ("num_hidden_layers", (*num_hidden_layers).into()),
+            ("num_attention_heads", (*num_attention_heads).into()),
+            ("num_key_value_heads", self.key_value_heads().into()),
+            ("max_position_embeddings", (*max_position_embeddings).into()),
+            ("tie_word_embeddings", (*tie_word_embeddings).into()),
+        ])
+    }
+
+    fn check(&self, checks: &mut Checks) {
+        let sizes = [
+            ("model.hidden_size", self.hidden_size),
+            ("model.intermediate_size", self.intermediate_size),
+            ("model.num_hidden_layers", self.num_hidden_layers),
+            ("model.num_attention_heads", self.num_attention_heads),
+            ("model.num_key_value_heads", self.key_value_heads()),
+            ("model.max_position_embeddings", self.max_position_embeddings),
+        ];
+        for (field, value) in sizes {
+            checks.count(field, value);
+        }
+        if sizes.iter().any(|(_, value)| *value == 0) {
+            return;
+        }
+        let (width, heads, groups) = (self.hidden_size, self.num_attention_heads, self.key_value_heads());
+        if width % heads != 0 {
+            checks.refuse(
+                "model.num_attention_heads",
+                format!("{heads} heads do not divide a hidden size of {width}"),
+                "choose a hidden size that is a multiple of the number of heads",
+            );
+        } else if (width / heads) % 2 != 0 {
+            checks.refuse(
+                "model.num_attention_heads",
+                format!("a head of {} dimensions cannot be rotated in pairs", width / heads),
+                "choose an even number of dimensions a head",
+            );
+        }
+        if heads % groups != 0 {
+            checks.refuse(
+                "model.num_key_value_heads",
+                format!("{groups} key-value heads do not divide {heads} attention heads"),
+                "leave it out for as many as attention heads",
+            );
+        }
+    }
+}
+
+impl Training {
+    /// Updates after which the schedule has reached its floor.
+    #[must_use]
+    pub fn schedule_total(&self) -> usize {
+        self.schedule.total.unwrap_or(self.updates)
+    }
+
+    fn identity(&self) -> Ingredient {
+        let Self {
+            updates,
+            batch,
+            learning_rate,
+            optimizer,
+            muon_learning_rate,
+            schedule: Schedule { shape, warmup, floor, total: _ },
+            clip,
+            weight_decay,
+            betas,
+            max_length,
+            checkpoint_every: _,
+        } = self;
+        let muon = (*optimizer == Optimizer::Muon).then_some(*muon_learning_rate);
+        Ingredient::map([
+            ("updates", (*updates).into()),
+            ("batch", (*batch).into()),
+            ("learning_rate", (*learning_rate).into()),
+            ("optimizer", optimizer.name().into()),
+            ("muon_learning_rate", muon.into()),
+            ("schedule", shape.name().into()),
+            ("schedule_warmup", (*warmup).into()),
+            ("schedule_floor", (*floor).into()),
+            ("schedule_total", self.schedule_total().into()),
+            ("clip", (*clip).into()),
+            ("weight_decay", (*weight_decay).into()),
+            ("betas", betas.to_vec().into()),
+            ("max_length", (*max_length).into()),
+        ])
+    }
+
+    fn check(&self, checks: &mut Checks) {
+        let rate = "write for example 0.003 (small models) or 5e-6 (billions of parameters)";
+        checks.count("training.updates", self.updates);
+        checks.count("training.batch", self.batch);
+        checks.count("training.checkpoint_every", self.checkpoint_every);
+        checks.positive("training.learning_rate", self.learning_rate, rate);
+        checks.positive("training.muon_learning_rate", self.muon_learning_rate, rate);
+        checks.positive("training.clip", self.clip, "1 is usual; a large number means no clipping");
+        checks.within("training.weight_decay", self.weight_decay, 0.0, 1.0, "0 is none; 0.1 is usual");
+        checks.within("training.schedule.floor", self.schedule.floor, 0.0, 1.0, "a share of the peak rate");
+        for (index, beta) in self.betas.iter().enumerate() {
+            if !(0.0..1.0).contains(beta) {
+                checks.refuse(
+                    &format!("training.betas[{index}]"),
+                    format!("a decay rate must be at least 0 and below 1, not {beta}"),
+                    "[0.9, 0.95] is usual",
+                );
+            }
+        }
+        if self.max_length < 2 {
+            let message = format!("max_length must be at least 2 tokens, not {}", self.max_length);
+            checks.refuse("training.max_length", message, "one token to read and one to predict");
+        }
+        if self.schedule.total == Some(0) {
+            checks.count("training.schedule.total", 0);
+        } else if self.schedule.warmup > self.schedule_total() {
+            checks.refuse(
+                "training.schedule.warmup",
+                format!(
+                    "{} updates of warm-up do not end before update {}",
+                    self.schedule.warmup,
+                    self.schedule_total()
+                ),
+                "lower it, or raise schedule.total",
+            );
+        }
+    }
+}
+
+impl Optimizer {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Adamw => "adamw",
+            Self::Muon => "muon",
+        }
+    }
+}
+
+impl ScheduleShape {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Constant => "constant",
+            Self::Linear => "linear",
+            Self::Cosine => "cosine",
+        }
+    }
+}
+
+fn trained_policy() -> Vec<Output> {
+    vec![Output::folder("policy"), Output::folder("optimizer"), Output::file("log", "log.jsonl")]
+}
+
+impl Stage for Pretrain {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn runner(&self) -> Runner {
+        Runner::Worker
+    }
+
+    fn seeded(&self) -> bool {
+        true
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        vec![Input::required("tokenizer", &self.tokenizer), Input::required("dataset", &self.dataset)]
+    }
+
+    fn outputs(&self) -> Vec<Output> {
+        trained_policy()
+    }
+
+    fn identity(&self) -> Ingredient {
+        let Self { tokenizer: _, dataset: _, model, training } = self;
+        Ingredient::map([("model", model.identity()), ("training", training.identity())])
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        let mut checks = Checks::default();
+        self.model.check(&mut checks);
+        self.training.check(&mut checks);
+        if self.training.max_length > self.model.max_position_embeddings
+            && self.training.max_length != default_length()
+        {
+            checks.refuse(
+                "training.max_length",
+                format!("rows of {} tokens are longer than the model's positions", self.training.max_length),
+                "raise model.max_position_embeddings",
+            );
+        }
+        checks.0
+    }
+
+    fn cpu(&self) -> usize {
+        TRAINING_CORES
+    }
+}
+
+/// Training adds two halves of a batch in a fixed order, so a second core changes no result.
+const TRAINING_CORES: usize = 2;
+
+impl Stage for Sft {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn runner(&self) -> Runner {
+        Runner::Worker
+    }
+
+    fn seeded(&self) -> bool {
+        true
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        let mut inputs =
+            vec![Input::required("policy", &self.policy), Input::required("dataset", &self.dataset)];
+        inputs.extend(self.optimizer.iter().map(|optimizer| Input::optional("optimizer", optimizer)));
+        inputs
+    }
+
+    fn outputs(&self) -> Vec<Output> {
+        trained_policy()
+    }
+
+    fn identity(&self) -> Ingredient {
+        let Self { policy: _, dataset: _, optimizer: _, training } = self;
+        Ingredient::map([("training", training.identity())])
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        let mut checks = Checks::default();
+        self.training.check(&mut checks);
+        checks.0
+    }
+
+    fn cpu(&self) -> usize {
+        TRAINING_CORES
+    }
+}
+
+impl Stage for RewardModel {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn runner(&self) -> Runner {
+        Runner::Worker
+    }
+
+    fn seeded(&self) -> bool {
+        true
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        vec![Input::required("policy", &self.policy), Input::required("labels", &self.labels)]
+    }
+
+    fn outputs(&self) -> Vec<Output> {
+        vec![Output::folder("reward_model"), Output::file("log", "log.jsonl")]
+    }
+
+    fn identity(&self) -> Ingredient {
+        let Self { policy: _, labels: _, training } = self;
+        Ingredient::map([("training", training.identity())])
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        let mut checks = Checks::default();
+        self.training.check(&mut checks);
+        checks.0
+    }
+
+    fn cpu(&self) -> usize {
+        TRAINING_CORES
+    }
 }

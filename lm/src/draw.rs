@@ -1,0 +1,132 @@
+//! Choosing one token of each row of logits.
+
+use tch::{Kind, Tensor};
+
+/// How a token is chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Drawing {
+    /// Logits are divided by it; 0 takes the most likely token.
+    pub temperature: f64,
+    /// Keep this many of the most likely tokens; 0 = all.
+    pub top_k: usize,
+    /// Keep the most likely tokens that hold this share of probability; 1 = all.
+    pub top_p: f64,
+}
+
+impl Drawing {
+    /// Whether no random numbers are needed.
+    #[must_use]
+    pub fn is_greedy(&self) -> bool {
+        self.temperature <= 0.0
+    }
+
+    /// Tokens `[rows]`, and their log-probabilities at temperature 1, of logits `[rows, vocabulary]`.
+    ///
+    /// The token of a row is where the cumulative distribution passes that row's number of `uniforms`
+    /// (each in [0, 1)): it depends on nothing but the row.
+    #[must_use]
+    pub fn draw(&self, logits: &Tensor, uniforms: &[f64]) -> (Tensor, Tensor) {
+        let tokens = if self.is_greedy() {
+            logits.argmax(-1, false)
+        } else {
+            let vocabulary = logits.size()[1];
+            let mut shares = (logits / self.temperature).softmax(-1, Kind::Float);
+            if self.top_k > 0 || self.top_p < 1.0 {
+                shares = self.filter(&shares);
+            }
+            let cumulative = shares.cumsum(-1, Kind::Double);
+            let total = cumulative.narrow(-1, vocabulary - 1, 1);
+            let at = Tensor::from_slice(uniforms).view([-1, 1]).to_device(logits.device()) * total;
+            // `right`: a token without probability is never reached.
+            at.searchsorted(&cumulative, false, true, "right", None::<&Tensor>)
+                .squeeze_dim(-1)
+                .clamp_max(vocabulary - 1)
+        };
+        let logprobs = logits.log_softmax(-1, Kind::Float).gather(-1, &tokens.unsqueeze(-1), false);
+        (tokens, logprobs.squeeze_dim(-1))
+    }
+
+    /// Sets the shares of tokens that are not kept to zero. Of equally likely tokens the first is kept.
+    fn filter(&self, shares: &Tensor) -> Tensor {
+        let (sorted, order) = shares.sort_stable(true, -1, true);
+        let mut kept = sorted;
+        if self.top_k > 0 {
+            let vocabulary = kept.size()[1];
+            let top_k = i64::try_from(self.top_k).unwrap_or(i64::MAX).min(vocabulary);
+            drop(kept.narrow(-1, top_k, vocabulary - top_k).zero_());
+        }
+        if self.top_p < 1.0 {
+            // A token is kept while those before it hold less than the wanted share of what is left.
+            let cumulative = kept.cumsum(-1, Kind::Double);
+            let wanted = cumulative.narrow(-1, cumulative.size()[1] - 1, 1) * self.top_p;
+            let before = &cumulative - &kept;
+            kept = kept.masked_fill(&before.ge_tensor(&wanted), 0.0);
+        }
+        kept.zeros_like().scatter(-1, &order, &kept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::stream::Stream;
+
+    fn logits() -> Tensor {
+        Tensor::from_slice(&[0.5_f32, -1.0, 2.0, 0.0, 1.5, -3.0, 0.7, 1.0])
+    }
+
+    fn counts(drawing: Drawing, draws: usize) -> Vec<f64> {
+        let mut stream = Stream::new("test", 1, "draws", 0);
+        let uniforms: Vec<f64> = (0..draws).map(|_| stream.uniform()).collect();
+        let rows = logits().unsqueeze(0).expand([draws as i64, -1], false).contiguous();
+        let (tokens, _) = drawing.draw(&rows, &uniforms);
+        let mut counts = vec![0.0; 8];
+        for token in Vec::<i64>::try_from(&tokens).unwrap() {
+            counts[token as usize] += 1.0;
+        }
+        counts
+    }
+
+    #[test]
+    fn draws_follow_the_distribution() {
+        for temperature in [0.5, 1.0, 1.7] {
+            let drawing = Drawing { temperature, top_k: 0, top_p: 1.0 };
+            let draws = 40_000;
+            let shares: Vec<f64> =
+                Vec::try_from((logits().to_kind(Kind::Double) / temperature).softmax(-1, Kind::Double))
+                    .unwrap();
+            let chi_square: f64 = counts(drawing, draws)
+                .iter()
+                .zip(&shares)
+                .map(|(count, share)| (count - share * draws as f64).powi(2) / (share * draws as f64))
+                .sum();
+            // The 99.9 % point of χ² with 7 degrees of freedom is 24.3.
+            assert!(chi_square < 24.3, "{chi_square} at {temperature}");
+        }
+    }
+
+    #[test]
+    fn filters_keep_the_most_likely() {
+        let kept = |top_k, top_p| -> Vec<usize> {
+            let counts = counts(Drawing { temperature: 1.0, top_k, top_p }, 4000);
+            (0..8).filter(|token| counts[*token] > 0.0).collect()
+        };
+        assert_eq!(kept(1, 1.0), [2]);
+        assert_eq!(kept(3, 1.0), [2, 4, 7]);
+        assert_eq!(kept(100, 1.0).len(), 8);
+        // Shares, most likely first: .38 .23 .14 .10 .09 …
+        assert_eq!(kept(0, 0.3), [2]);
+        assert_eq!(kept(0, 0.6), [2, 4]);
+        assert_eq!(kept(2, 0.99), [2, 4]);
+    }
+
+    #[test]
+    fn greedy_takes_the_most_likely_and_logprobs_are_those_of_temperature_one() {
+        let rows = logits().unsqueeze(0).expand([16, -1], false).contiguous();
+        let (tokens, logprobs) = Drawing { temperature: 0.0, top_k: 0, top_p: 1.0 }.draw(&rows, &[]);
+        assert_eq!(tokens.int64_value(&[3]), 2);
+        let expected = logits().log_softmax(-1, Kind::Float).double_value(&[2]);
+        assert!((logprobs.double_value(&[3]) - expected).abs() < 1e-6);
+    }
+}

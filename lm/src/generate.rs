@@ -1,0 +1,473 @@
+//! Sampling responses.
+//!
+//! Responses are drawn in waves of many rows that advance in lock step. Text, tokens and
+//! log-probability of a response depend on the policy, its query, the settings, the seed and its
+//! sample index only: not on the wave, its order, or who else is in it (on a CPU, bit by bit).
+
+use bstar_stages::config::SampleShard;
+use bstar_stages::protocol::StageError;
+use bstar_stages::record::{FinishReason, Query, Response};
+use tch::Tensor;
+
+use crate::batch::Packed;
+use crate::cascade::{Cascade, Prompts};
+use crate::draw::Drawing;
+use crate::error::Result;
+use crate::model::{Decoder, ROWS, Weights, forward, index};
+use crate::progress::{Control, Progress};
+use crate::stream::Stream;
+use crate::tokenizer::Tokenizer;
+
+/// Most rows of a wave: more do not make a step cheaper per row.
+const MAX_ROWS: usize = 1024;
+/// Memory for the keys and values of a wave.
+pub const CACHE_BYTES: usize = 1 << 30;
+/// A wave drops its finished rows when fewer than this share of it is alive.
+const ALIVE: f64 = 0.8;
+
+/// A model ready to sample from.
+#[derive(Debug)]
+pub struct Policy {
+    model: Decoder,
+    weights: Weights,
+    tokenizer: Tokenizer,
+}
+
+/// What to sample.
+#[derive(Debug, Clone, Copy)]
+pub struct Sampling<'a> {
+    /// What the pipeline says.
+    pub settings: &'a SampleShard,
+    /// The pipeline's seed.
+    pub seed: u64,
+    /// Memory for keys and values.
+    pub cache_bytes: usize,
+}
+
+/// A query's prompt.
+#[derive(Debug)]
+struct Prompt {
+    /// The query's name: its random streams belong to that, not to its place.
+    id: String,
+    ids: Vec<i64>,
+    /// Most tokens of a response, which must end where the model's positions do.
+    limit: usize,
+}
+
+/// Some responses to one query, drawn in one wave.
+#[derive(Debug, Clone)]
+struct Unit {
+    query: usize,
+    samples: std::ops::Range<u32>,
+}
+
+/// A response being drawn.
+#[derive(Debug)]
+struct Row {
+    query: usize,
+    sample: u32,
+    stream: Stream,
+    /// Tokens of the text, without the end token.
+    ids: Vec<i64>,
+    drawn: u32,
+    logprob: f64,
+    /// Why it ended, and its text where a stop string was cut off.
+    end: Option<(FinishReason, Option<String>)>,
+}
+
+impl Row {
+    fn new(query: usize, sample: u32, stream: Stream) -> Self {
+        Self { query, sample, stream, ids: Vec::new(), drawn: 0, logprob: 0.0, end: None }
+    }
+}
+
+impl Policy {
+    /// A policy of these parts.
+    #[must_use]
+    pub fn new(model: Decoder, tokenizer: Tokenizer) -> Self {
+        let _guard = tch::no_grad_guard();
+        let weights = model.weights();
+        Self { model, weights, tokenizer }
+    }
+
+    /// Draws the responses to all queries, ordered by query, then by sample index.
+    ///
+    /// # Errors
+    /// When a prompt is empty or too long for the model, or the step is asked to stop.
+    pub fn sample(
+        &self,
+        queries: &[Query],
+        sampling: &Sampling<'_>,
+        control: &mut Control<'_>,
+    ) -> Result<Vec<Response>> {
+        let _guard = tch::no_grad_guard();
+        let prompts =
+            queries.iter().map(|query| self.prompt(query, sampling)).collect::<Result<Vec<Prompt>>>()?;
+        let mut rows = Vec::new();
+        let SampleShard { start, end, .. } = *sampling.settings;
+        let total = queries.len() * (end.saturating_sub(start)) as usize;
+        for units in self.waves(&prompts, sampling) {
+            let done = rows.len();
+            rows.extend(self.wave(&prompts, &units, sampling, &mut |finished: usize| {
+                control.report(|| Progress { done: done + finished, total, unit: "responses", note: None });
+                if control.stopped() { Err(Control::interrupted()) } else { Ok(()) }
+            })?);
+        }
+        rows.sort_by_key(|row| (row.query, row.sample));
+        rows.into_iter().map(|row| self.response(&queries[row.query], row, sampling)).collect()
+    }
+
+    fn prompt(&self, query: &Query, sampling: &Sampling<'_>) -> Result<Prompt> {
+        let mut ids = self.tokenizer.encode(&query.prompt)?;
+        if let Some(prefix) = &query.prefix {
+            // Apart, as in training: a token never spans the border.
+            ids.extend(self.tokenizer.encode(prefix)?);
+        }
+        let most = usize::try_from(self.model.config().max_positions).unwrap_or(0);
+        if ids.is_empty() {
+            return Err(StageError::invalid(format!("the prompt of query `{}` is empty", query.id)));
+        }
+        if ids.len() > most {
+            let tokens = ids.len();
+            return Err(StageError::invalid(format!(
+                "the prompt of query `{}` has {tokens} tokens; the policy reads at most {most}",
+                query.id
+            )));
+        }
+        let limit = sampling.settings.max_tokens.min(most - ids.len() + 1);
+        Ok(Prompt { id: query.id.clone(), ids, limit })
+    }
+
+    /// Cuts the work into waves of queries with prompts of similar length.
+    fn waves(&self, prompts: &[Prompt], sampling: &Sampling<'_>) -> Vec<Vec<Unit>> {
+        let config = self.model.config();
+        let token = usize::try_from(2 * 4 * config.layers * config.kv_heads * config.head_dim).unwrap_or(1);
+        // Growing a cache needs the old and the new one.
+        let row_bytes = 2 * token * sampling.settings.max_tokens;
+        let padded = |prompt: &Prompt| prompt.ids.len().next_multiple_of(ROWS as usize);
+        let most_rows = (sampling.cache_bytes / row_bytes.max(1)).clamp(ROWS as usize, MAX_ROWS);
+        let mut order: Vec<usize> = (0..prompts.len()).collect();
+        order.sort_by_key(|query| padded(&prompts[*query]));
+        let mut waves = vec![Vec::new()];
+        let (mut rows, mut bytes) = (0, 0);
+        let SampleShard { start, end, .. } = *sampling.settings;
+        for query in order {
+            for first in (start..end).step_by(most_rows) {
+                let samples = first..end.min(first.saturating_add(most_rows as u32));
+                let more_bytes = samples.len() * row_bytes + 2 * token * padded(&prompts[query]);
+                let full = rows + samples.len() > most_rows || bytes + more_bytes > sampling.cache_bytes;
+                if full && rows > 0 {
+                    waves.push(Vec::new());
+                    (rows, bytes) = (0, 0);
+                }
+                rows += samples.len();
+                bytes += more_bytes;
+                if let Some(wave) = waves.last_mut() {
+                    wave.push(Unit { query, samples });
+                }
+            }
+        }
+        waves.retain(|wave| !wave.is_empty());
+        waves
+    }
+
+    /// Draws one wave; `tick` hears how many responses are finished and may end it.
+    fn wave(
+        &self,
+        prompts: &[Prompt],
+        units: &[Unit],
+        sampling: &Sampling<'_>,
+        tick: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Vec<Row>> {
+        let SampleShard { temperature, top_k, top_p, .. } = *sampling.settings;
+        let drawing = Drawing { temperature, top_k, top_p };
+        let (model, device) = (&self.model, self.model.device());
+        let (mut rows, mut cascade, first) = self.prefill(prompts, units, sampling.seed, drawing.is_greedy());
+        // The rows of the wave, by position in `rows`.
+        let mut alive: Vec<usize> = (0..rows.len()).collect();
+        let mut hidden = first;
+        for step in 0.. {
+            let logits = hidden.linear(&self.weights.head, None::<&Tensor>);
+            let mut uniforms: Vec<f64> = Vec::with_capacity(alive.len());
+            if !drawing.is_greedy() {
+                uniforms.extend(alive.iter().map(|row| rows[*row].stream.uniform()));
+                uniforms.resize(cascade.rows() as usize, 0.5);
+            }
+            let (tokens, logprobs) = drawing.draw(&logits, &uniforms);
+            // One copy for both: on a device every copy waits for all that came before.
+            let drawn =
+                Tensor::stack(&[tokens.to_kind(tch::Kind::Double), logprobs.to_kind(tch::Kind::Double)], 0);
+            let drawn: Vec<f64> =
+                Vec::try_from(drawn.view([-1])).map_err(|error| crate::error::torch(&error))?;
+            let (tokens, logprobs) = drawn.split_at(drawn.len() / 2);
+            let mut next = vec![0; cascade.rows() as usize];
+            for (place, row) in alive.iter().enumerate() {
+                next[place] = tokens[place] as i64;
+                let limit = prompts[rows[*row].query].limit;
+                self.accept(&mut rows[*row], next[place], logprobs[place], limit, &sampling.settings.stop)?;
+            }
+            let living: Vec<usize> =
+                (0..alive.len()).filter(|place| rows[alive[*place]].end.is_none()).collect();
+            tick(rows.iter().filter(|row| row.end.is_some()).count())?;
+            if living.is_empty() {
+                break;
+            }
+            if (living.len() as f64) < ALIVE * alive.len() as f64 || cascade.is_full() {
+                cascade.keep(&living);
+                next = living.iter().map(|place| next[*place]).collect();
+                next.resize(cascade.rows() as usize, 0);
+                alive = living.iter().map(|place| alive[*place]).collect();
+            }
+            let mut positions: Vec<i64> =
+                alive.iter().map(|row| prompts[rows[*row].query].ids.len() as i64 + step).collect();
+            // Finished rows may pass the last position: what they compute is not used.
+            positions.iter_mut().for_each(|at| *at = (*at).min(model.config().max_positions - 1));
+            positions.resize(cascade.rows() as usize, 0);
+            let rotary = model.rotary(&index(&positions, device));
+            hidden =
+                forward(model.config(), &self.weights, &index(&next, device), &rotary, |block, attention| {
+                    cascade.attend(block, attention)
+                });
+            cascade.advance();
+        }
+        Ok(rows)
+    }
+
+    /// Reads the prompts of a wave: its rows, their caches, and the hidden state before the first token.
+    fn prefill(
+        &self,
+        prompts: &[Prompt],
+        units: &[Unit],
+        seed: u64,
+        greedy: bool,
+    ) -> (Vec<Row>, Cascade, Tensor) {
+        let model = &self.model;
+        let sequences: Vec<&[i64]> = units.iter().map(|unit| prompts[unit.query].ids.as_slice()).collect();
+        let packed = Packed::new(&sequences, model.device());
+        let mut blocks: Vec<Vec<[Tensor; 2]>> = packed.buckets().iter().map(|_| Vec::new()).collect();
+        let hidden = packed.forward(model, &self.weights, |_, attention| {
+            for (bucket, blocks) in packed.buckets().iter().zip(&mut blocks) {
+                let take = |stream: &Tensor| bucket.take(stream).transpose(1, 2).contiguous();
+                blocks.push([take(&attention.key), take(&attention.value)]);
+            }
+        });
+        let (mut rows, mut owners, mut last, mut groups) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (bucket, blocks) in packed.buckets().iter().zip(blocks) {
+            let mut lengths = Vec::new();
+            for number in &bucket.sequences {
+                let Unit { query, samples } = units[*number].clone();
+                let length = sequences[*number].len() as i64;
+                lengths.push(length);
+                for sample in samples {
+                    owners.push(*number);
+                    last.push(packed.start(*number) + length - 1);
+                    let stream = Stream::new("sample", seed, &prompts[query].id, u64::from(sample));
+                    rows.push(Row::new(query, sample, stream));
+                }
+            }
+            groups.push(Prompts::new(bucket.sequences.clone(), &lengths, blocks));
+        }
+        let cascade = Cascade::new(model.config(), groups, owners, greedy);
+        last.resize(cascade.rows() as usize, 0);
+        let first = hidden.index_select(0, &index(&last, model.device()));
+        (rows, cascade, first)
+    }
+
+    /// Takes a drawn token into a response.
+    fn accept(&self, row: &mut Row, token: i64, logprob: f64, limit: usize, stop: &[String]) -> Result<()> {
+        if row.end.is_some() {
+            return Ok(());
+        }
+        row.drawn += 1;
+        row.logprob += logprob;
+        if self.model.config().eos.contains(&token) {
+            row.end = Some((FinishReason::Stop, None));
+            return Ok(());
+        }
+        row.ids.push(token);
+        if !stop.is_empty() {
+            let text = self.tokenizer.decode(&row.ids)?;
+            if let Some(at) = stop.iter().filter_map(|stop| text.find(stop.as_str())).min() {
+                row.end = Some((FinishReason::Stop, Some(text[..at].to_owned())));
+                return Ok(());
+            }
+        }
+        if row.drawn as usize >= limit {
+            row.end = Some((FinishReason::Length, None));
+        }
+        Ok(())
+    }
+
+    fn response(&self, query: &Query, row: Row, sampling: &Sampling<'_>) -> Result<Response> {
+        let (finish_reason, cut) = row.end.unwrap_or((FinishReason::Length, None));
+        let continuation = match cut {
+            Some(text) => text,
+            None => self.tokenizer.decode(&row.ids)?,
+        };
+        Ok(Response {
+            query_id: query.id.clone(),
+            sample_index: row.sample,
+            temperature: sampling.settings.temperature,
+            text: query.prefix.clone().unwrap_or_default() + &continuation,
+            tokens: row.drawn,
+            logprob: row.logprob,
+            finish_reason,
+        })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::model::tests::random;
+    use crate::tokenizer::tests::folder;
+
+    pub(crate) fn query(id: usize, length: usize) -> Query {
+        let words = ["Ann", " has", " pens", ",", " and", " buys", " more", ".", " 1", " 2", "3"];
+        Query {
+            id: format!("q{id}"),
+            prompt: (0..length).map(|word| words[(word * 7 + id) % words.len()]).collect(),
+            answer: String::new(),
+            prefix: None,
+            tags: std::collections::BTreeMap::new(),
+        }
+    }
+
+    fn policy(hidden: usize, layers: usize, heads: usize, kv: usize) -> Policy {
+        let tokenizer = Tokenizer::load(folder().path()).unwrap();
+        Policy::new(random(hidden, layers, heads, kv, 200), tokenizer)
+    }
+
+    fn settings(temperature: f64, start: u32, end: u32, max_tokens: usize) -> SampleShard {
+        SampleShard { temperature, start, end, max_tokens, top_p: 1.0, top_k: 0, stop: Vec::new() }
+    }
+
+    fn sample(
+        policy: &Policy,
+        queries: &[Query],
+        settings: &SampleShard,
+        cache_bytes: usize,
+    ) -> Vec<Response> {
+        tch::set_num_threads(1);
+        let stop = AtomicBool::new(false);
+        let sampling = Sampling { settings, seed: 5, cache_bytes };
+        policy.sample(queries, &sampling, &mut Control::new(&stop, |_| ())).unwrap()
+    }
+
+    /// A response with the bits of its log-probability, and its name.
+    fn bits(response: &Response) -> ((String, u32), (String, u32, u64)) {
+        let name = (response.query_id.clone(), response.sample_index);
+        (name, (response.text.clone(), response.tokens, response.logprob.to_bits()))
+    }
+
+    /// Draws subsets of queries and samples in several ways and compares with all at once.
+    fn check_invariance(policy: &Policy, temperature: f64, max_tokens: usize, rounds: u64) {
+        let queries: Vec<Query> = (0..20).map(|id| query(id, 3 + id * 5 % 41)).collect();
+        let most = if temperature > 0.0 { 40 } else { 1 };
+        let all: std::collections::BTreeMap<_, _> =
+            sample(policy, &queries, &settings(temperature, 0, most, max_tokens), 1 << 30)
+                .iter()
+                .map(bits)
+                .collect();
+        let lengths: std::collections::BTreeSet<u32> = all.values().map(|(_, tokens, _)| *tokens).collect();
+        assert!(lengths.len() > 5, "responses should end at different lengths: {lengths:?}");
+        for round in 0..rounds {
+            let mut stream = Stream::new("test", round, "subset", 0);
+            let mut pick = |most: usize| (stream.uniform() * most as f64) as usize;
+            let count = [1, 2, 5, 20][pick(4)];
+            let start = pick(most as usize) as u32;
+            let end = [start + 1, start + 3, start + 16, most][pick(4)].min(most);
+            let bytes = [1 << 30, 1 << 22, 1][pick(3)];
+            let order = Stream::new("test", round, "order", 0).permutation(queries.len());
+            let chosen: Vec<Query> = order[..count].iter().map(|at| queries[*at].clone()).collect();
+            for response in sample(policy, &chosen, &settings(temperature, start, end, max_tokens), bytes) {
+                let (name, found) = bits(&response);
+                assert_eq!(all[&name], found, "{name:?} in round {round}: {count} queries, {start}..{end}");
+            }
+        }
+    }
+
+    #[test]
+    fn responses_do_not_depend_on_their_company() {
+        check_invariance(&policy(96, 3, 3, 3), 1.0, 40, 8);
+    }
+
+    #[test]
+    fn grouped_heads_do_not_depend_on_their_company() {
+        check_invariance(&policy(64, 2, 4, 2), 0.8, 70, 8);
+    }
+
+    #[test]
+    fn greedy_responses_do_not_depend_on_their_company() {
+        check_invariance(&policy(96, 3, 3, 3), 0.0, 60, 10);
+    }
+
+    #[test]
+    fn cached_steps_agree_with_reading_the_whole_text() {
+        for (heads, kv) in [(3, 3), (4, 2)] {
+            let policy = policy(heads * 32, 2, heads, kv);
+            let queries = [query(1, 9), query(2, 23), query(3, 40)];
+            for response in sample(&policy, &queries, &settings(1.0, 0, 3, 50), 1 << 30) {
+                let at = queries.iter().position(|query| query.id == response.query_id).unwrap();
+                let mut ids = policy.tokenizer.encode(&queries[at].prompt).unwrap();
+                let start = ids.len();
+                let drawn = policy.tokenizer.encode(&response.text).unwrap();
+                if drawn.len() + 1 < response.tokens as usize {
+                    continue; // special tokens were drawn, which the text does not show
+                }
+                ids.extend(drawn);
+                if response.finish_reason == FinishReason::Stop {
+                    ids.push(1);
+                }
+                if ids.len() - start != response.tokens as usize
+                    || policy.tokenizer.decode(&ids[start..]).unwrap() != response.text
+                {
+                    continue;
+                }
+                let _guard = tch::no_grad_guard();
+                let packed = Packed::new(&[&ids], tch::Device::Cpu);
+                let hidden = packed.forward(&policy.model, &policy.weights, |_, _| ());
+                let logprobs =
+                    hidden.linear(&policy.weights.head, None::<&Tensor>).log_softmax(-1, tch::Kind::Float);
+                let sum: f64 =
+                    (start..ids.len()).map(|at| logprobs.double_value(&[at as i64 - 1, ids[at]])).sum();
+                assert!((sum - response.logprob).abs() < 1e-3 * (1.0 + sum.abs()), "{sum} {response:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn stop_strings_end_a_response_and_are_cut_off() {
+        let policy = policy(64, 1, 2, 2);
+        let mut settings = settings(1.0, 0, 16, 40);
+        let free = sample(&policy, &[query(0, 10)], &settings, 1 << 30);
+        settings.stop = vec!["Ann".to_owned(), " 3".to_owned()];
+        let stopped = sample(&policy, &[query(0, 10)], &settings, 1 << 30);
+        assert!(stopped.iter().any(|response| response.tokens < 40));
+        for (free, stopped) in free.iter().zip(&stopped) {
+            assert!(free.text.starts_with(&stopped.text) && !stopped.text.contains("Ann"));
+        }
+    }
+
+    #[test]
+    fn responses_end_where_positions_do_and_continue_prefixes() {
+        let policy = policy(64, 1, 2, 2);
+        let mut long = query(0, 250);
+        let tokens = policy.tokenizer.encode(&long.prompt).unwrap().len();
+        let responses = sample(&policy, &[long.clone()], &settings(1.0, 0, 16, 1000), 1 << 30);
+        assert!(responses.iter().all(|response| response.tokens as usize <= 256 - tokens + 1));
+        long.prompt = query(0, 10).prompt;
+        long.prefix = Some(" pens 12".to_owned());
+        let responses = sample(&policy, &[long.clone()], &settings(1.0, 0, 2, 5), 1 << 30);
+        assert!(responses.iter().all(|response| response.text.starts_with(" pens 12")));
+        long.prompt = query(0, 300).prompt;
+        let stop = AtomicBool::new(false);
+        let settings = settings(1.0, 0, 1, 5);
+        let sampling = Sampling { settings: &settings, seed: 0, cache_bytes: 1 << 30 };
+        let error = policy.sample(&[long], &sampling, &mut Control::new(&stop, |_| ())).unwrap_err();
+        assert!(error.message.contains("`q0`") && error.message.contains("at most 256"), "{error}");
+    }
+}

@@ -1,0 +1,29 @@
+//! The language-model engine behind the worker executable `bstar-lm`.
+//!
+//! - [`worker`]: takes orders and reports; the only module that knows the protocol.
+//! - [`tokenizer`]: training a tokenizer; encoding and decoding.
+//! - [`config`], [`checkpoint`]: Hugging Face folders, read and written.
+//! - [`model`]: the decoder. [`generate`]: sampling responses. [`cascade`]: the attention of a wave of them.
+//!   [`draw`]: choosing one token. [`stream`]: random numbers.
+//! - [`optim`], [`batch`], [`train`]: optimizers, packed rows, and the loop of `pretrain` and `sft`.
+//! - [`reward`]: process reward models.
+//!
+//! The crate knows nothing of plans, stores or keys.
+
+pub mod batch;
+pub mod cascade;
+pub mod checkpoint;
+pub mod config;
+pub mod device;
+pub mod draw;
+pub mod error;
+pub mod generate;
+pub mod model;
+pub mod optim;
+pub mod progress;
+mod resume;
+pub mod reward;
+pub mod stream;
+pub mod tokenizer;
+pub mod train;
+pub mod worker;

@@ -1,0 +1,78 @@
+//! Checkpoints in the scratch folder: a killed training run goes on where it was.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bstar_stages::config::Optimizer as Kind;
+use bstar_stages::protocol::StageError;
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{Tensors, read_tensors, write_tensors};
+use crate::error::{Result, io};
+use crate::model::Decoder;
+use crate::optim::Optimizer;
+use crate::train::LogRow;
+
+/// The checkpoint: one file, so that renaming it is all or nothing.
+const FILE: &str = "training.safetensors";
+
+/// Where a training run is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Position {
+    /// A row for every update made.
+    pub(crate) log: Vec<LogRow>,
+    /// Updates of the optimizer, those it inherited included.
+    #[serde(default)]
+    pub(crate) optimizer_updates: usize,
+}
+
+/// Writes a checkpoint beside the last one, then replaces that.
+pub(crate) fn save(
+    scratch: &Path,
+    position: &Position,
+    optimizer: &Optimizer,
+    model: &Decoder,
+) -> Result<()> {
+    std::fs::create_dir_all(scratch).map_err(io("create", scratch))?;
+    let position = Position { optimizer_updates: optimizer.updates(), ..position.clone() };
+    let text = serde_json::to_string(&position)
+        .map_err(|error| StageError::failed(format!("cannot write a checkpoint: {error}")))?;
+    let weights = model.named().into_iter().map(|(name, tensor)| (format!("weight.{name}"), tensor));
+    let moments = optimizer.moments().iter().map(|(name, tensor)| (name.clone(), tensor));
+    let (target, temporary) = (scratch.join(FILE), scratch.join(format!("{FILE}.new")));
+    write_tensors(&temporary, weights.chain(moments), Some(("position", text)))?;
+    std::fs::rename(&temporary, &target).map_err(io("write", &target))
+}
+
+/// The last checkpoint, if there is one that fits: its weights go into the model.
+pub(crate) fn resume(
+    scratch: &Path,
+    kind: Kind,
+    model: &mut Decoder,
+) -> Result<Option<(Position, Optimizer)>> {
+    let path = scratch.join(FILE);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let (tensors, metadata) = read_tensors(&path, model.device())?;
+    let position: Position =
+        metadata.get("position").and_then(|text| serde_json::from_str(text).ok()).ok_or_else(|| {
+            StageError::failed(format!("the checkpoint `{}` is damaged", path.display()))
+                .hint("remove it to start the step from its beginning")
+        })?;
+    let mut moments = Tensors::new();
+    let mut weights = BTreeMap::new();
+    for (name, tensor) in tensors {
+        match name.strip_prefix("weight.") {
+            Some(name) => drop(weights.insert(name.to_owned(), tensor)),
+            None => drop(moments.insert(name, tensor)),
+        }
+    }
+    for (name, tensor) in model.tensors_mut() {
+        if let Some(weight) = weights.remove(name) {
+            *tensor = weight;
+        }
+    }
+    let optimizer = Optimizer::restored(kind, moments, position.optimizer_updates);
+    Ok(Some((position, optimizer)))
+}

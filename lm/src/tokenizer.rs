@@ -1,0 +1,308 @@
+//! Training a tokenizer, and turning text into tokens and back.
+
+use std::path::Path;
+
+use bstar_stages::config::{Tokenizer as Settings, TokenizerKind};
+use bstar_stages::protocol::StageError;
+use bstar_stages::record::Example;
+use serde_json::{Value, json};
+use tokenizers::decoders::byte_level::ByteLevel;
+use tokenizers::decoders::fuse::Fuse;
+use tokenizers::models::TrainerWrapper;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::models::wordlevel::{WordLevel, WordLevelTrainer};
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer as Inner};
+
+use crate::checkpoint::write_json;
+use crate::error::{Result, io, tokenizers};
+
+/// Tokens with ids 0, 1 and 2.
+const SPECIAL: [&str; 3] = ["<pad>", "<eos>", "<unk>"];
+
+/// A digit, a word or a run of punctuation, each with the space before it; a blank line; one other
+/// white-space character. Every text is a sequence of these.
+const PIECE: &str = r" ?\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\n\n|\s";
+
+/// Rows a tokenizer learns from: more add nothing but time.
+const MAX_ROWS: usize = 20_000;
+
+/// The files that make up a tokenizer in a Hugging Face folder; only the first must exist.
+const FILES: [&str; 7] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+];
+
+/// Turns text into tokens and back.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: Inner,
+    /// The token that ends a text.
+    pub eos: Option<i64>,
+    /// The token for padding.
+    pub pad: Option<i64>,
+}
+
+impl Tokenizer {
+    /// Reads the tokenizer of a folder.
+    ///
+    /// # Errors
+    /// When `tokenizer.json` is missing or malformed.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let path = folder.join("tokenizer.json");
+        let inner = Inner::from_file(&path).map_err(|error| {
+            StageError::invalid(format!("cannot read the tokenizer `{}`: {error}", path.display()))
+        })?;
+        let special = |name: &str| {
+            ["tokenizer_config.json", "special_tokens_map.json"].iter().find_map(|file| {
+                let json: Value = serde_json::from_slice(&std::fs::read(folder.join(file)).ok()?).ok()?;
+                let token = json.get(name)?;
+                let text = token.as_str().or_else(|| token.get("content")?.as_str())?;
+                inner.token_to_id(text).map(i64::from)
+            })
+        };
+        let (eos, pad) = (special("eos_token"), special("pad_token"));
+        Ok(Self { inner, eos, pad })
+    }
+
+    /// Learns a tokenizer from examples and writes it into `folder`. The same rows make the same bytes.
+    ///
+    /// # Errors
+    /// When there is nothing to learn from, the vocabulary is too small, or a file cannot be written.
+    pub fn train(settings: &Settings, rows: &[Example], folder: &Path) -> Result<usize> {
+        if rows.is_empty() {
+            return Err(StageError::invalid("the corpus of the tokenizer is empty"));
+        }
+        let size = settings.vocab_size.saturating_sub(settings.markers.len());
+        let least = SPECIAL.len() + if settings.kind == TokenizerKind::Bpe { 256 } else { 1 };
+        if size < least {
+            let message = format!("`vocab_size` is {}: too small", settings.vocab_size);
+            let hint = format!("use at least {}", least + settings.markers.len());
+            return Err(StageError::invalid(message).hint(hint));
+        }
+        tokenizers::utils::parallelism::set_parallelism(false);
+        let texts = corpus(rows, &settings.markers);
+        let split = Split::new(SplitPattern::Regex(PIECE.into()), SplitDelimiterBehavior::Isolated, false)
+            .map_err(tokenizers("make the pre-tokenizer"))?;
+        let special: Vec<AddedToken> = SPECIAL.map(|text| AddedToken::from(text, true)).to_vec();
+        let (mut inner, mut trainer): (Inner, TrainerWrapper) = match settings.kind {
+            TokenizerKind::Words => {
+                let unk = WordLevel::builder().unk_token(SPECIAL[2].to_owned()).build();
+                let mut inner = Inner::new(unk.map_err(tokenizers("make the tokenizer"))?);
+                inner.with_pre_tokenizer(Some(split)).with_decoder(Some(Fuse::default()));
+                let trainer = WordLevelTrainer::builder()
+                    .vocab_size(size)
+                    .show_progress(false)
+                    .special_tokens(special)
+                    .build()
+                    .map_err(|error| tokenizers("make the trainer")(error.into()))?;
+                (inner, trainer.into())
+            }
+            TokenizerKind::Bpe => {
+                let mut inner = Inner::new(BPE::default());
+                let bytes = ByteLevel::new(false, false, false);
+                let pieces: Vec<PreTokenizerWrapper> = vec![split.into(), bytes.into()];
+                inner.with_pre_tokenizer(Some(Sequence::new(pieces))).with_decoder(Some(bytes));
+                let trainer = BpeTrainer::builder()
+                    .vocab_size(size)
+                    .show_progress(false)
+                    .special_tokens(special)
+                    .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+                    .build();
+                (inner, trainer.into())
+            }
+        };
+        inner.train(&mut trainer, texts.into_iter()).map_err(tokenizers("train the tokenizer"))?;
+        let markers =
+            settings.markers.iter().map(|text| AddedToken::from(text.clone(), false).normalized(false));
+        inner.add_tokens(markers).map_err(tokenizers("add the markers"))?;
+
+        std::fs::create_dir_all(folder).map_err(io("create", folder))?;
+        let path = folder.join("tokenizer.json");
+        inner.save(&path, true).map_err(tokenizers("write tokenizer.json"))?;
+        let [pad, eos, unk] = SPECIAL;
+        let map = json!({"eos_token": eos, "pad_token": pad, "unk_token": unk});
+        write_json(&folder.join("special_tokens_map.json"), &map)?;
+        let config = json!({
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": eos,
+            "pad_token": pad,
+            "unk_token": unk,
+            "clean_up_tokenization_spaces": false,
+            "model_max_length": 1_000_000_000,
+        });
+        write_json(&folder.join("tokenizer_config.json"), &config)?;
+        Ok(inner.get_vocab_size(true))
+    }
+
+    /// Number of token ids.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// The tokens of a text, without any added at its ends.
+    ///
+    /// # Errors
+    /// When the library refuses the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<i64>> {
+        let encoding = self.inner.encode_fast(text, false).map_err(tokenizers("encode a text"))?;
+        Ok(encoding.get_ids().iter().map(|id| i64::from(*id)).collect())
+    }
+
+    /// The text of tokens, without special ones.
+    ///
+    /// # Errors
+    /// When the library refuses the tokens.
+    pub fn decode(&self, ids: &[i64]) -> Result<String> {
+        let ids: Vec<u32> = ids.iter().filter_map(|id| u32::try_from(*id).ok()).collect();
+        self.inner.decode(&ids, true).map_err(tokenizers("decode tokens"))
+    }
+}
+
+/// The texts to learn from: rows taken evenly, cut at the markers, which are tokens anyway.
+fn corpus(rows: &[Example], markers: &[String]) -> Vec<String> {
+    let step = rows.len().div_ceil(MAX_ROWS);
+    let mut texts = Vec::new();
+    for row in rows.iter().step_by(step) {
+        let text = format!("{}{}", row.prompt, row.completion);
+        let mut rest = text.as_str();
+        while let Some((start, length)) = first_marker(rest, markers) {
+            texts.push(rest[..start].to_owned());
+            rest = &rest[start + length..];
+        }
+        texts.push(rest.to_owned());
+    }
+    texts.retain(|text| !text.is_empty());
+    texts
+}
+
+/// The first marker in a text, the longest of several at one place: where, and how long.
+fn first_marker(text: &str, markers: &[String]) -> Option<(usize, usize)> {
+    let found = markers.iter().filter(|marker| !marker.is_empty());
+    found
+        .filter_map(|marker| Some((text.find(marker.as_str())?, marker.len())))
+        .min_by_key(|(start, length)| (*start, usize::MAX - length))
+}
+
+/// Copies the tokenizer of one folder into another.
+///
+/// # Errors
+/// When `from` has none, or a file cannot be written.
+pub fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    for (index, name) in FILES.iter().enumerate() {
+        let (source, target) = (from.join(name), to.join(name));
+        if index > 0 && !source.exists() {
+            continue;
+        }
+        // Not `fs::copy`: the source may be read-only, and the copy must not be.
+        let bytes = std::fs::read(&source).map_err(io("read", &source))?;
+        std::fs::write(&target, bytes).map_err(io("write", &target))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use bstar_stages::Reference;
+
+    pub(crate) fn rows() -> Vec<Example> {
+        (0..60)
+            .map(|index| Example {
+                prompt: format!(
+                    "# Question\n\nAnn has {index} pens, and buys {} more.\n\n# Solution\n\n",
+                    index % 7
+                ),
+                completion: format!(
+                    "{index} + {} = {}\n\n# Answer\n\n{}",
+                    index % 7,
+                    index + index % 7,
+                    index + index % 7
+                ),
+                query_id: None,
+                sample_index: None,
+                reward: None,
+            })
+            .collect()
+    }
+
+    pub(crate) fn settings(kind: TokenizerKind) -> Settings {
+        Settings {
+            corpus: vec![Reference::from("c")],
+            kind,
+            vocab_size: 400,
+            markers: ["# Question\n\n", "\n\n# Solution\n\n", "\n\n# Answer\n\n", "\n\n# "]
+                .map(str::to_owned)
+                .into(),
+        }
+    }
+
+    /// A folder with a small tokenizer.
+    pub(crate) fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        Tokenizer::train(&settings(TokenizerKind::Words), &rows(), folder.path()).unwrap();
+        folder
+    }
+
+    #[test]
+    fn texts_survive_a_round_trip() {
+        for kind in [TokenizerKind::Words, TokenizerKind::Bpe] {
+            let folder = tempfile::tempdir().unwrap();
+            Tokenizer::train(&settings(kind), &rows(), folder.path()).unwrap();
+            let tokenizer = Tokenizer::load(folder.path()).unwrap();
+            for row in rows() {
+                for text in [row.prompt, row.completion] {
+                    assert_eq!(tokenizer.decode(&tokenizer.encode(&text).unwrap()).unwrap(), text);
+                }
+            }
+            assert_eq!((tokenizer.pad, tokenizer.eos), (Some(0), Some(1)));
+        }
+        let bpe = tempfile::tempdir().unwrap();
+        Tokenizer::train(&settings(TokenizerKind::Bpe), &rows(), bpe.path()).unwrap();
+        let tokenizer = Tokenizer::load(bpe.path()).unwrap();
+        let strange = "  Ünknown 漢字\t\n\n\n ½ <b>  12.5%";
+        assert_eq!(tokenizer.decode(&tokenizer.encode(strange).unwrap()).unwrap(), strange);
+    }
+
+    #[test]
+    fn digits_are_single_and_markers_are_one_token() {
+        let folder = folder();
+        let tokenizer = Tokenizer::load(folder.path()).unwrap();
+        assert_eq!(tokenizer.encode(" 57").unwrap().len(), 2);
+        assert_eq!(tokenizer.encode("57").unwrap().len(), 2);
+        let answer = tokenizer.encode("\n\n# Answer\n\n").unwrap();
+        assert_eq!(answer.len(), 1, "the longest marker wins");
+        assert_eq!(tokenizer.encode("3\n\n# Answer\n\n4").unwrap()[1], answer[0]);
+        assert_eq!(tokenizer.encode("zebra").unwrap(), [2]);
+    }
+
+    #[test]
+    fn training_twice_gives_the_same_bytes() {
+        for kind in [TokenizerKind::Words, TokenizerKind::Bpe] {
+            let files = [(); 2].map(|()| {
+                let folder = tempfile::tempdir().unwrap();
+                Tokenizer::train(&settings(kind), &rows(), folder.path()).unwrap();
+                FILES.map(|name| std::fs::read(folder.path().join(name)).ok())
+            });
+            assert_eq!(files[0], files[1]);
+        }
+    }
+
+    #[test]
+    fn the_vocabulary_stays_within_its_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = settings(TokenizerKind::Words);
+        settings.vocab_size = 12;
+        assert_eq!(Tokenizer::train(&settings, &rows(), folder.path()).unwrap(), 12);
+        settings.vocab_size = 7;
+        assert!(Tokenizer::train(&settings, &rows(), folder.path()).is_err());
+    }
+}

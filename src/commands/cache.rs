@@ -1,0 +1,78 @@
+//! `bstar cache …`.
+
+use std::io::Write;
+
+use bstar_cache::Digest;
+use serde_json::json;
+
+use crate::cli::{Failure, Format, Global, open_store};
+use crate::commands::{answer, answer_json, columns};
+use crate::report::{count, size};
+
+/// How much is stored.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn cache_stat(global: &Global) -> Result<u8, Failure> {
+    let store = open_store(global).await?;
+    let stat = store.stat().await?;
+    if global.format == Format::Json {
+        answer_json(&json!({"store": store.location(), "stat": stat}))?;
+        return Ok(0);
+    }
+    let mut rows = vec![["stage", "results", "size"].map(str::to_owned).to_vec()];
+    for (stage, entry) in &stat.stages {
+        rows.push(vec![stage.clone(), entry.manifests.to_string(), size(entry.bytes)]);
+    }
+    answer(&format!(
+        "{}: {}, {} in {}, {}\n\n{}",
+        store.location(),
+        count(stat.manifests, "result"),
+        size(stat.bytes),
+        count(stat.blobs, "file"),
+        count(stat.runs, "run"),
+        columns(&rows)
+    ));
+    Ok(0)
+}
+
+/// Reads everything and sets aside what is damaged.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn cache_verify(global: &Global) -> Result<u8, Failure> {
+    let store = open_store(global).await?;
+    let report = store.verify().await?;
+    let sound = report.corrupt.is_empty() && report.incomplete.is_empty() && report.unreadable.is_empty();
+    if global.format == Format::Json {
+        answer_json(&report)?;
+    } else {
+        let mut text = format!("checked {} ({})", count(report.blobs, "file"), size(report.bytes));
+        for digest in &report.corrupt {
+            text.push_str(&format!("\ndamaged, set aside: {digest}"));
+        }
+        for (key, step) in &report.incomplete {
+            text.push_str(&format!("\nincomplete: {step} (key {})", key.short()));
+        }
+        for name in &report.unreadable {
+            text.push_str(&format!("\nunreadable: {name}"));
+        }
+        text.push_str(if sound { "\nno damage found" } else { "\nthe next run computes these results again" });
+        answer(&text);
+    }
+    Ok(u8::from(!sound))
+}
+
+/// Writes a stored file to standard output.
+///
+/// # Errors
+/// When the digest is malformed or unknown, or the store cannot be read.
+pub async fn cache_cat(global: &Global, digest: &str) -> Result<u8, Failure> {
+    let digest: Digest = digest.parse().map_err(|error: bstar_cache::NotADigest| Failure::Usage {
+        message: error.to_string(),
+        hint: Some("`bstar run show` lists the digests of a run's results".to_owned()),
+    })?;
+    let bytes = open_store(global).await?.read(&digest).await?;
+    drop(std::io::stdout().lock().write_all(&bytes));
+    Ok(0)
+}

@@ -1,0 +1,150 @@
+//! `bstar doctor`: is everything a run needs at hand?
+
+use std::path::Path;
+use std::process::Command;
+
+use bstar_cache::{Action, Ingredient, Manifest, Provenance, Store};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::cli::{Failure, Format, Global, chain};
+use crate::commands::{answer, answer_json};
+use crate::report::size;
+
+/// One thing looked at.
+#[derive(Debug, Serialize)]
+struct Check {
+    name: &'static str,
+    ok: bool,
+    /// Only a warning: runs work without it.
+    optional: bool,
+    found: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fix: Option<String>,
+}
+
+impl Check {
+    fn good(name: &'static str, found: impl Into<String>) -> Self {
+        Self { name, ok: true, optional: false, found: found.into(), fix: None }
+    }
+
+    fn bad(name: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { name, ok: false, optional: false, found: found.into(), fix: Some(fix.into()) }
+    }
+}
+
+/// Checks the machine; exit code 1 when a run could not work.
+///
+/// # Errors
+/// When the answer cannot be written.
+pub async fn doctor(global: &Global) -> Result<u8, Failure> {
+    let mut checks = vec![Check::good("bstar", format!("version {}", env!("CARGO_PKG_VERSION")))];
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    checks.push(Check::good("cores", format!("{cores}: as many worker processes by default")));
+    checks.extend(worker());
+    checks.extend(store(&global.store).await);
+    checks.push(disk(&global.store));
+    let healthy = checks.iter().all(|check| check.ok || check.optional);
+    if global.format == Format::Json {
+        answer_json(&serde_json::json!({"healthy": healthy, "checks": checks}))?;
+        return Ok(u8::from(!healthy));
+    }
+    let mut text = String::new();
+    for check in &checks {
+        let mark = match (check.ok, check.optional) {
+            (true, _) => "✓",
+            (false, true) => "–",
+            (false, false) => "✗",
+        };
+        text.push_str(&format!("{mark} {:<8} {}\n", check.name, check.found));
+        if let Some(fix) = &check.fix {
+            text.push_str(&format!("           fix: {fix}\n"));
+        }
+    }
+    answer(&text);
+    Ok(u8::from(!healthy))
+}
+
+/// The worker is asked about itself; it alone knows libtorch.
+fn worker() -> Vec<Check> {
+    let path = match crate::worker::Launch::find() {
+        Ok(launch) => launch.program,
+        Err(error) => return vec![Check::bad("worker", error.to_string(), "run `make build`")],
+    };
+    let output = match Command::new(&path).arg("doctor").output() {
+        Ok(output) => output,
+        Err(error) => {
+            return vec![Check::bad("worker", format!("{} does not start: {error}", path.display()), "run `make build`")];
+        }
+    };
+    let Some(facts) = serde_json::from_slice::<Value>(&output.stdout).ok().filter(|_| output.status.success()) else {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let found = format!("{} fails: {}", path.display(), said.lines().last().unwrap_or("no message"));
+        return vec![Check::bad("worker", found, "run `make build`")];
+    };
+    let text = |name: &str| facts.get(name).and_then(Value::as_str).unwrap_or("unknown").to_owned();
+    let mut checks = vec![if text("version") == env!("CARGO_PKG_VERSION") {
+        Check::good("worker", format!("{} {}", path.display(), text("version")))
+    } else {
+        let found = format!("{} has version {}", path.display(), text("version"));
+        Check::bad("worker", found, "build both executables together: `make build`")
+    }];
+    checks.push(Check::good("libtorch", text("torch")));
+    checks.push(if facts.get("cuda").and_then(Value::as_bool) == Some(true) {
+        Check::good("gpu", "CUDA is usable: run with --device cuda:0")
+    } else {
+        let fix = "only to use a GPU: `make setup-cuda`, and an NVIDIA driver".to_owned();
+        Check { optional: true, ..Check::bad("gpu", format!("no CUDA: {}", text("why_no_cuda")), fix) }
+    });
+    checks
+}
+
+/// Writes, reads back, and publishes twice: the second must find the first.
+async fn store(location: &str) -> Vec<Check> {
+    match try_store(location).await {
+        Ok(()) => vec![Check::good("store", format!("{location}: reads, writes, first writer wins"))],
+        Err((found, fix)) => vec![Check::bad("store", found, fix)],
+    }
+}
+
+async fn try_store(location: &str) -> Result<(), (String, String)> {
+    let fix = "use another folder or URL: --store or $BSTAR_STORE";
+    let told = |error: bstar_cache::StoreError| (chain(&error), error.hint().unwrap_or_else(|| fix.to_owned()));
+    let store = Store::open(location).await.map_err(told)?;
+    let artifact = store.put_bytes(b"bstar doctor".to_vec()).await.map_err(told)?;
+    if store.read(&artifact.digest).await.map_err(told)? != b"bstar doctor" {
+        return Err((format!("{location} gives back other bytes than were written"), fix.to_owned()));
+    }
+    let action = Action {
+        stage: "doctor".to_owned(),
+        version: 1,
+        config: Ingredient::Absent,
+        seed: None,
+        inputs: std::collections::BTreeMap::new(),
+    };
+    let manifest = Manifest::new(action, [("probe".to_owned(), artifact)].into(), serde_json::Map::new(), Provenance::default());
+    store.publish(manifest.clone()).await.map_err(told)?;
+    if store.publish(manifest).await.map_err(told)?.adopted {
+        Ok(())
+    } else {
+        Err((format!("{location} lets a second writer replace a result"), fix.to_owned()))
+    }
+}
+
+fn disk(location: &str) -> Check {
+    let path = Path::new(location.strip_prefix("file://").unwrap_or(location));
+    let existing = path.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
+    let folder = if existing.as_os_str().is_empty() { Path::new(".") } else { existing };
+    let output = Command::new("df").args(["-Pk", "--"]).arg(folder).output();
+    let free = output.ok().and_then(|output| {
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.lines().nth(1)?.split_whitespace().nth(3)?.parse::<u64>().ok()
+    });
+    match free.map(|kilobytes| kilobytes * 1024) {
+        Some(bytes) if bytes < 1_000_000_000 => {
+            Check::bad("disk", format!("{} free", size(bytes)), "free some space: the default pipeline needs 1 GB")
+        }
+        Some(bytes) => Check::good("disk", format!("{} free", size(bytes))),
+        None => Check { optional: true, ..Check::bad("disk", "free space unknown", "look with `df`") },
+    }
+}

@@ -1,0 +1,45 @@
+//! One function a command: it asks the engine, and prints the answer on standard output.
+
+mod cache;
+mod doctor;
+mod explain;
+mod pipeline;
+mod runs;
+
+pub use cache::{cache_cat, cache_stat, cache_verify};
+pub use doctor::doctor;
+pub use explain::step_explain;
+pub use pipeline::{pipeline_check, pipeline_plan, pipeline_run};
+pub use runs::{run_list, run_show};
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use crate::cli::Failure;
+
+/// Prints an answer; a reader that has gone away is not an error.
+pub(crate) fn answer(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    drop(writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()));
+}
+
+/// Prints an answer for programs.
+pub(crate) fn answer_json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(value).map_err(|error| Failure::usage(format!("cannot write JSON: {error}")))?;
+    answer(&text);
+    Ok(())
+}
+
+/// Columns of text, padded to their widest cell.
+pub(crate) fn columns(rows: &[Vec<String>]) -> String {
+    let widths: Vec<usize> = (0..rows.first().map_or(0, Vec::len))
+        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .collect();
+    let line = |row: &Vec<String>| {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}

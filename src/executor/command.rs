@@ -1,0 +1,275 @@
+//! Steps carried out by any program.
+//!
+//! The program runs in the folder of the pipeline file, in a process group of its own, with a fixed
+//! small environment plus what the pipeline declares:
+//!
+//! | variable | `argv` | what |
+//! |---|---|---|
+//! | `BSTAR_IN_NAME` (`NAME` as written, and in capitals) | `{in.NAME}` | an input, read-only |
+//! | `BSTAR_OUT` | `{out}` | the folder to write the outputs to |
+//! | `BSTAR_SCRATCH` | `{scratch}` | a folder that survives crashes until the step is done |
+//! | `BSTAR_PARAMS` | `{params}` | `params` as a JSON file |
+//! | `BSTAR_ATTEMPT` | | 1 for the first attempt, 2 for the next, … |
+//!
+//! Exit code 75 asks for another attempt. SIGTERM asks to save progress to the scratch folder and end.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use bstar_stages::config::Command;
+use bstar_stages::protocol::{FailureKind, StageError};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use super::{Level, Stop};
+
+/// Taken over from the engine's environment.
+const ENVIRONMENT: [&str; 4] = ["PATH", "HOME", "LANG", "TMPDIR"];
+/// `EX_TEMPFAIL` of sysexits.h.
+const TRY_AGAIN: i32 = 75;
+/// Lines of the program's output in the error message.
+const TAIL: usize = 20;
+
+/// Where a program finds things.
+#[derive(Debug)]
+pub(super) struct Places<'a> {
+    /// The folder of the pipeline file.
+    pub(super) base: &'a Path,
+    pub(super) inputs: &'a BTreeMap<String, PathBuf>,
+    pub(super) output: &'a Path,
+    pub(super) scratch: &'a Path,
+    pub(super) params: &'a Path,
+    /// Takes what the program prints.
+    pub(super) log: &'a Path,
+}
+
+/// Runs the program to its end.
+pub(super) async fn run(
+    command: &Command,
+    places: &Places<'_>,
+    attempt: u32,
+    stop: &Stop,
+    grace: Duration,
+) -> Result<(), StageError> {
+    let failed = |what: &str, error: std::io::Error| StageError::failed(format!("cannot {what}: {error}"));
+    let params = serde_json::to_vec_pretty(&command.params)
+        .map_err(|error| StageError::failed(format!("cannot write params: {error}")))?;
+    std::fs::write(places.params, params).map_err(|error| failed("write params", error))?;
+    let log = open_log(places.log, attempt).map_err(|error| failed("open the log", error))?;
+    let start = log.metadata().map_or(0, |metadata| metadata.len());
+    let mut child = process(command, places, attempt, log)?.spawn().map_err(|error| {
+        let program = command.argv.first().map_or("", String::as_str);
+        StageError::failed(format!("cannot start `{program}`: {error}"))
+            .hint("a program with a `/` in its name is looked for in the folder of the pipeline file, others in PATH")
+    })?;
+    let mut group = Group::of(&child);
+    let limit = async {
+        match command.time_limit() {
+            Some(limit) => tokio::time::sleep(limit).await,
+            None => std::future::pending().await,
+        }
+    };
+    enum End {
+        Itself(std::io::Result<ExitStatus>),
+        TimedOut,
+        Stopped,
+    }
+    let end = tokio::select! {
+        status = child.wait() => End::Itself(status),
+        () = limit => End::TimedOut,
+        () = stop.reached(Level::Stop) => End::Stopped,
+    };
+    let status = match &end {
+        End::Itself(Ok(status)) => Some(*status),
+        End::Itself(Err(error)) => {
+            return Err(StageError::failed(format!("cannot wait for the program: {error}")));
+        }
+        End::TimedOut | End::Stopped => {
+            group.signal(Signal::TERM);
+            let status = tokio::time::timeout(grace, child.wait()).await;
+            if status.is_err() {
+                group.signal(Signal::KILL);
+                drop(child.wait().await);
+            }
+            status.ok().and_then(Result::ok)
+        }
+    };
+    group.ended();
+    let error = |kind, message: String| StageError {
+        kind,
+        message: message + &tail(places.log, start),
+        hint: Some(format!("all it printed is in {}", places.log.display())),
+    };
+    match (end, status) {
+        // Asked to stop, it may as well have finished.
+        (End::Itself(_) | End::Stopped, Some(status)) if status.success() => Ok(()),
+        (End::Stopped, _) => Err(error(FailureKind::Interrupted, "the program was stopped".to_owned())),
+        (End::TimedOut, _) => {
+            let limit = command.timeout.as_deref().unwrap_or_default();
+            Err(error(FailureKind::Failed, format!("the program took longer than {limit}")))
+        }
+        (End::Itself(_), Some(status)) if status.code() == Some(TRY_AGAIN) => {
+            Err(error(FailureKind::Transient, format!("the program asks for another attempt ({status})")))
+        }
+        (End::Itself(_), status) => {
+            let status = status.map_or_else(String::new, |status| format!(" ({status})"));
+            Err(error(FailureKind::Failed, format!("the program failed{status}")))
+        }
+    }
+}
+
+fn process(
+    command: &Command,
+    places: &Places<'_>,
+    attempt: u32,
+    log: File,
+) -> Result<tokio::process::Command, StageError> {
+    let errors =
+        log.try_clone().map_err(|error| StageError::failed(format!("cannot open the log: {error}")))?;
+    let mut argv = command.argv.iter().map(|text| fill(text, places));
+    let program = argv.next().ok_or_else(|| StageError::invalid("argv names no program"))?;
+    // Found in the pipeline's folder whatever the order of changing folder and looking up.
+    let program =
+        if program.contains('/') { places.base.join(program).into_os_string() } else { program.into() };
+    let mut process = tokio::process::Command::new(program);
+    process
+        .args(argv)
+        .current_dir(places.base)
+        .env_clear()
+        .envs(ENVIRONMENT.iter().filter_map(|name| Some((*name, std::env::var_os(name)?))))
+        .envs(variables(places, attempt))
+        .envs(&command.env)
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(log))
+        .stderr(Stdio::from(errors))
+        .process_group(0)
+        .kill_on_drop(true);
+    Ok(process)
+}
+
+fn variables(places: &Places<'_>, attempt: u32) -> BTreeMap<String, OsString> {
+    let mut variables: BTreeMap<String, OsString> = BTreeMap::new();
+    for (name, path) in places.inputs {
+        let plain: String =
+            name.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' }).collect();
+        variables.insert(format!("BSTAR_IN_{}", plain.to_ascii_uppercase()), path.into());
+        variables.insert(format!("BSTAR_IN_{plain}"), path.into());
+    }
+    variables.insert("BSTAR_OUT".to_owned(), places.output.into());
+    variables.insert("BSTAR_SCRATCH".to_owned(), places.scratch.into());
+    variables.insert("BSTAR_PARAMS".to_owned(), places.params.into());
+    variables.insert("BSTAR_ATTEMPT".to_owned(), attempt.to_string().into());
+    variables
+}
+
+/// Replaces the placeholders of `argv`; braces around anything else stay as they are.
+fn fill(text: &str, places: &Places<'_>) -> String {
+    let mut filled = String::new();
+    let mut rest = text;
+    while let Some(open) = rest.find('{') {
+        filled.push_str(&rest[..open]);
+        rest = &rest[open..];
+        let found = rest.find('}').and_then(|close| Some((close, place(&rest[1..close], places)?)));
+        match found {
+            Some((close, path)) => {
+                filled.push_str(&path.to_string_lossy());
+                rest = &rest[close + 1..];
+            }
+            None => {
+                filled.push('{');
+                rest = &rest[1..];
+            }
+        }
+    }
+    filled + rest
+}
+
+fn place<'a>(name: &str, places: &Places<'a>) -> Option<&'a Path> {
+    match name {
+        "out" => Some(places.output),
+        "scratch" => Some(places.scratch),
+        "params" => Some(places.params),
+        _ => places.inputs.get(name.strip_prefix("in.")?).map(PathBuf::as_path),
+    }
+}
+
+/// The first attempt begins a new log, the others go on in it.
+fn open_log(path: &Path, attempt: u32) -> std::io::Result<File> {
+    if attempt == 1 {
+        drop(std::fs::remove_file(path));
+    }
+    let mut log = OpenOptions::new().create(true).append(true).open(path)?;
+    if attempt > 1 {
+        writeln!(log, "--- attempt {attempt}")?;
+    }
+    Ok(log)
+}
+
+/// The last lines of the log, each on a line of its own.
+fn tail(log: &Path, start: u64) -> String {
+    const MOST: u64 = 8192;
+    let read = || {
+        let mut file = File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(start.max(length.saturating_sub(MOST))))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        std::io::Result::Ok(bytes)
+    };
+    let bytes = read().unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(TAIL)..].iter().map(|line| format!("\n  {line}")).collect()
+}
+
+/// The process group of a program: killed as a whole when dropped before the program has ended.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &tokio::process::Child) -> Self {
+        Self(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)))
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.0 {
+            let _may_be_gone = kill_process_group(pid, signal);
+        }
+    }
+
+    /// From now on the number may belong to another program.
+    fn ended(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_are_replaced_once_and_other_braces_kept() {
+        let inputs = BTreeMap::from([("a".to_owned(), PathBuf::from("/in/{out}"))]);
+        let path = Path::new;
+        let places = Places {
+            base: path("/base"),
+            inputs: &inputs,
+            output: path("/out"),
+            scratch: path("/scratch"),
+            params: path("/params.json"),
+            log: path("/log"),
+        };
+        assert_eq!(fill("x={in.a},{out}/r.txt", &places), "x=/in/{out},/out/r.txt");
+        assert_eq!(fill("{scratch}{params}", &places), "/scratch/params.json");
+        assert_eq!(fill("{} {in.b} {{out} {", &places), "{} {in.b} {/out {");
+    }
+}

@@ -1,0 +1,199 @@
+//! The content of inputs: what steps made, and the user's files, which become part of the store.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bstar_cache::{Artifact, Digest, Manifest, Store, tree_digest};
+use bstar_stages::Output;
+use bstar_stages::protocol::StageError;
+use tokio::sync::OnceCell;
+
+use super::Trouble;
+
+/// A file or a folder in the store.
+#[derive(Debug, Clone)]
+pub(super) enum Content {
+    /// One file.
+    File(Artifact),
+    /// Files by their path in the folder.
+    Folder { digest: Digest, files: Arc<Vec<(String, Artifact)>> },
+}
+
+impl Content {
+    /// An output of an execution; `None` when it has no such output.
+    pub(super) fn of_output(manifest: &Manifest, output: &Output) -> Option<Self> {
+        if !output.folder {
+            return manifest.under(&output.path, false).map(Self::File);
+        }
+        let files = manifest.files(&output.path, true);
+        (!files.is_empty()).then(|| Self::folder(files))
+    }
+
+    fn folder(files: Vec<(String, Artifact)>) -> Self {
+        Self::Folder { digest: tree_digest(&files), files: Arc::new(files) }
+    }
+
+    /// The identity of the content.
+    pub(super) fn digest(&self) -> Digest {
+        match self {
+            Self::File(artifact) => artifact.digest,
+            Self::Folder { digest, .. } => *digest,
+        }
+    }
+
+    /// The files by their path in the folder; a lone file has the empty path.
+    pub(super) fn files(&self) -> Vec<(String, Artifact)> {
+        match self {
+            Self::File(artifact) => vec![(String::new(), *artifact)],
+            Self::Folder { files, .. } => files.to_vec(),
+        }
+    }
+
+    /// Writes the content to `path`.
+    pub(super) async fn materialise(&self, store: &Store, path: &Path) -> Result<(), Trouble> {
+        match self {
+            Self::File(artifact) => store.materialise(artifact, path).await?,
+            Self::Folder { files, .. } => {
+                for (name, artifact) in files.iter() {
+                    let path = path.join(name);
+                    if let Some(parent) = path.parent() {
+                        create_folder(parent)?;
+                    }
+                    store.materialise(artifact, &path).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The user's files of one run: each is read once, so all steps see the same content.
+#[derive(Debug, Default)]
+pub(super) struct Imports {
+    contents: Mutex<BTreeMap<(PathBuf, bool), Arc<OnceCell<Content>>>>,
+}
+
+impl Imports {
+    /// A file or folder of the user, put into the store.
+    pub(super) async fn import(&self, store: &Store, path: &Path) -> Result<Content, Trouble> {
+        let cell = self.cell(path, true);
+        cell.get_or_try_init(|| import(store, path)).await.cloned()
+    }
+
+    /// The digest of a file or folder that steps find where it is: it is not put into the store.
+    pub(super) async fn digest(&self, path: &Path) -> Result<Content, Trouble> {
+        let cell = self.cell(path, false);
+        let hash = async {
+            let path = path.to_owned();
+            let (sender, receiver) = tokio::sync::oneshot::channel();
+            tokio::task::spawn_blocking(move || sender.send(hash(&path)));
+            receiver.await.unwrap_or_else(|_| Err(StageError::failed("reading a file was cut off").into()))
+        };
+        cell.get_or_try_init(|| hash).await.cloned()
+    }
+
+    /// Forgets everything: the files are read again when they are next needed.
+    pub(super) fn clear(&self) {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn cell(&self, path: &Path, stored: bool) -> Arc<OnceCell<Content>> {
+        let mut contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(contents.entry((path.to_owned(), stored)).or_default())
+    }
+}
+
+async fn import(store: &Store, path: &Path) -> Result<Content, Trouble> {
+    if !is_folder(path)? {
+        return Ok(Content::File(store.put_file(path).await?));
+    }
+    let mut files = Vec::new();
+    for (name, path) in files_below(path).map_err(|error| unreadable(path, &error))? {
+        files.push((name, store.put_file(&path).await?));
+    }
+    if files.is_empty() {
+        return Err(StageError::invalid(format!("the folder {} holds no files", path.display())).into());
+    }
+    Ok(Content::folder(files))
+}
+
+fn hash(path: &Path) -> Result<Content, Trouble> {
+    let file = |path: &Path| {
+        let size = std::fs::metadata(path)?.len();
+        Ok(Artifact { digest: Digest::of_file(path)?, size })
+    };
+    if !is_folder(path)? {
+        return file(path).map(Content::File).map_err(|error| unreadable(path, &error));
+    }
+    let files = files_below(path).and_then(|files| {
+        files.into_iter().map(|(name, path)| Ok((name, file(&path)?))).collect::<std::io::Result<_>>()
+    });
+    files.map(Content::folder).map_err(|error| unreadable(path, &error))
+}
+
+fn is_folder(path: &Path) -> Result<bool, Trouble> {
+    std::fs::metadata(path).map(|metadata| metadata.is_dir()).map_err(|error| unreadable(path, &error))
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Trouble {
+    let error = StageError::invalid(format!("cannot read {}: {error}", path.display()));
+    error.hint("paths are relative to the pipeline file").into()
+}
+
+/// All files below a folder, by their relative path with `/`, sorted. Links are followed.
+pub(super) fn files_below(folder: &Path) -> std::io::Result<Vec<(String, PathBuf)>> {
+    let mut files = Vec::new();
+    let mut open = vec![(String::new(), folder.to_owned())];
+    while let Some((prefix, folder)) = open.pop() {
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            let name = entry.file_name().into_string().map_err(|name| {
+                std::io::Error::new(
+                    std::io::ErrorKind::InvalidData,
+                    format!("the name of `{}` is not UTF-8", name.display()),
+                )
+            })?;
+            let name = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
+            if std::fs::metadata(entry.path())?.is_dir() {
+                open.push((name, entry.path()));
+            } else {
+                files.push((name, entry.path()));
+            }
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+/// Makes a folder of the run; failing that is a matter of the machine, like failing to store.
+pub(super) fn create_folder(path: &Path) -> Result<(), Trouble> {
+    std::fs::create_dir_all(path).map_err(|error| Trouble::io(format!("create {}", path.display()), error))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_listed_by_relative_path_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("b/c")).unwrap();
+        for name in ["z", "b/c/d", "b/a"] {
+            std::fs::write(folder.path().join(name), name).unwrap();
+        }
+        let files: Vec<String> =
+            files_below(folder.path()).unwrap().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(files, ["b/a", "b/c/d", "z"]);
+    }
+
+    #[test]
+    fn a_folder_hashed_in_place_and_one_made_by_a_step_have_the_same_digest() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a"), "content").unwrap();
+        let hashed = hash(folder.path()).unwrap();
+        let artifact = Artifact { digest: Digest::of(b"content"), size: 7 };
+        assert_eq!(hashed.digest(), tree_digest(&[("a".to_owned(), artifact)]));
+    }
+}

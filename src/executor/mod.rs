@@ -1,0 +1,204 @@
+//! Carries out a [`Plan`](crate::plan::Plan): looks results up, runs what is missing, publishes.
+//!
+//! - `drive`: the loop that owns all state; everything else is a task that reports to it.
+//! - [`preview`]: what a run would do, without doing it.
+//! - [`prepare`]: from known inputs to the key, the lookup, and the shards of a sharded step.
+//! - `execute`: one step from a miss to a published manifest; `command`: any program as a stage.
+//! - `content`: what inputs consist of; [`work`]: folders and locks; `summary`: the figures of a run.
+//!
+//! Only this module, the workers and the store are async. No option here changes a result or a key.
+
+mod command;
+mod content;
+mod drive;
+mod execute;
+pub mod prepare;
+pub mod preview;
+mod stop;
+mod summary;
+#[cfg(test)]
+mod tests;
+pub mod work;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bstar_cache::{Store, StoreError};
+use bstar_stages::protocol::{FailureKind, StageError};
+
+pub use self::stop::{Level, Stop};
+use self::work::WorkRoot;
+use crate::event::{Event, Summary};
+use crate::plan::Plan;
+use crate::worker::{Launch, WorkerPool};
+
+/// How a run is carried out.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The run's id.
+    pub run: String,
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The folder of the pipeline file, in which programs run.
+    pub base: PathBuf,
+    /// The pipeline's seed.
+    pub seed: u64,
+    /// CPU cores to use at a time.
+    pub jobs: usize,
+    /// GPUs to use at a time; one when `device` is a GPU and this is 0.
+    pub gpus: usize,
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    /// Whether steps that do not need a failed one go on.
+    pub keep_going: bool,
+    /// Where steps work; default: [`WorkRoot::of`] the store.
+    pub work: Option<PathBuf>,
+    /// How workers are started; default: [`Launch::find`].
+    pub worker: Option<Launch>,
+    /// How long a step may take to end on request before it is killed.
+    pub grace: Duration,
+}
+
+impl Options {
+    /// The defaults: one core a job for every core of the machine, on the CPU.
+    #[must_use]
+    pub fn new(run: impl Into<String>, pipeline: impl Into<String>, base: PathBuf, seed: u64) -> Self {
+        Self {
+            run: run.into(),
+            pipeline: pipeline.into(),
+            base,
+            seed,
+            jobs: std::thread::available_parallelism().map_or(1, usize::from),
+            gpus: 0,
+            device: "cpu".to_owned(),
+            keep_going: false,
+            work: None,
+            worker: None,
+            grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Every step is done.
+    Done,
+    /// Steps failed: the first to fail comes first.
+    Failed(Vec<Failure>),
+    /// Asked to stop; the same command goes on from here.
+    Stopped,
+    /// The store or the work folder could not be used. What was published before is kept.
+    Store(StoreError),
+}
+
+impl Outcome {
+    /// The exit code of the command line (a run killed by a second signal is the caller's matter).
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed(failures) => {
+                let invalid =
+                    failures.first().is_some_and(|failure| failure.error.kind == FailureKind::Invalid);
+                if invalid { 2 } else { 1 }
+            }
+            Self::Store(_) => 3,
+            Self::Stopped => 75,
+        }
+    }
+}
+
+/// A step that failed.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// The step's name.
+    pub step: String,
+    /// Why.
+    pub error: StageError,
+}
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct Finished {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Its figures; also sent as the last event.
+    pub summary: Summary,
+}
+
+/// Carries out plans with one store.
+pub struct Executor {
+    store: Store,
+    options: Options,
+    stop: Stop,
+    events: Box<dyn Fn(Event) + Send + Sync>,
+}
+
+impl Executor {
+    /// An executor that tells `events` what happens and ends early when `stop` says so.
+    pub fn new(
+        store: Store,
+        options: Options,
+        stop: Stop,
+        events: impl Fn(Event) + Send + Sync + 'static,
+    ) -> Self {
+        Self { store, options, stop, events: Box::new(events) }
+    }
+
+    /// Carries out the plan. Failures are part of the outcome, never a panic or an early return.
+    pub async fn run(self, plan: &Plan) -> Finished {
+        drive::run(self, plan).await
+    }
+}
+
+/// What the tasks of a run share.
+struct Shared {
+    store: Store,
+    options: Options,
+    stop: Stop,
+    events: Box<dyn Fn(Event) + Send + Sync>,
+    work: WorkRoot,
+    /// Where this run's attempts work.
+    folder: PathBuf,
+    pool: WorkerPool,
+    imports: content::Imports,
+    host: String,
+    requests: AtomicU64,
+}
+
+impl Shared {
+    fn next_request(&self) -> u64 {
+        self.requests.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// Why a step has no result.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// The step's own failure.
+    Step(StageError),
+    /// The run is to stop.
+    Stopped,
+    /// The store or the work folder.
+    Store(StoreError),
+}
+
+impl Trouble {
+    fn io(attempt: String, source: std::io::Error) -> Self {
+        Self::Store(StoreError::Io { attempt, source })
+    }
+}
+
+impl From<StageError> for Trouble {
+    fn from(error: StageError) -> Self {
+        Self::Step(error)
+    }
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}

@@ -1,0 +1,197 @@
+//! The figures of a run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bstar_cache::{ActionKey, Manifest};
+use bstar_stages::{OneOrMany, StageConfig};
+use serde_json::{Map, Value};
+
+use crate::event::Summary;
+use crate::plan::{Plan, Section, Source, StepId};
+use crate::scheduler::State;
+
+/// A step's result.
+#[derive(Debug)]
+pub(super) struct Made {
+    /// Its settings, references resolved.
+    pub(super) stage: StageConfig,
+    pub(super) manifest: Arc<Manifest>,
+}
+
+/// What was executed and what was found, counted as it happens.
+#[derive(Debug, Default)]
+pub(super) struct Count {
+    executed: usize,
+    executed_by_stage: BTreeMap<String, usize>,
+    cached: usize,
+    saved_s: f64,
+    /// Keys executed in this walk through the plan, and in those before.
+    now: BTreeSet<ActionKey>,
+    before: BTreeSet<ActionKey>,
+}
+
+impl Count {
+    pub(super) fn executed(&mut self, key: ActionKey, stage: &str) {
+        self.executed += 1;
+        *self.executed_by_stage.entry(stage.to_owned()).or_default() += 1;
+        self.now.insert(key);
+    }
+
+    pub(super) fn cached(&mut self, key: ActionKey, wall_s: f64) {
+        // Executed by this very run, before it started over: counted as that.
+        if !self.before.contains(&key) {
+            self.cached += 1;
+            self.saved_s += wall_s;
+        }
+    }
+
+    /// The count for a new walk through the plan: what was executed stays so.
+    pub(super) fn start_over(&mut self) -> Self {
+        let mut count = std::mem::take(self);
+        count.cached = 0;
+        count.saved_s = 0.0;
+        let now = std::mem::take(&mut count.now);
+        count.before.extend(now);
+        count
+    }
+}
+
+/// The summary of a run that did not begin.
+pub(super) fn empty(run: &str, plan: &Plan) -> Summary {
+    Summary { run: run.to_owned(), skipped: plan.len(), ..Summary::default() }
+}
+
+/// The figures of a run, all but its outcome and its time.
+pub(super) fn summary(
+    run: &str,
+    plan: &Plan,
+    made: &[Option<Made>],
+    states: &[State],
+    count: &Count,
+) -> Summary {
+    let state = |wanted: fn(&State) -> bool| states.iter().filter(|state| wanted(state)).count();
+    let done = state(|state| matches!(state, State::Done { .. }));
+    let failed = state(|state| *state == State::Failed);
+    let figures = Figures { plan, made };
+    Summary {
+        run: run.to_owned(),
+        executed: count.executed,
+        cached: count.cached,
+        failed,
+        skipped: states.len() - done - failed,
+        saved_s: count.saved_s,
+        executed_by_stage: count.executed_by_stage.clone(),
+        results: figures.results(),
+        iterations: figures.iterations(),
+        start: figures.start(),
+        ..Summary::default()
+    }
+}
+
+/// Steps with results, shards left out.
+struct Figures<'a> {
+    plan: &'a Plan,
+    made: &'a [Option<Made>],
+}
+
+impl<'a> Figures<'a> {
+    fn steps(&self) -> impl Iterator<Item = (StepId, Section, &'a Made)> {
+        let (plan, made) = (self.plan, self.made);
+        plan.ids().filter_map(move |id| {
+            let step = plan.step(id);
+            let made = made.get(id.index())?.as_ref()?;
+            step.parent.is_none().then_some((id, step.section, made))
+        })
+    }
+
+    fn results(&self) -> BTreeMap<String, String> {
+        let digest = |source: &Source| {
+            let Source::Output { step, output } = source else { return None };
+            let made = self.made.get(step.index())?.as_ref()?;
+            Some(made.manifest.under(&output.path, output.folder)?.digest.to_string())
+        };
+        let results = self.plan.results().iter();
+        results.filter_map(|(name, source)| Some((name.clone(), digest(source)?))).collect()
+    }
+
+    /// The measures of the policy that the iterations start from.
+    fn start(&self) -> Map<String, Value> {
+        let measures = |(_, section, made): &(StepId, Section, &Made)| {
+            *section == Section::Setup && made.stage.kind() == "measure"
+        };
+        self.steps()
+            .filter(measures)
+            .last()
+            .map(|(_, _, made)| made.manifest.metrics.clone())
+            .unwrap_or_default()
+    }
+
+    fn iterations(&self) -> Vec<Map<String, Value>> {
+        let mut rows: BTreeMap<usize, Vec<(StepId, &Made)>> = BTreeMap::new();
+        for (id, section, made) in self.steps() {
+            if let Section::Iteration(iteration) = section {
+                rows.entry(iteration).or_default().push((id, made));
+            }
+        }
+        rows.into_iter().map(|(iteration, steps)| self.row(iteration, &steps)).collect()
+    }
+
+    fn row(&self, iteration: usize, steps: &[(StepId, &Made)]) -> Map<String, Value> {
+        let mut row = Map::new();
+        row.insert("iteration".to_owned(), iteration.into());
+        let (mut tokens, mut sampling_s, mut seconds) = (0, 0.0, 0.0);
+        for (id, made) in steps {
+            let metrics = &made.manifest.metrics;
+            let wall_s = made.manifest.provenance.wall_s;
+            seconds += wall_s;
+            match made.stage.kind() {
+                "search" => copy(&mut row, metrics, &["temperature", "threshold", "balance_score"]),
+                "filter" => {
+                    copy(&mut row, metrics, &["sampled", "kept"]);
+                    self.configuration(&mut row, *id, &made.stage);
+                }
+                "measure" => row.extend(metrics.clone()),
+                "sample" => {
+                    tokens += metrics.get("tokens").and_then(Value::as_u64).unwrap_or(0);
+                    sampling_s += wall_s;
+                }
+                _ => {}
+            }
+        }
+        if tokens > 0 {
+            row.insert("tokens".to_owned(), tokens.into());
+        }
+        if tokens > 0 && sampling_s > 0.0 {
+            #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+            row.insert("tokens_per_s".to_owned(), (tokens as f64 / sampling_s).into());
+        }
+        row.insert("seconds".to_owned(), seconds.into());
+        row
+    }
+
+    /// The temperature and threshold that a filter's responses were made and chosen by, where no
+    /// search has said so.
+    fn configuration(&self, row: &mut Map<String, Value>, id: StepId, stage: &StageConfig) {
+        let StageConfig::Filter(filter) = stage else { return };
+        if let (false, Some(threshold)) = (row.contains_key("threshold"), filter.threshold.value()) {
+            row.insert("threshold".to_owned(), threshold.into());
+        }
+        let Some(Source::Output { step, .. }) = self.plan.step(id).inputs.get("responses") else { return };
+        let sampled = self.made.get(step.index()).and_then(Option::as_ref).map(|made| &made.stage);
+        if let Some(StageConfig::Sample(sample)) = sampled
+            && let OneOrMany::One(setting) = &sample.temperature
+            && let (false, Some(temperature)) = (row.contains_key("temperature"), setting.value())
+        {
+            row.insert("temperature".to_owned(), temperature.into());
+        }
+    }
+}
+
+fn copy(row: &mut Map<String, Value>, metrics: &Map<String, Value>, names: &[&str]) {
+    for name in names {
+        if let Some(value) = metrics.get(*name) {
+            row.insert((*name).to_owned(), value.clone());
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Composite stages become the steps they stand for.
+
+use bstar_stages::{Reference, Setting, StageConfig};
+
+/// A stage after lowering: one step of a section.
+#[derive(Debug, Clone)]
+pub(crate) struct Lowered {
+    /// `measure.greedy`, or the stage's own name.
+    pub(crate) name: String,
+    /// The name of the stage in the file.
+    pub(crate) entry: String,
+    /// Its settings; `None` for a stage that could not be read.
+    pub(crate) config: Option<StageConfig>,
+    /// How often a transient failure is tried again.
+    pub(crate) retries: u32,
+}
+
+/// The steps of one stage; the last has the stage's own name.
+pub(crate) fn lower(name: &str, config: Option<&StageConfig>, retries: u32) -> Vec<Lowered> {
+    let step = |step: String, config| Lowered { name: step, entry: name.to_owned(), config, retries };
+    match config.and_then(|config| config.stage().lower(name)) {
+        Some(steps) => steps.into_iter().map(|(name, config)| step(name, Some(config))).collect(),
+        None => vec![step(name.to_owned(), config.cloned())],
+    }
+}
+
+/// A reference written in a stage's settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Use {
+    /// The input or setting.
+    pub(crate) name: String,
+    /// What it refers to.
+    pub(crate) reference: Reference,
+    /// Whether the stage can do without.
+    pub(crate) optional: bool,
+    /// Whether it is a setting, whose value is read before the step is keyed.
+    pub(crate) setting: bool,
+}
+
+/// Everything a stage refers to.
+pub(crate) fn uses(config: &StageConfig) -> Vec<Use> {
+    let mut uses: Vec<Use> = config
+        .stage()
+        .inputs()
+        .into_iter()
+        .map(|input| Use {
+            name: input.name,
+            reference: input.reference,
+            optional: input.optional,
+            setting: false,
+        })
+        .collect();
+    // Only a mutable stage shows its settings.
+    let mut config = config.clone();
+    for (name, setting) in config.stage_mut().settings() {
+        if let Setting::Reference(reference) = setting {
+            let reference = reference.clone();
+            uses.push(Use { name: name.to_owned(), reference, optional: false, setting: true });
+        }
+    }
+    uses
+}

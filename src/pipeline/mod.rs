@@ -1,0 +1,166 @@
+//! The pipeline file: reading it, with every problem reported at once and in its place.
+//!
+//! `serde_yaml` decides what the text means. `position` remembers where it stands, `overrides`
+//! changes it from the command line, `read` and `settings` give it types, and `names` checks what
+//! its names mean. What the pipeline does is laid out by [`crate::plan`].
+
+mod diagnostic;
+mod document;
+mod locate;
+mod names;
+mod overrides;
+mod position;
+mod read;
+mod settings;
+mod suggest;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bstar_stages::StageConfig;
+use serde_json::Value;
+
+use document::{Document, Draft};
+use position::At;
+
+pub use diagnostic::{Diagnostic, Origin};
+pub use overrides::Override;
+
+/// The sections of a file.
+const TOP_KEYS: &[&str] =
+    &["name", "seed", "inputs", "setup", "start", "iterations", "iteration", "carry", "variants", "grid"];
+
+/// The keys of a stage.
+const STAGE_KEYS: &[&str] = &["uses", "with", "retries"];
+
+/// How often a transient failure is tried again, where the file does not say.
+const RETRIES: u32 = 2;
+
+/// A pipeline file that was read and found good.
+#[derive(Debug, Clone)]
+pub struct Pipeline {
+    /// Its name.
+    pub name: String,
+    /// What all random numbers derive from.
+    pub seed: u64,
+    /// The file.
+    pub path: PathBuf,
+    /// The folder that relative paths in it start from.
+    pub base: PathBuf,
+    /// Name → path as written, of the user's files and folders.
+    pub inputs: BTreeMap<String, String>,
+    /// Stages that run once, in the order of the file.
+    pub setup: Vec<StageEntry>,
+    /// Carried name → reference to its value in the first iteration.
+    pub start: BTreeMap<String, String>,
+    /// Number of iterations.
+    pub iterations: usize,
+    /// Stages of an iteration, in the order of the file.
+    pub iteration: Vec<StageEntry>,
+    /// Carried name → reference to its value for the next iteration.
+    pub carry: BTreeMap<String, String>,
+    /// Named overrides, as written; null when there are none.
+    pub variants: Value,
+    /// Lists of values to combine, as written; null when there are none.
+    pub grid: Value,
+    /// What the command line changed, in its order.
+    pub overrides: Vec<Override>,
+    document: Document,
+}
+
+/// A stage of a pipeline.
+#[derive(Debug, Clone)]
+pub struct StageEntry {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    pub config: StageConfig,
+    /// How often a transient failure is tried again.
+    pub retries: u32,
+    /// The line in the file, 1-based; `None` when it came from elsewhere.
+    pub line: Option<usize>,
+}
+
+impl Pipeline {
+    /// Reads the file at `path`, as given or under `pipelines/`, with overrides (`key.path=value`)
+    /// applied in their order.
+    ///
+    /// # Errors
+    /// All problems, from the top of the file to its end, then those of the command line.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self, Vec<Diagnostic>> {
+        let path = locate::locate(Path::new(""), path).map_err(|problem| vec![*problem])?;
+        let fail = |message: String| vec![Diagnostic::of_file(path.clone(), message, None)];
+        let bytes =
+            std::fs::read(&path).map_err(|error| fail(format!("cannot read {}: {error}", path.display())))?;
+        let text =
+            String::from_utf8(bytes).map_err(|_| fail(format!("{} is not UTF-8 text", path.display())))?;
+        Self::parse(&text, &path, overrides)
+    }
+
+    /// Reads a pipeline from the text of the file at `path`.
+    ///
+    /// # Errors
+    /// As [`Pipeline::load`].
+    pub fn parse(text: &str, path: &Path, overrides: &[String]) -> Result<Self, Vec<Diagnostic>> {
+        let mut draft = Draft::read(path, text, overrides).map_err(|problem| vec![*problem])?;
+        let base = path.parent().unwrap_or(Path::new("")).to_path_buf();
+        let parts = read::read(&mut draft);
+        if !parts.incomplete {
+            names::check(&mut draft, &parts, &base);
+        }
+        let Draft { document, mut problems } = draft;
+        if !problems.is_empty() {
+            problems.sort_by_key(Diagnostic::order);
+            return Err(problems);
+        }
+        let raw = |key: &str| document.value.get(key).cloned().unwrap_or_default();
+        Ok(Self {
+            name: parts.name,
+            seed: parts.seed,
+            path: path.to_path_buf(),
+            base,
+            inputs: parts.inputs,
+            setup: entries(&document, "setup", parts.setup),
+            start: parts.start,
+            iterations: parts.iterations,
+            iteration: entries(&document, "iteration", parts.iteration),
+            carry: parts.carry,
+            variants: raw("variants"),
+            grid: raw("grid"),
+            overrides: document.overrides.clone(),
+            document,
+        })
+    }
+
+    /// The file's content with overrides applied, for the record of a run.
+    #[must_use]
+    pub fn resolved(&self) -> Value {
+        Value::Object(self.document.value.clone())
+    }
+
+    /// Line and column of a field (`iteration.explore.with.samples`) in the file; `None` when it is not
+    /// written there.
+    #[must_use]
+    pub fn position(&self, field: &str) -> Option<(usize, usize)> {
+        self.document.position(field)
+    }
+
+    /// Where the value of a field comes from: the last override of it, or the file.
+    #[must_use]
+    pub fn origin(&self, field: &str) -> Origin {
+        self.document.origin(field, At::Key)
+    }
+}
+
+/// Stages in the order of the file; those it does not hold itself come last.
+fn entries(document: &Document, section: &str, stages: Vec<read::RawStage>) -> Vec<StageEntry> {
+    let entry = |stage: read::RawStage| {
+        let line = document.position(&position::join(section, &stage.name)).map(|(line, _)| line);
+        Some(StageEntry { name: stage.name, config: stage.config?, retries: stage.retries, line })
+    };
+    let mut entries: Vec<StageEntry> = stages.into_iter().filter_map(entry).collect();
+    entries.sort_by_key(|entry| entry.line.unwrap_or(usize::MAX));
+    entries
+}

@@ -1,0 +1,112 @@
+use super::*;
+
+#[test]
+fn references_that_lead_nowhere_are_explained() {
+    assert_eq!(
+        broken("policy: train.policy, queries: problems.test", "policy: train.polcy, queries: problem.test"),
+        "\
+error: `train` has no output `polcy`
+  --> pipelines/math.yaml:58:20
+   |
+58 |     with: {policy: train.polcy, queries: problem.test, samples: 8, max_tokens: 64}
+   |                    ^^^^^^^^^^^
+  hint: did you mean `train.policy`?
+
+error: nothing here is called `problem.test`
+  --> pipelines/math.yaml:58:42
+   |
+58 |     with: {policy: train.polcy, queries: problem.test, samples: 8, max_tokens: 64}
+   |                                          ^^^^^^^^^^^^
+  hint: did you mean `problems.test`?"
+    );
+    assert_eq!(
+        edited("rewards: explored, thresholds", "rewards: iteration.explored, thresholds"),
+        ["38:21 nothing here is called `iteration.explored` | write `explored`"]
+    );
+    assert_eq!(
+        edited("{responses: explore, queries", "{responses: explroe, queries"),
+        ["35:23 nothing here is called `explroe` | did you mean `explore`?"]
+    );
+    assert_eq!(
+        edited("temperature: search.temperature", "temperature: search.temprature"),
+        ["42:66 `search` has no output `temprature` | did you mean `search.temperature`?"]
+    );
+    assert_eq!(
+        edited("threshold: search.threshold", "threshold: search"),
+        [
+            "48:88 `search` has 3 outputs: name one | outputs: `search.temperature`, `search.threshold`, `search.surface`"
+        ]
+    );
+    assert_eq!(
+        edited("      optimizer: optimizer\n", "      optimizer: optimiser\n"),
+        ["54:18 nothing here is called `optimiser` | did you mean `optimizer`?"],
+        "a misspelt optional reference"
+    );
+    assert_eq!(
+        edited("policy: pretrain.policy, dataset", "policy: train.policy, dataset"),
+        [
+            "19:20 `train.policy` is made in the iterations, after `setup` | only stages of `setup` and `inputs` can be used here; `train` is a stage of `iteration`"
+        ]
+    );
+    assert_eq!(
+        edited("policy: pretrain.policy, dataset", "policy: policy, dataset"),
+        [
+            "19:20 `policy` is carried between iterations, and has no value yet | refer to what `start` gives `policy`, not to `policy`"
+        ]
+    );
+    assert_eq!(
+        edited("  policy: sft.policy\n", "  policy: policy.sft\n"),
+        [
+            "21:11 `policy.sft` is carried between iterations, and has no value yet | refer to what `start` gives `policy`, not to `policy`"
+        ]
+    );
+    assert_eq!(
+        edited("{corpus: [problems.pretrain, problems.sft]", "{corpus: [problems.pretrain, problems.sfd]"),
+        ["9:40 `problems` has no output `sfd` | did you mean `problems.sft`?"],
+        "an item of a list"
+    );
+}
+
+#[test]
+fn cycles_are_printed_whole() {
+    assert_eq!(
+        edited(
+            "policy: train.policy, queries: problems.test",
+            "policy: train.policy, queries: evaluate.greedy"
+        ),
+        [
+            "56:3 `evaluate.greedy` needs its own result | a result of the iteration before is taken over by `carry`"
+        ]
+    );
+    assert_eq!(
+        broken("    retries: 5\n    with: {policy: policy,", "    with: {policy: train.policy,"),
+        "\
+error: these stages need each other: responses → train → dataset → responses
+  --> pipelines/math.yaml:39:3
+   |
+39 |   responses:
+   |   ^^^^^^^^^
+  hint: a result of the iteration before is taken over by `carry`"
+    );
+}
+
+#[test]
+fn carried_values_need_a_beginning_where_they_are_needed() {
+    assert_eq!(
+        edited("  policy: sft.policy\n", ""),
+        [
+            "27:15 `policy` has no value in iteration 0, and `iteration.explore` needs it | give its first value: `start: {policy: …}`",
+            "41:20 `policy` has no value in iteration 0, and `iteration.responses` needs it | give its first value: `start: {policy: …}`",
+            "51:15 `policy` has no value in iteration 0, and `iteration.train` needs it | give its first value: `start: {policy: …}`",
+        ]
+    );
+    assert_eq!(
+        brief(GOOD, &["carry.policy=null", "carry.polcy=train.policy"]),
+        ["carry.polcy=train.policy nothing in `iteration` uses `polcy` | did you mean `policy`?"],
+        "a misspelt carried name would silently keep the first policy"
+    );
+    assert_eq!(
+        edited("  policy: train.policy\n", "  train: train.policy\n  policy: train.policy\n")[0],
+        "49:3 `train` is the name of a stage of the iteration and of a carried value | rename one of them"
+    );
+}

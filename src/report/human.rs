@@ -1,0 +1,281 @@
+//! Lines for people on standard error: one for every finished step, and bars while a terminal watches.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anstyle::{AnsiColor, Style};
+use bstar_stages::protocol::FailureKind;
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Map, Value};
+
+use crate::event::{Event, Summary};
+use crate::report::{Report, count, duration};
+
+/// Bars shown at once.
+const MAX_BARS: usize = 8;
+/// Without a terminal, a sign of life this often.
+const HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// Shows a run to people.
+pub struct Human {
+    terminal: bool,
+    colour: bool,
+    state: Mutex<State>,
+}
+
+struct State {
+    bars: MultiProgress,
+    live: BTreeMap<String, Live>,
+    cached: usize,
+    saved: f64,
+    heartbeat: Instant,
+}
+
+/// A step that is running or unfolded.
+struct Live {
+    bar: Option<ProgressBar>,
+    done: u64,
+    total: u64,
+    unit: String,
+    since: Instant,
+}
+
+impl Default for Human {
+    fn default() -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let target = if terminal { ProgressDrawTarget::stderr_with_hz(8) } else { ProgressDrawTarget::hidden() };
+        let state = State {
+            bars: MultiProgress::with_draw_target(target),
+            live: BTreeMap::new(),
+            cached: 0,
+            saved: 0.0,
+            heartbeat: Instant::now(),
+        };
+        let colour = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
+        Self { terminal, colour, state: Mutex::new(state) }
+    }
+}
+
+fn sharded_parent(step: &str) -> Option<&str> {
+    step.split_once('/').map(|(parent, _)| parent)
+}
+
+/// The figures worth a word on a finished step's line.
+fn figures(stage: &str, metrics: &Map<String, Value>, shards: Option<usize>) -> String {
+    let number = |name: &str| metrics.get(name).and_then(Value::as_f64);
+    let percent = |name: &str| number(name).map(|value| format!("{:.1} %", 100.0 * value));
+    let mut parts = Vec::new();
+    match stage {
+        "pretrain" | "sft" | "reward_model" => {
+            if let (Some(first), Some(last)) = (number("loss_first"), number("loss_last")) {
+                parts.push(format!("loss {first:.3} → {last:.3}"));
+            }
+        }
+        "search" => {
+            for (name, label) in [("temperature", "t"), ("threshold", "τ"), ("balance_score", "balance")] {
+                parts.extend(number(name).map(|value| format!("{label} {value:.3}")));
+            }
+        }
+        "filter" => {
+            if let (Some(kept), Some(sampled)) = (number("kept"), number("sampled")) {
+                parts.push(format!("{kept:.0} kept of {sampled:.0}"));
+            }
+        }
+        "measure" => parts.extend(percent("pass_at_1").map(|value| format!("Pass@1 {value}"))),
+        _ => {}
+    }
+    parts.extend(number("responses").map(|responses| format!("{responses:.0} responses")));
+    parts.extend(shards.map(|shards| count(shards, "shard")));
+    parts.join(", ")
+}
+
+impl Human {
+    fn line(&self, state: &State, colour: AnsiColor, verb: &str, text: &str) {
+        let style = Style::new().bold().fg_color(Some(colour.into()));
+        let line = if self.colour {
+            format!("{style}{verb:>12}{style:#} {text}")
+        } else {
+            format!("{verb:>12} {text}")
+        };
+        self.print(state, &line);
+    }
+
+    #[expect(clippy::print_stderr, reason = "this is where people are told")]
+    fn print(&self, state: &State, text: &str) {
+        if self.terminal {
+            state.bars.suspend(|| eprintln!("{text}"));
+        } else {
+            eprintln!("{text}");
+        }
+    }
+
+    fn begin(&self, state: &mut State, step: &str, total: u64, unit: &str) {
+        let bar = (self.terminal && state.live.values().filter(|live| live.bar.is_some()).count() < MAX_BARS).then(|| {
+            let bar = state.bars.add(ProgressBar::new(total));
+            let style = ProgressStyle::with_template(
+                "{prefix:>12.cyan.bold} {msg} [{elapsed}] {bar:24.cyan/dim} {human_pos}/{human_len}",
+            );
+            if let Ok(style) = style {
+                bar.set_style(style.progress_chars("━╸─"));
+            }
+            bar.set_prefix("Running");
+            bar.set_message(step.to_owned());
+            bar.enable_steady_tick(Duration::from_millis(250));
+            bar
+        });
+        let live = Live { bar, done: 0, total, unit: unit.to_owned(), since: Instant::now() };
+        state.live.insert(step.to_owned(), live);
+    }
+
+    fn finish(state: &mut State, step: &str) {
+        if let Some(Live { bar: Some(bar), .. }) = state.live.remove(step) {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Steps that were in the store are told of together, before the next thing happens.
+    fn flush_cached(&self, state: &mut State) {
+        if state.cached > 0 {
+            let text = format!("{} [saved {}]", count(state.cached, "step"), duration(state.saved));
+            self.line(state, AnsiColor::Green, "Cached", &text);
+            (state.cached, state.saved) = (0, 0.0);
+        }
+    }
+
+    fn heartbeat(&self, state: &mut State) {
+        if self.terminal || state.heartbeat.elapsed() < HEARTBEAT {
+            return;
+        }
+        state.heartbeat = Instant::now();
+        let lines: Vec<String> = state
+            .live
+            .iter()
+            .map(|(step, live)| {
+                let elapsed = duration(live.since.elapsed().as_secs_f64());
+                format!("{step} {}/{} {} [{elapsed}]", live.done, live.total, live.unit)
+            })
+            .collect();
+        for text in lines {
+            self.line(state, AnsiColor::Cyan, "Running", &text);
+        }
+    }
+
+    fn summary(&self, state: &mut State, summary: &Summary) {
+        self.flush_cached(state);
+        let colour = match summary.outcome.as_str() {
+            "done" => AnsiColor::Green,
+            "stopped" => AnsiColor::Yellow,
+            _ => AnsiColor::Red,
+        };
+        let saved = if summary.cached > 0 { format!(" (saved {})", duration(summary.saved_s)) } else { String::new() };
+        let mut text = format!(
+            "[{}] {} executed, {} cached{saved}",
+            duration(summary.wall_s),
+            count(summary.executed, "step"),
+            summary.cached
+        );
+        for (number, word) in [(summary.failed, "failed"), (summary.skipped, "not run")] {
+            if number > 0 {
+                text.push_str(&format!(", {number} {word}"));
+            }
+        }
+        self.line(state, colour, "Summary", &text);
+    }
+}
+
+impl Report for Human {
+    fn event(&self, event: &Event) {
+        let Ok(mut guard) = self.state.lock() else { return };
+        let state = &mut *guard;
+        match event {
+            Event::Started { run, pipeline, store, steps } => {
+                let text = format!("{pipeline} (run {run}, store {store}, {})", count(*steps, "step"));
+                self.line(state, AnsiColor::Green, "Planned", &text);
+            }
+            Event::Unfolded { step, shards } => self.begin(state, step, *shards as u64, "shards"),
+            Event::Running { step, attempt, .. } => {
+                if *attempt > 1 {
+                    self.line(state, AnsiColor::Yellow, "Retrying", &format!("{step} (attempt {attempt})"));
+                }
+                if sharded_parent(step).is_none() {
+                    self.flush_cached(state);
+                    self.begin(state, step, 0, "");
+                }
+            }
+            Event::Progress { step, done, total, unit, note } => {
+                if let Some(live) = state.live.get_mut(step) {
+                    (live.done, live.total, live.unit) = (*done, *total, unit.clone());
+                    if let Some(bar) = &live.bar {
+                        bar.set_length(*total);
+                        bar.set_position(*done);
+                        let note = note.as_ref().map_or(String::new(), |note| format!(" ({note})"));
+                        bar.set_message(format!("{step}{note}"));
+                    }
+                }
+                self.heartbeat(state);
+            }
+            Event::Done { step, shard: true, .. } => {
+                if let Some(live) = sharded_parent(step).and_then(|parent| state.live.get_mut(parent)) {
+                    live.done += 1;
+                    live.bar.iter().for_each(|bar| bar.inc(1));
+                }
+                self.heartbeat(state);
+            }
+            Event::Done { cached: true, seconds, .. } => {
+                state.cached += 1;
+                state.saved += seconds;
+            }
+            Event::Done { step, stage, shards, seconds, metrics, .. } => {
+                self.flush_cached(state);
+                // A sharded step took the time that passed, not the sum over its shards.
+                let seconds = state.live.get(step).map_or(*seconds, |live| live.since.elapsed().as_secs_f64());
+                Self::finish(state, step);
+                let figures = figures(stage, metrics, *shards);
+                self.line(state, AnsiColor::Green, "Done", &format!("[{:>7}] {step}  {figures}", duration(seconds)));
+            }
+            Event::Failed { step, message, hint, retry_in, kind, .. } => {
+                Self::finish(state, step);
+                if let Some(seconds) = retry_in {
+                    let text = format!("{step}: {message}; trying again in {}", duration(*seconds));
+                    self.line(state, AnsiColor::Yellow, "Failed", &text);
+                } else if *kind == FailureKind::Interrupted {
+                    self.line(state, AnsiColor::Yellow, "Stopped", &format!("{step}: {message}"));
+                } else {
+                    self.line(state, AnsiColor::Red, "Failed", &format!("{step}: {message}"));
+                    if let Some(hint) = hint {
+                        self.print(state, &format!("{:>12} {hint}", "hint:"));
+                    }
+                }
+            }
+            Event::Skipped { .. } => {}
+            Event::Note { level, message } => {
+                let colour = if *level == "warn" { AnsiColor::Yellow } else { AnsiColor::Cyan };
+                self.line(state, colour, if *level == "warn" { "Warning" } else { "Note" }, message);
+            }
+            Event::Stopping => {
+                let text = "saving what runs; a second signal stops at once";
+                self.line(state, AnsiColor::Yellow, "Stopping", text);
+            }
+            Event::Summary(summary) => self.summary(state, summary),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::figures;
+
+    #[test]
+    fn a_finished_step_tells_its_main_figure() {
+        let metrics = |value: serde_json::Value| value.as_object().cloned().expect("an object");
+        let search = metrics(json!({"temperature": 0.6, "threshold": -0.1, "balance_score": 0.26}));
+        assert_eq!(figures("search", &search, None), "t 0.600, τ -0.100, balance 0.260");
+        let sample = metrics(json!({"responses": 320}));
+        assert_eq!(figures("sample", &sample, Some(4)), "320 responses, 4 shards");
+        assert_eq!(figures("filter", &metrics(json!({"kept": 3, "sampled": 9})), None), "3 kept of 9");
+    }
+}

@@ -1,0 +1,73 @@
+//! Shows a run's events: to people, or as JSON lines.
+
+mod human;
+mod json;
+mod table;
+
+pub use human::Human;
+pub use json::Json;
+pub use table::{Column, iterations_table, iterations_text};
+
+use crate::event::Event;
+
+/// Shows events as they happen.
+pub trait Report: Send + Sync {
+    /// Shows one.
+    fn event(&self, event: &Event);
+}
+
+/// `75.2s`, `12m 03s`, `2h 05m`.
+#[must_use]
+pub fn duration(seconds: f64) -> String {
+    if seconds < 60.0 {
+        return format!("{seconds:.1}s");
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rounded seconds of a run")]
+    let whole = seconds.round() as u64;
+    match (whole / 3600, whole / 60 % 60, whole % 60) {
+        (0, minutes, seconds) => format!("{minutes}m {seconds:02}s"),
+        (hours, minutes, _) => format!("{hours}h {minutes:02}m"),
+    }
+}
+
+/// `512 B`, `1.4 MB`, `2.7 GB` (powers of ten).
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+pub fn size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    if value < 1000.0 {
+        return format!("{bytes} B");
+    }
+    for unit in ["kB", "MB", "GB"] {
+        value /= 1000.0;
+        if value < 999.95 {
+            return format!("{value:.1} {unit}");
+        }
+    }
+    format!("{:.1} TB", value / 1000.0)
+}
+
+/// `1 step`, `3 steps`.
+#[must_use]
+pub fn count(number: impl std::fmt::Display, noun: &str) -> String {
+    let number = number.to_string();
+    format!("{number} {noun}{}", if number == "1" { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{count, duration, size};
+
+    #[test]
+    fn durations_and_sizes_read_well() {
+        assert_eq!(
+            [0.04, 59.94, 60.0, 3725.0].map(duration),
+            ["0.0s", "59.9s", "1m 00s", "1h 02m"].map(str::to_owned)
+        );
+        assert_eq!(
+            [999, 1000, 1_400_000, 999_960_000].map(size),
+            ["999 B", "1.0 kB", "1.4 MB", "1.0 GB"].map(str::to_owned)
+        );
+        assert_eq!([count(1, "step"), count(0, "step")], ["1 step", "0 steps"].map(str::to_owned));
+    }
+}

@@ -1,0 +1,134 @@
+//! The table that ends a run: one row an iteration.
+
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::{Cell, CellAlignment, Table};
+use serde_json::{Map, Value};
+
+use crate::event::Summary;
+use crate::report::duration;
+
+/// A column: its title and its text for a row; columns without any text are left out.
+pub struct Column {
+    title: String,
+    cell: Box<dyn Fn(&Map<String, Value>) -> String>,
+}
+
+fn number(row: &Map<String, Value>, path: &[&str]) -> Option<f64> {
+    let (first, rest) = path.split_first()?;
+    rest.iter().try_fold(row.get(*first)?, |value, key| value.get(key))?.as_f64()
+}
+
+fn column(title: &str, cell: impl Fn(&Map<String, Value>) -> Option<String> + 'static) -> Column {
+    Column { title: title.to_owned(), cell: Box::new(move |row| cell(row).unwrap_or_default()) }
+}
+
+fn percent(value: f64) -> String {
+    format!("{:.1}", 100.0 * value)
+}
+
+/// The largest key of a measure such as `pass_at_k`, by its number: the one people compare.
+fn largest(rows: &[&Map<String, Value>], measure: &str) -> Option<String> {
+    let keys = rows.iter().filter_map(|row| row.get(measure)?.as_object()).flat_map(Map::keys);
+    keys.max_by_key(|key| {
+        let mut parts = key.split('-').map(|part| part.parse::<u64>().unwrap_or(0));
+        (parts.next(), parts.next())
+    })
+    .cloned()
+}
+
+fn measure(rows: &[&Map<String, Value>], name: &'static str, title: &str) -> Option<Column> {
+    let key = largest(rows, name)?;
+    let heading = title.replace('K', &key);
+    Some(column(&heading, move |row| number(row, &[name, &key]).map(percent)))
+}
+
+fn columns(rows: &[&Map<String, Value>]) -> Vec<Column> {
+    let mut columns = vec![
+        column("iteration", |row| {
+            Some(row.get("iteration").map_or("start".to_owned(), |iteration| iteration.to_string()))
+        }),
+        column("t", |row| number(row, &["temperature"]).map(|value| format!("{value:.2}"))),
+        column("τ", |row| number(row, &["threshold"]).map(|value| format!("{value:.2}"))),
+        column("balance", |row| number(row, &["balance_score"]).map(|value| format!("{value:.3}"))),
+        column("kept / sampled", |row| {
+            Some(format!("{:.0} / {:.0}", number(row, &["kept"])?, number(row, &["sampled"])?))
+        }),
+        column("Pass@1", |row| {
+            let error = number(row, &["pass_at_1_se"]).map_or(String::new(), |se| format!(" ± {}", percent(se)));
+            Some(format!("{}{error}", percent(number(row, &["pass_at_1"])?)))
+        }),
+    ];
+    columns.extend(measure(rows, "pass_at_k", "Pass@K"));
+    columns.extend(measure(rows, "pass_at_k_s", "Pass@K"));
+    columns.extend(measure(rows, "best_of_k", "Best-of-K"));
+    columns.push(column("equations", |row| number(row, &["distinct_equations"]).map(|value| format!("{value:.1}"))));
+    columns.push(column("unique", |row| number(row, &["unique_share"]).map(percent)));
+    columns.push(column("tok/s", |row| number(row, &["tokens_per_s"]).map(|value| format!("{value:.0}"))));
+    columns.push(column("time", |row| number(row, &["seconds"]).map(duration)));
+    columns
+}
+
+fn rows(summary: &Summary) -> Vec<&Map<String, Value>> {
+    let start = Some(&summary.start).filter(|start| !start.is_empty());
+    start.into_iter().chain(&summary.iterations).collect()
+}
+
+/// The cells, headings first; empty when nothing was measured.
+#[must_use]
+pub fn iterations_table(summary: &Summary) -> Vec<Vec<String>> {
+    let rows = rows(summary);
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    let columns: Vec<Column> = columns(&rows)
+        .into_iter()
+        .filter(|column| rows.iter().any(|row| !(column.cell)(row).is_empty()))
+        .collect();
+    let heading = columns.iter().map(|column| column.title.clone()).collect();
+    let body = rows.iter().map(|row| columns.iter().map(|column| (column.cell)(row)).collect());
+    std::iter::once(heading).chain(body).collect()
+}
+
+/// The table as text; `None` when nothing was measured.
+#[must_use]
+pub fn iterations_text(summary: &Summary) -> Option<String> {
+    let cells = iterations_table(summary);
+    let (heading, body) = cells.split_first()?;
+    let mut table = Table::new();
+    table.load_style(UTF8_HORIZONTAL_ONLY);
+    table.set_header(heading);
+    for row in body {
+        table.add_row(row.iter().map(|text| Cell::new(text).set_alignment(CellAlignment::Right)));
+    }
+    Some(table.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::iterations_table;
+    use crate::event::Summary;
+
+    #[test]
+    fn a_row_an_iteration_and_no_empty_column() {
+        let row = |value: serde_json::Value| value.as_object().cloned().expect("an object");
+        let summary = Summary {
+            start: row(json!({"pass_at_1": 0.31, "pass_at_1_se": 0.027, "pass_at_k": {"8": 0.6, "32": 0.8}})),
+            iterations: vec![row(json!({
+                "iteration": 0, "temperature": 0.6, "threshold": -0.1, "balance_score": 0.2601, "kept": 635,
+                "sampled": 9600, "pass_at_1": 0.413, "pass_at_1_se": 0.028, "pass_at_k": {"8": 0.7, "32": 0.85},
+            }))],
+            ..Summary::default()
+        };
+        assert_eq!(
+            iterations_table(&summary),
+            [
+                ["iteration", "t", "τ", "balance", "kept / sampled", "Pass@1", "Pass@32"],
+                ["start", "", "", "", "", "31.0 ± 2.7", "80.0"],
+                ["0", "0.60", "-0.10", "0.260", "635 / 9600", "41.3 ± 2.8", "85.0"],
+            ]
+        );
+        assert!(iterations_table(&Summary::default()).is_empty());
+    }
+}

@@ -1,0 +1,314 @@
+//! The record of runs in the store: what was asked for, what happened, and how it ended.
+//!
+//! | object | what | written |
+//! |---|---|---|
+//! | `runs/ID/run.json` | [`RunStart`] | when the run starts |
+//! | `runs/ID/events.jsonl` | all events | as they happen in a local store, else in the end |
+//! | `runs/ID/summary.json` | [`Summary`] | in the end: without it, the run was cut off |
+
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bstar_cache::{Digest, Store, StoreError, timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::event::{Event, Summary};
+use crate::executor::work::WorkRoot;
+
+/// What a run was asked to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunStart {
+    /// Eight hexadecimal digits.
+    pub id: String,
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The pipeline file, as given.
+    pub file: String,
+    /// What the command line changed.
+    pub overrides: Vec<String>,
+    /// The pipeline's seed.
+    pub seed: u64,
+    /// RFC 3339, UTC.
+    pub started: String,
+    /// The command line.
+    pub command: Vec<String>,
+    /// The version of bstar.
+    pub version: String,
+    /// The machine's name.
+    pub host: String,
+    /// The process on that machine.
+    pub pid: u32,
+    /// The pipeline with everything resolved.
+    pub resolved: Value,
+}
+
+impl RunStart {
+    /// The record of a run that this process starts now.
+    #[must_use]
+    pub fn now(pipeline: &str, file: &str, overrides: Vec<String>, seed: u64, resolved: Value) -> Self {
+        let now = SystemTime::now();
+        let nanos = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        let pid = std::process::id();
+        let host = host();
+        Self {
+            id: Digest::of(format!("{nanos} {pid} {host}").as_bytes()).short(),
+            pipeline: pipeline.to_owned(),
+            file: file.to_owned(),
+            overrides,
+            seed,
+            started: timestamp(now),
+            command: std::env::args().collect(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            host,
+            pid,
+            resolved,
+        }
+    }
+}
+
+/// How a run ended, or that it has not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunOutcome {
+    /// Every step is done.
+    Done,
+    /// A step failed.
+    Failed,
+    /// Asked to stop.
+    Stopped,
+    /// Cut off: its process is gone without a word.
+    Interrupted,
+    /// Its process lives (or is on another machine).
+    Running,
+}
+
+/// A run as recorded.
+#[derive(Debug, Clone)]
+pub struct RunInfo {
+    /// What it was asked to do.
+    pub start: RunStart,
+    /// How it ended.
+    pub outcome: RunOutcome,
+    /// Its figures, once it has ended.
+    pub summary: Option<Summary>,
+}
+
+/// Why a run cannot be shown.
+#[derive(Debug, thiserror::Error)]
+pub enum FindError {
+    /// No run has such an id.
+    #[error("no run begins with `{0}`")]
+    Unknown(String),
+    /// There is no run at all.
+    #[error("the store has no runs")]
+    None,
+    /// Several runs have such an id.
+    #[error("several runs begin with `{prefix}`: {}", .found.join(", "))]
+    Ambiguous {
+        /// As given.
+        prefix: String,
+        /// Their ids.
+        found: Vec<String>,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Writes the record of one run.
+#[derive(Debug)]
+pub struct RunRecord {
+    store: Store,
+    id: String,
+    events: Mutex<File>,
+    path: PathBuf,
+    /// The file is the object itself.
+    in_store: bool,
+}
+
+impl RunRecord {
+    /// Begins the record.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn begin(store: &Store, start: &RunStart) -> Result<Self, StoreError> {
+        let object = |name: &str| format!("runs/{}/{name}", start.id);
+        put(store, &object("run.json"), start).await?;
+        let in_store = store.local_root().is_some();
+        let root =
+            store.local_root().map_or_else(|| WorkRoot::of(store).path().to_owned(), ToOwned::to_owned);
+        let path = root.join(object("events.jsonl"));
+        let open = || {
+            if let Some(folder) = path.parent() {
+                std::fs::create_dir_all(folder)?;
+            }
+            File::create(&path)
+        };
+        let events = open()
+            .map_err(|source| StoreError::Io { attempt: format!("write {}", path.display()), source })?;
+        Ok(Self { store: store.clone(), id: start.id.clone(), events: Mutex::new(events), path, in_store })
+    }
+
+    /// Adds an event. The record is for people: a disk that is full must not end the run here.
+    pub fn event(&self, event: &Event) {
+        let Ok(mut line) = serde_json::to_vec(event) else { return };
+        line.push(b'\n');
+        let mut file = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = file.write_all(&line) {
+            tracing::debug!(%error, "cannot write an event");
+        }
+    }
+
+    /// Completes the record.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn end(&self, summary: &Summary) -> Result<(), StoreError> {
+        if !self.in_store {
+            let read = std::fs::read(&self.path);
+            let bytes = read.map_err(|source| StoreError::Io {
+                attempt: format!("read {}", self.path.display()),
+                source,
+            })?;
+            self.store.put_object(&format!("runs/{}/events.jsonl", self.id), bytes).await?;
+            drop(std::fs::remove_file(&self.path));
+        }
+        put(&self.store, &format!("runs/{}/summary.json", self.id), summary).await
+    }
+}
+
+/// All runs, the newest first. Records that cannot be read are left out.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn list(store: &Store) -> Result<Vec<RunInfo>, StoreError> {
+    let mut runs = Vec::new();
+    for object in store.list_objects("runs").await? {
+        let Some(id) = object.strip_prefix("runs/").and_then(|rest| rest.strip_suffix("/run.json")) else {
+            continue;
+        };
+        let Some(start) = get::<RunStart>(store, &object).await? else { continue };
+        let summary = get::<Summary>(store, &format!("runs/{id}/summary.json")).await?;
+        let outcome = outcome(&start, summary.as_ref());
+        runs.push(RunInfo { start, outcome, summary });
+    }
+    runs.sort_by(|left, right| {
+        (&right.start.started, &right.start.id).cmp(&(&left.start.started, &left.start.id))
+    });
+    Ok(runs)
+}
+
+/// The run that `name` means: the shortest unique beginning of an id, or `latest`.
+///
+/// # Errors
+/// When no run, or more than one, is meant, and when the store cannot be read.
+pub async fn find(store: &Store, name: &str) -> Result<RunInfo, FindError> {
+    let runs = list(store).await?;
+    if name == "latest" {
+        return runs.into_iter().next().ok_or(FindError::None);
+    }
+    let mut found: Vec<RunInfo> = runs.into_iter().filter(|run| run.start.id.starts_with(name)).collect();
+    match (found.len(), found.pop()) {
+        (1, Some(run)) => Ok(run),
+        (_, None) => Err(FindError::Unknown(name.to_owned())),
+        (_, Some(last)) => {
+            let found = found.into_iter().chain([last]).map(|run| run.start.id).collect();
+            Err(FindError::Ambiguous { prefix: name.to_owned(), found })
+        }
+    }
+}
+
+/// The events of a run that were recorded so far, one JSON object a line.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn events(store: &Store, id: &str) -> Result<Vec<u8>, StoreError> {
+    Ok(store.get_object(&format!("runs/{id}/events.jsonl")).await?.unwrap_or_default())
+}
+
+fn outcome(start: &RunStart, summary: Option<&Summary>) -> RunOutcome {
+    match summary.map(|summary| summary.outcome.as_str()) {
+        Some("done") => RunOutcome::Done,
+        Some("stopped") => RunOutcome::Stopped,
+        Some(_) => RunOutcome::Failed,
+        None if start.host == host() && !alive(start.pid) => RunOutcome::Interrupted,
+        None => RunOutcome::Running,
+    }
+}
+
+/// Whether a process of that number lives on this machine.
+fn alive(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    let asked = pid.map(rustix::process::test_kill_process);
+    // A process of another user may not be asked, but is there.
+    matches!(asked, Some(Ok(()) | Err(rustix::io::Errno::PERM)))
+}
+
+/// This machine's name.
+#[must_use]
+pub fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+async fn put(store: &Store, object: &str, value: &impl Serialize) -> Result<(), StoreError> {
+    let bytes = serde_json::to_vec_pretty(value)
+        .map_err(|error| StoreError::Io { attempt: format!("write {object}"), source: error.into() })?;
+    store.put_object(object, bytes).await
+}
+
+async fn get<T: for<'de> Deserialize<'de>>(store: &Store, object: &str) -> Result<Option<T>, StoreError> {
+    let bytes = store.get_object(object).await?;
+    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn start(id: &str, started: &str, pid: u32) -> RunStart {
+        let mut start = RunStart::now("toy", "toy.yaml", vec!["seed=2".to_owned()], 2, Value::Null);
+        start.id = id.to_owned();
+        start.started = started.to_owned();
+        start.pid = pid;
+        start
+    }
+
+    async fn round_trip(store: Store) {
+        let old = start("ab000000", "2026-01-01T00:00:00Z", std::process::id());
+        let record = RunRecord::begin(&store, &old).await.unwrap();
+        record.event(&Event::Stopping);
+        assert_eq!(find(&store, "latest").await.unwrap().outcome, RunOutcome::Running);
+        let summary = Summary { run: old.id.clone(), outcome: "stopped".to_owned(), ..Summary::default() };
+        record.end(&summary).await.unwrap();
+        assert_eq!(events(&store, &old.id).await.unwrap(), b"{\"event\":\"stopping\"}\n");
+
+        // No process has the largest number.
+        let new = start("ac000000", "2026-01-02T00:00:00Z", i32::MAX as u32);
+        drop(RunRecord::begin(&store, &new).await.unwrap());
+        let runs = list(&store).await.unwrap();
+        let outcomes: Vec<_> = runs.iter().map(|run| (run.start.id.as_str(), run.outcome)).collect();
+        assert_eq!(outcomes, [("ac000000", RunOutcome::Interrupted), ("ab000000", RunOutcome::Stopped)]);
+        assert_eq!(find(&store, "ab").await.unwrap().start, old);
+        assert_eq!(find(&store, "latest").await.unwrap().start, new);
+        assert!(matches!(find(&store, "a").await, Err(FindError::Ambiguous { .. })));
+        assert!(matches!(find(&store, "x").await, Err(FindError::Unknown(_))));
+    }
+
+    #[tokio::test]
+    async fn runs_are_recorded_and_found_again() {
+        let folder = tempfile::tempdir().unwrap();
+        round_trip(Store::open(folder.path().to_str().unwrap()).await.unwrap()).await;
+        round_trip(Store::open("memory://").await.unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn a_store_without_runs_has_no_latest() {
+        let store = Store::open("memory://").await.unwrap();
+        assert!(matches!(find(&store, "latest").await, Err(FindError::None)));
+    }
+}

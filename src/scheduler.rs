@@ -1,0 +1,318 @@
+//! Which step may run next: a pure state machine over a [`Plan`]. Knows no store, clock or process.
+//!
+//! ```text
+//! Waiting ─→ Ready ─┬─→ Done { cached: true }
+//!                   ├─→ Queued ─→ Running ──┬─→ Done { cached: false }
+//!                   └─→ Unfolded ───────────┴─→ Failed
+//! Waiting, Unfolded ─→ Skipped, when a step they need failed
+//! ```
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+
+use crate::plan::{Plan, Source, Step, StepId};
+
+/// How far a step is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum State {
+    /// A step it reads from is not done.
+    Waiting,
+    /// Its inputs are known; the store has not answered yet.
+    Ready,
+    /// Not in the store: waits for resources.
+    Queued,
+    /// Being carried out.
+    Running,
+    /// Cut into shards, which run in its place.
+    Unfolded,
+    /// Its result is in the store.
+    Done {
+        /// Whether it was there before the run.
+        cached: bool,
+    },
+    /// Tried, and given up.
+    Failed,
+    /// A step it needs failed.
+    Skipped,
+}
+
+/// What a step takes while it runs, or what there is to take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Resources {
+    /// CPU cores.
+    pub cpu: usize,
+    /// GPUs.
+    pub gpu: usize,
+}
+
+impl Resources {
+    fn at_most(self, limit: Self) -> Self {
+        Self { cpu: self.cpu.min(limit.cpu), gpu: self.gpu.min(limit.gpu) }
+    }
+
+    fn fits(self, free: Self) -> bool {
+        self.cpu <= free.cpu && self.gpu <= free.gpu
+    }
+}
+
+/// First by the longest chain of steps to the end of the plan, then by the order of the plan.
+type Candidate = (usize, Reverse<StepId>);
+
+/// The states of all steps, and the queues that follow from them.
+#[derive(Debug)]
+pub struct Scheduler {
+    states: Vec<State>,
+    nodes: Vec<Node>,
+    ready: BinaryHeap<Candidate>,
+    queued: BTreeMap<Resources, BinaryHeap<Candidate>>,
+    gathered: VecDeque<StepId>,
+    capacity: Resources,
+    free: Resources,
+    running: usize,
+    keep_going: bool,
+    halted: bool,
+}
+
+#[derive(Debug)]
+struct Node {
+    /// Steps that read from this one; for a shard, also the step it is a piece of.
+    users: Vec<StepId>,
+    /// Number of steps it reads from (or, unfolded, of its shards) that are not done.
+    missing: usize,
+    /// Length of the longest chain of users.
+    rank: usize,
+    needs: Resources,
+}
+
+impl Scheduler {
+    /// A scheduler of no steps; see [`Scheduler::grow`]. With `keep_going`, a failure stops only the
+    /// steps that need the failed one; without, nothing new starts after it.
+    #[must_use]
+    pub fn new(capacity: Resources, keep_going: bool) -> Self {
+        let capacity = Resources { cpu: capacity.cpu.max(1), ..capacity };
+        Self {
+            states: Vec::new(),
+            nodes: Vec::new(),
+            ready: BinaryHeap::new(),
+            queued: BTreeMap::new(),
+            gathered: VecDeque::new(),
+            capacity,
+            free: capacity,
+            running: 0,
+            keep_going,
+            halted: false,
+        }
+    }
+
+    /// Takes in the steps added to the plan since the last call. A step that needs more than there is
+    /// takes what there is.
+    pub fn grow(&mut self, plan: &Plan, needs: impl Fn(&Step) -> Resources) {
+        let new: Vec<StepId> = (self.nodes.len()..plan.len()).map(StepId::new).collect();
+        for &id in &new {
+            let step = plan.step(id);
+            let sources = sources(step);
+            let missing = sources.iter().filter(|source| !self.done(**source)).count();
+            for source in sources {
+                self.nodes[source.index()].users.push(id);
+            }
+            if let Some((parent, _)) = &step.parent {
+                self.nodes[parent.index()].missing += 1;
+            }
+            let users = step.parent.iter().map(|(parent, _)| *parent).collect();
+            self.nodes.push(Node { users, missing, rank: 0, needs: needs(step).at_most(self.capacity) });
+            self.states.push(State::Waiting);
+        }
+        for &id in new.iter().rev() {
+            let users = &self.nodes[id.index()].users;
+            self.nodes[id.index()].rank =
+                users.iter().map(|user| self.nodes[user.index()].rank + 1).max().unwrap_or(0);
+        }
+        for id in new {
+            if self.nodes[id.index()].missing == 0 {
+                self.set(id, State::Ready);
+            }
+        }
+    }
+
+    /// The next step whose inputs are known and which the store has not been asked for.
+    pub fn next_ready(&mut self) -> Option<StepId> {
+        if self.halted {
+            return None;
+        }
+        self.ready.pop().map(|(_, Reverse(id))| id)
+    }
+
+    /// Puts a step back that [`Scheduler::next_ready`] gave: the store shall be asked again.
+    pub fn ask_again(&mut self, id: StepId) {
+        debug_assert_eq!(self.state(id), State::Ready, "only a ready step can be put back");
+        self.ready.push((self.nodes[id.index()].rank, Reverse(id)));
+    }
+
+    /// The store does not have the result of a ready step.
+    pub fn missed(&mut self, id: StepId) {
+        self.set(id, State::Queued);
+    }
+
+    /// A ready step is cut into the shards that the plan has grown by.
+    pub fn unfolded(&mut self, id: StepId, plan: &Plan, needs: impl Fn(&Step) -> Resources) {
+        self.set(id, State::Unfolded);
+        self.grow(plan, needs);
+        if self.nodes[id.index()].missing == 0 {
+            self.gathered.push_back(id);
+        }
+    }
+
+    /// Starts the most urgent queued step that the free resources suffice for.
+    ///
+    /// What the most urgent step lacks is kept for it, so small steps cannot starve a big one.
+    pub fn start(&mut self) -> Option<StepId> {
+        if self.halted {
+            return None;
+        }
+        let mut heads: Vec<(Candidate, Resources)> = self
+            .queued
+            .iter()
+            .filter_map(|(needs, queue)| queue.peek().map(|candidate| (*candidate, *needs)))
+            .collect();
+        heads.sort_unstable_by(|left, right| right.cmp(left));
+        let mut free = self.free;
+        for ((_, Reverse(id)), needs) in heads {
+            if needs.fits(free) {
+                self.queued.get_mut(&needs).and_then(BinaryHeap::pop);
+                self.set(id, State::Running);
+                return Some(id);
+            }
+            if needs.cpu > free.cpu {
+                free.cpu = 0;
+            }
+            if needs.gpu > free.gpu {
+                free.gpu = 0;
+            }
+        }
+        None
+    }
+
+    /// The next unfolded step whose shards are all done.
+    pub fn next_gathered(&mut self) -> Option<StepId> {
+        self.gathered.pop_front()
+    }
+
+    /// A step's result is in the store. Steps that waited only for it become ready.
+    pub fn finished(&mut self, id: StepId, cached: bool) {
+        self.set(id, State::Done { cached });
+        let users = std::mem::take(&mut self.nodes[id.index()].users);
+        for &user in &users {
+            let node = &mut self.nodes[user.index()];
+            node.missing -= 1;
+            if node.missing > 0 {
+                continue;
+            }
+            match self.state(user) {
+                State::Waiting => self.set(user, State::Ready),
+                State::Unfolded => self.gathered.push_back(user),
+                State::Ready
+                | State::Queued
+                | State::Running
+                | State::Done { .. }
+                | State::Failed
+                | State::Skipped => {}
+            }
+        }
+        self.nodes[id.index()].users = users;
+    }
+
+    /// A step failed for good. Returns the steps that need it, which are skipped.
+    pub fn failed(&mut self, id: StepId) -> Vec<StepId> {
+        self.set(id, State::Failed);
+        self.halted |= !self.keep_going;
+        let mut skipped = Vec::new();
+        let mut open = vec![id];
+        while let Some(next) = open.pop() {
+            for index in 0..self.nodes[next.index()].users.len() {
+                let user = self.nodes[next.index()].users[index];
+                if self.state(user) != State::Skipped {
+                    self.set(user, State::Skipped);
+                    skipped.push(user);
+                    open.push(user);
+                }
+            }
+        }
+        skipped.sort_unstable();
+        skipped
+    }
+
+    /// Starts nothing more.
+    pub fn halt(&mut self) {
+        self.halted = true;
+    }
+
+    /// How far a step is.
+    #[must_use]
+    pub fn state(&self, id: StepId) -> State {
+        self.states[id.index()]
+    }
+
+    /// Number of running steps.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.running
+    }
+
+    /// The states, in the order of the plan.
+    #[must_use]
+    pub fn states(&self) -> &[State] {
+        &self.states
+    }
+
+    fn done(&self, id: StepId) -> bool {
+        matches!(self.state(id), State::Done { .. })
+    }
+
+    /// The only place where a state changes.
+    fn set(&mut self, id: StepId, to: State) {
+        let from = self.state(id);
+        debug_assert!(
+            matches!(
+                (from, to),
+                (State::Waiting, State::Ready)
+                    | (State::Waiting | State::Unfolded, State::Skipped)
+                    | (State::Ready, State::Queued | State::Unfolded)
+                    | (State::Queued, State::Running)
+                    | (State::Ready | State::Running | State::Unfolded, State::Done { .. } | State::Failed)
+            ),
+            "step {} cannot go from {from:?} to {to:?}",
+            id.index(),
+        );
+        let Node { rank, needs, .. } = self.nodes[id.index()];
+        if from == State::Running {
+            self.running -= 1;
+            self.free.cpu += needs.cpu;
+            self.free.gpu += needs.gpu;
+        }
+        self.states[id.index()] = to;
+        match to {
+            State::Ready => self.ready.push((rank, Reverse(id))),
+            State::Queued => self.queued.entry(needs).or_default().push((rank, Reverse(id))),
+            State::Running => {
+                self.running += 1;
+                self.free.cpu -= needs.cpu;
+                self.free.gpu -= needs.gpu;
+            }
+            State::Waiting | State::Unfolded | State::Done { .. } | State::Failed | State::Skipped => {}
+        }
+    }
+}
+
+/// The steps a step reads from, each once.
+fn sources(step: &Step) -> BTreeSet<StepId> {
+    let sources = step.inputs.values().chain(step.settings.values());
+    sources
+        .filter_map(|source| match source {
+            Source::Output { step, .. } => Some(*step),
+            Source::File(_) | Source::Content(_) => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,285 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bstar_stages::{Output, StageConfig};
+use proptest::prelude::*;
+
+use super::*;
+use crate::plan::Section;
+
+const ONE: Resources = Resources { cpu: 1, gpu: 0 };
+
+fn stage() -> StageConfig {
+    let with = serde_json::json!({"argv": ["true"], "outputs": ["out"]});
+    StageConfig::parse("command", with).unwrap().unwrap()
+}
+
+fn add(plan: &mut Plan, inputs: &[usize], parent: Option<StepId>) -> StepId {
+    let source =
+        |step: &usize| Source::Output { step: StepId::new(*step), output: Output::file("out", "out") };
+    plan.add(Step {
+        name: plan.len().to_string(),
+        entry: String::new(),
+        retries: 0,
+        section: Section::Setup,
+        stage: stage(),
+        inputs: inputs.iter().map(|step| (format!("i{step}"), source(step))).collect(),
+        settings: BTreeMap::new(),
+        parent: parent.map(|parent| (parent, String::new())),
+    })
+}
+
+/// A random plan, and what happens to each of its steps.
+#[derive(Debug, Clone)]
+struct Case {
+    inputs: Vec<Vec<usize>>,
+    fates: Vec<Fate>,
+    needs: Vec<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fate {
+    Cached,
+    Runs,
+    Fails,
+    Unfolds(usize),
+}
+
+fn case(failures: u32) -> impl Strategy<Value = Case> {
+    let fate = prop_oneof![
+        3 => Just(Fate::Cached),
+        6 => Just(Fate::Runs),
+        failures => Just(Fate::Fails),
+        2 => (0_usize..4).prop_map(Fate::Unfolds),
+    ];
+    let step = (prop::collection::vec(any::<prop::sample::Index>(), 0..4), fate, 1_usize..5);
+    prop::collection::vec(step, 1..40).prop_map(|steps| {
+        let mut case = Case { inputs: Vec::new(), fates: Vec::new(), needs: Vec::new() };
+        for (index, (inputs, fate, needs)) in steps.into_iter().enumerate() {
+            let inputs =
+                if index == 0 { Vec::new() } else { inputs.iter().map(|i| i.index(index)).collect() };
+            case.inputs.push(inputs);
+            case.fates.push(fate);
+            case.needs.push(needs);
+        }
+        case
+    })
+}
+
+/// Runs a case, finishing running steps in the order that `picks` decides; checks every transition.
+fn drive(case: &Case, jobs: usize, keep_going: bool, picks: &[prop::sample::Index]) -> Vec<State> {
+    let mut plan = Plan::default();
+    for inputs in &case.inputs {
+        add(&mut plan, inputs, None);
+    }
+    let steps = case.inputs.len();
+    let needs = |id: StepId| Resources { cpu: case.needs.get(id.index()).copied().unwrap_or(1), gpu: 0 };
+    let mut scheduler = Scheduler::new(Resources { cpu: jobs, gpu: 0 }, keep_going);
+    let all: Vec<Resources> = plan.ids().map(needs).collect();
+    let mut index = 0;
+    let by_order = std::cell::RefCell::new(&mut index);
+    let next_needs = |_: &Step| {
+        let mut index = by_order.borrow_mut();
+        **index += 1;
+        all.get(**index - 1).copied().unwrap_or(ONE)
+    };
+    scheduler.grow(&plan, next_needs);
+    let mut running: Vec<StepId> = Vec::new();
+    let mut started = vec![0; steps];
+    let mut pick = picks.iter().cycle();
+    loop {
+        while let Some(id) = scheduler.next_ready() {
+            for input in case.inputs.get(id.index()).into_iter().flatten() {
+                assert!(matches!(scheduler.states()[*input], State::Done { .. }), "an input is not done");
+            }
+            match case.fates.get(id.index()).copied().unwrap_or(Fate::Runs) {
+                Fate::Cached => scheduler.finished(id, true),
+                Fate::Runs | Fate::Fails => scheduler.missed(id),
+                Fate::Unfolds(shards) => {
+                    for _ in 0..shards {
+                        add(&mut plan, &case.inputs[id.index()], Some(id));
+                    }
+                    scheduler.unfolded(id, &plan, next_needs);
+                }
+            }
+        }
+        if let Some(id) = scheduler.next_gathered() {
+            scheduler.finished(id, false);
+            continue;
+        }
+        while let Some(id) = scheduler.start() {
+            if let Some(count) = started.get_mut(id.index()) {
+                *count += 1;
+                assert_eq!(*count, 1, "a step starts once");
+            }
+            running.push(id);
+            let taken: usize =
+                running.iter().map(|id| all.get(id.index()).copied().unwrap_or(ONE).cpu.min(jobs)).sum();
+            assert!(taken <= jobs, "{taken} of {jobs} cores taken");
+        }
+        if running.is_empty() {
+            return scheduler.states()[..steps].to_vec();
+        }
+        let id = running.swap_remove(pick.next().unwrap().index(running.len()));
+        if case.fates.get(id.index()) == Some(&Fate::Fails) {
+            drop(scheduler.failed(id));
+        } else {
+            scheduler.finished(id, false);
+        }
+    }
+}
+
+/// What the end must be with `keep_going`, computed step by step.
+fn expected(case: &Case) -> Vec<State> {
+    let mut states: Vec<State> = Vec::new();
+    for (inputs, fate) in case.inputs.iter().zip(&case.fates) {
+        let broken = inputs.iter().any(|input| matches!(states[*input], State::Failed | State::Skipped));
+        states.push(match fate {
+            _ if broken => State::Skipped,
+            Fate::Fails => State::Failed,
+            Fate::Cached => State::Done { cached: true },
+            Fate::Runs | Fate::Unfolds(_) => State::Done { cached: false },
+        });
+    }
+    states
+}
+
+proptest! {
+    #[test]
+    fn every_step_is_done_exactly_once_and_after_its_inputs(
+        case in case(0), jobs in 1_usize..5, picks in prop::collection::vec(any::<prop::sample::Index>(), 1..50),
+    ) {
+        let states = drive(&case, jobs, false, &picks);
+        prop_assert_eq!(states, expected(&case));
+    }
+
+    #[test]
+    fn a_failure_skips_exactly_the_descendants_in_any_order_of_completion(
+        case in case(2), jobs in 1_usize..5, picks in prop::collection::vec(any::<prop::sample::Index>(), 1..50),
+    ) {
+        let states = drive(&case, jobs, true, &picks);
+        prop_assert_eq!(states, expected(&case));
+    }
+
+    #[test]
+    fn without_keep_going_only_descendants_are_skipped_and_nothing_runs_on(
+        case in case(2), jobs in 1_usize..5, picks in prop::collection::vec(any::<prop::sample::Index>(), 1..50),
+    ) {
+        let states = drive(&case, jobs, false, &picks);
+        for (state, wanted) in states.iter().zip(expected(&case)) {
+            let not_reached = matches!(state, State::Waiting | State::Ready | State::Queued | State::Unfolded);
+            prop_assert!(not_reached || *state == wanted, "{:?} instead of {:?}", state, wanted);
+        }
+    }
+}
+
+#[test]
+fn the_longest_chain_goes_first_then_the_order_of_the_plan() {
+    let mut plan = Plan::default();
+    let lone = add(&mut plan, &[], None);
+    let second = add(&mut plan, &[], None);
+    let head = add(&mut plan, &[], None);
+    add(&mut plan, &[head.index()], None);
+    let mut scheduler = Scheduler::new(ONE, false);
+    scheduler.grow(&plan, |_| ONE);
+    while let Some(id) = scheduler.next_ready() {
+        scheduler.missed(id);
+    }
+    let mut order = Vec::new();
+    while let Some(id) = scheduler.start() {
+        order.push(id);
+        scheduler.finished(id, false);
+    }
+    assert_eq!(order, [head, lone, second]);
+}
+
+#[test]
+fn a_big_step_takes_what_there_is_and_is_not_starved() {
+    let mut plan = Plan::default();
+    let first = add(&mut plan, &[], None);
+    let big = add(&mut plan, &[], None);
+    let small = add(&mut plan, &[], None);
+    let mut scheduler = Scheduler::new(Resources { cpu: 2, gpu: 0 }, false);
+    let needs = std::cell::RefCell::new([1, 8, 1].into_iter());
+    scheduler.grow(&plan, |_| Resources { cpu: needs.borrow_mut().next().unwrap(), gpu: 0 });
+    while let Some(id) = scheduler.next_ready() {
+        scheduler.missed(id);
+    }
+    assert_eq!(scheduler.start(), Some(first));
+    assert_eq!(scheduler.start(), None, "the free core is kept for the big step");
+    scheduler.finished(first, false);
+    assert_eq!(scheduler.start(), Some(big));
+    assert_eq!(scheduler.start(), None);
+    scheduler.finished(big, false);
+    assert_eq!(scheduler.start(), Some(small));
+}
+
+#[test]
+fn a_step_waiting_for_a_gpu_does_not_hold_cores() {
+    let mut plan = Plan::default();
+    let ids: Vec<StepId> = (0..3).map(|_| add(&mut plan, &[], None)).collect();
+    let mut scheduler = Scheduler::new(Resources { cpu: 2, gpu: 1 }, false);
+    let needs = std::cell::RefCell::new([1, 1, 0].into_iter());
+    scheduler.grow(&plan, |_| Resources { cpu: 1, gpu: needs.borrow_mut().next().unwrap() });
+    while let Some(id) = scheduler.next_ready() {
+        scheduler.missed(id);
+    }
+    assert_eq!(scheduler.start(), Some(ids[0]));
+    assert_eq!(scheduler.start(), Some(ids[2]));
+    assert_eq!(scheduler.start(), None);
+}
+
+#[test]
+fn a_failed_shard_skips_its_whole_and_what_needs_it() {
+    let mut plan = Plan::default();
+    let whole = add(&mut plan, &[], None);
+    let user = add(&mut plan, &[whole.index()], None);
+    let mut scheduler = Scheduler::new(Resources { cpu: 2, gpu: 0 }, true);
+    scheduler.grow(&plan, |_| ONE);
+    assert_eq!(scheduler.next_ready(), Some(whole));
+    let shards = [add(&mut plan, &[], Some(whole)), add(&mut plan, &[], Some(whole))];
+    scheduler.unfolded(whole, &plan, |_| ONE);
+    assert_eq!(scheduler.state(whole), State::Unfolded);
+    for shard in shards {
+        assert_eq!(scheduler.next_ready(), Some(shard));
+        scheduler.missed(shard);
+        assert_eq!(scheduler.start(), Some(shard));
+    }
+    assert_eq!(scheduler.failed(shards[0]), [whole, user]);
+    scheduler.finished(shards[1], false);
+    assert_eq!(scheduler.next_gathered(), None);
+    assert_eq!(scheduler.state(whole), State::Skipped);
+}
+
+#[test]
+fn ten_thousand_steps_take_microseconds_each() {
+    const STEPS: usize = 10_000;
+    let mut plan = Plan::default();
+    for index in 0..STEPS {
+        // A thousand chains of ten, every head fed by the first step.
+        let inputs = if index == 0 {
+            vec![]
+        } else if index % 10 == 1 {
+            vec![0]
+        } else {
+            vec![index - 1]
+        };
+        add(&mut plan, &inputs, None);
+    }
+    let start = Instant::now();
+    let mut scheduler = Scheduler::new(Resources { cpu: 4, gpu: 0 }, false);
+    scheduler.grow(&plan, |_| ONE);
+    let mut finished = 0;
+    while finished < STEPS {
+        while let Some(id) = scheduler.next_ready() {
+            scheduler.missed(id);
+        }
+        while let Some(id) = scheduler.start() {
+            scheduler.finished(id, false);
+            finished += 1;
+        }
+    }
+    assert!(start.elapsed() < Duration::from_micros(20 * STEPS as u64), "{:?}", start.elapsed());
+}

@@ -1,0 +1,82 @@
+//! Judging responses.
+
+use std::collections::HashMap;
+
+use bstar_cache::Digest;
+use serde_json::{Map, Value};
+
+use super::{Work, metrics};
+use crate::config::{Aggregate, Grader, ScoreShard};
+use crate::files;
+use crate::grade as grading;
+use crate::protocol::StageError;
+use crate::record::{Query, Response, Reward};
+
+/// Judges a response by its answer: the reward is 1 when it is right and 0 otherwise.
+#[must_use]
+pub fn grade(query: &Query, response: &Response, grader: Grader) -> Reward {
+    let extracted = grading::extract(&response.text);
+    let correct = extracted.is_some_and(|answer| grading::equal(answer, &query.answer, grader));
+    Reward {
+        query_id: response.query_id.clone(),
+        sample_index: response.sample_index,
+        temperature: response.temperature,
+        text_id: text_id(&response.text),
+        correct,
+        extracted: extracted.map(str::to_owned),
+        equations: grading::equations(&response.text),
+        reward: f64::from(u8::from(correct)),
+        step_scores: None,
+    }
+}
+
+/// Adds a reward model's scores of a response's steps, each in [-1, 1], to its judgement.
+pub fn add_model_scores(reward: &mut Reward, step_scores: Vec<f64>, aggregate: Aggregate) {
+    reward.reward = f64::from(u8::from(reward.correct)) + aggregate.of(&step_scores);
+    reward.step_scores = Some(step_scores);
+}
+
+impl Aggregate {
+    /// One score of several; the lowest possible (-1) for a response without steps.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a number of steps")]
+    pub fn of(self, scores: &[f64]) -> f64 {
+        let Some(last) = scores.last() else { return -1.0 };
+        match self {
+            Self::Min => scores.iter().copied().fold(f64::INFINITY, f64::min),
+            Self::Mean => scores.iter().sum::<f64>() / scores.len() as f64,
+            Self::Last => *last,
+        }
+    }
+}
+
+/// First 16 hexadecimal digits of the text's digest.
+fn text_id(text: &str) -> String {
+    let mut digits = Digest::of(text.as_bytes()).to_string();
+    digits.truncate(16);
+    digits
+}
+
+pub(super) fn score(config: &ScoreShard, work: &Work) -> Result<Map<String, Value>, StageError> {
+    let ScoreShard { grader, aggregate } = config;
+    if aggregate.is_some() {
+        return Err(StageError::failed("scoring with a reward model does not run in this process"));
+    }
+    let queries: Vec<Query> = work.rows("queries")?;
+    let responses: Vec<Response> = work.rows("responses")?;
+    let by_id: HashMap<&str, &Query> = queries.iter().map(|query| (query.id.as_str(), query)).collect();
+    let mut rewards = Vec::with_capacity(responses.len());
+    for response in &responses {
+        let query = by_id.get(response.query_id.as_str()).ok_or_else(|| {
+            StageError::invalid(format!(
+                "a response answers query `{}`, which is not given",
+                response.query_id
+            ))
+            .hint("`queries` must be those that were sampled, and `shard_queries` the sampler's")
+        })?;
+        rewards.push(grade(query, response, *grader));
+    }
+    files::write_rows(&work.path("rewards.jsonl"), &rewards)?;
+    let correct = rewards.iter().filter(|reward| reward.correct).count();
+    Ok(metrics([("responses", rewards.len().into()), ("correct", correct.into())]))
+}

@@ -1,6 +1,6 @@
 //! The language-model engine behind the worker executable `bstar-lm`.
 //!
-//! - [`worker`]: takes orders and reports; the only module that knows the protocol.
+//! - [`worker`]: takes orders and reports. [`steps`]: the stages it carries out. [`device`]: on what.
 //! - [`tokenizer`]: training a tokenizer; encoding and decoding.
 //! - [`config`], [`checkpoint`]: Hugging Face folders, read and written.
 //! - [`model`]: the decoder. [`generate`]: sampling responses. [`cascade`]: the attention of a wave of them.
@@ -23,6 +23,7 @@ pub mod optim;
 pub mod progress;
 mod resume;
 pub mod reward;
+pub mod steps;
 pub mod stream;
 pub mod tokenizer;
 pub mod train;

@@ -84,6 +84,11 @@ impl Decoder {
         &self.config
     }
 
+    #[cfg(test)]
+    pub(crate) fn config_mut(&mut self) -> &mut ModelConfig {
+        &mut self.config
+    }
+
     /// Where its parameters are.
     #[must_use]
     pub fn device(&self) -> Device {

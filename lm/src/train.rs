@@ -396,7 +396,7 @@ pub(crate) mod tests {
         for (kind, rate) in [(OptimizerKind::Adamw, 3e-3), (OptimizerKind::Muon, 3e-3)] {
             let scratch = tempfile::tempdir().unwrap();
             let (_, log) = run(&training(60, 10, rate, kind), 1, scratch.path());
-            assert!(log[0].loss > 4.0 && log[59].loss < 0.1, "{kind:?}: {} {}", log[0].loss, log[59].loss);
+            assert!(log[0].loss > 4.0 && log[59].loss < 0.2, "{kind:?}: {} {}", log[0].loss, log[59].loss);
         }
     }
 
@@ -417,7 +417,6 @@ pub(crate) mod tests {
         let scratch = [(); 3].map(|()| tempfile::tempdir().unwrap());
         let straight = run(&settings, 1, scratch[0].path());
         let stop = AtomicBool::new(false);
-        let mut seen = 0;
         let mut control = Control::new(&stop, |_| ());
         let rows = encoded(10);
         // Stopped on request after some updates, which the objective counts.
@@ -444,8 +443,6 @@ pub(crate) mod tests {
         let error = train(&objective, &rows, &mut again, optimizer, &run_it, &mut control).unwrap_err();
         assert_eq!(error.kind, bstar_stages::protocol::FailureKind::Interrupted);
         assert_eq!(run(&settings, 2, scratch[1].path()), straight);
-        seen += 1;
-        assert_eq!(seen, 1);
         // Killed: what the last periodic checkpoint holds is what goes on.
         settings.updates = 5;
         drop(run(&settings, 1, scratch[2].path()));

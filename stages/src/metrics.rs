@@ -164,21 +164,31 @@ mod tests {
             let k = k.min(n);
             let correct: Vec<bool> = texts.iter().map(|text| text % 2 == 0).collect();
             let c = correct.iter().filter(|correct| **correct).count();
-            let groups: Vec<usize> = [0, 2, 4].map(|text| texts.iter().filter(|other| **other == text).count()).into();
+            let count = |text| texts.iter().filter(|other| **other == text).count();
+            let groups: Vec<usize> = [0, 2, 4].map(count).into();
 
             let hits = |chosen: &[usize]| chosen.iter().filter(|index| correct[**index]).count();
             let distinct = |chosen: &[usize]| {
-                chosen.iter().filter(|index| correct[**index]).map(|index| texts[*index]).collect::<HashSet<_>>().len()
+                let right = chosen.iter().filter(|index| correct[**index]);
+                right.map(|index| texts[*index]).collect::<HashSet<_>>().len()
             };
-            let top = |chosen: &[usize], s: usize| chosen.len() >= s && chosen[..s].iter().all(|index| correct[*index]);
+            let top = |chosen: &[usize], s: usize| {
+                chosen.len() >= s && chosen[..s].iter().all(|index| correct[*index])
+            };
 
             prop_assert!(close(pass_at_k(n, c, k), share_of_subsets(n, k, |chosen| hits(chosen) >= 1)));
             prop_assert!(close(
                 pass_at_k_s_with_duplicates(n, c, k, s),
                 share_of_subsets(n, k, |chosen| hits(chosen) >= s)
             ));
-            prop_assert!(close(pass_at_k_s(n, &groups, k, s), share_of_subsets(n, k, |chosen| distinct(chosen) >= s)));
-            prop_assert!(close(reward_at_k_s(&correct, k, s), share_of_subsets(n, k, |chosen| top(chosen, s))));
+            prop_assert!(close(
+                pass_at_k_s(n, &groups, k, s),
+                share_of_subsets(n, k, |chosen| distinct(chosen) >= s)
+            ));
+            prop_assert!(close(
+                reward_at_k_s(&correct, k, s),
+                share_of_subsets(n, k, |chosen| top(chosen, s))
+            ));
             prop_assert!(close(best_of_k(&correct, k), share_of_subsets(n, k, |chosen| top(chosen, 1))));
         }
 

@@ -131,7 +131,8 @@ impl<'de> Deserialize<'de> for OneOrMany {
             return serde_json::from_value(value).map(Self::One).map_err(de::Error::custom);
         }
         Err(de::Error::custom(format!(
-            "invalid type: {value}, expected a number, a list of numbers, or a reference such as `search.temperature`"
+            "invalid type: {value}, expected a number, a list of numbers, \
+             or a reference such as `search.temperature`"
         )))
     }
 }

@@ -205,7 +205,10 @@ macro_rules! stages {
             ///
             /// # Errors
             /// The path below `with` that does not fit, and why (serde's words).
-            pub fn parse(uses: &str, with: Value) -> Option<Result<Self, serde_path_to_error::Error<serde_json::Error>>> {
+            pub fn parse(
+                uses: &str,
+                with: Value,
+            ) -> Option<Result<Self, serde_path_to_error::Error<serde_json::Error>>> {
                 match uses {
                     $($name => Some(serde_path_to_error::deserialize(with).map(Self::$variant)),)*
                     _ => None,

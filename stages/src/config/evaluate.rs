@@ -8,9 +8,9 @@ use crate::config::sample::{Grader, Sample, Score};
 use crate::reference::{OneOrMany, Reference, Setting};
 use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
 
-/// Measures a policy. Stands for four steps and a [`Measure`] (`NAME.greedy`, `NAME.greedy_rewards`,
-/// `NAME.samples`, `NAME.rewards`, `NAME`; without the middle two when `samples` is 0): greedy responses to all queries, sampled
-/// responses to the first `sampled_queries`, and the rewards of both.
+/// Measures a policy. Stands for four steps and a [`Measure`]: greedy responses to all queries, sampled
+/// responses to the first `sampled_queries`, and the rewards of both (`NAME.greedy`,
+/// `NAME.greedy_rewards`, `NAME.samples` and `NAME.rewards` unless `samples` is 0, `NAME`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluate {

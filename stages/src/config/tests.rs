@@ -29,7 +29,13 @@ fn training() -> Value {
 }
 
 fn model() -> Value {
-    json!({"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 3, "max_position_embeddings": 128})
+    json!({
+        "hidden_size": 96,
+        "intermediate_size": 256,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+        "max_position_embeddings": 128,
+    })
 }
 
 /// One of each stage, all right.
@@ -47,7 +53,10 @@ fn all() -> Vec<StageConfig> {
         sample(&json!({})),
         stage(
             "sample_shard",
-            json!({"temperature": 0.7, "start": 0, "end": 4, "max_tokens": 9, "top_p": 1.0, "top_k": 0, "stop": []}),
+            json!({
+                "temperature": 0.7, "start": 0, "end": 4,
+                "max_tokens": 9, "top_p": 1.0, "top_k": 0, "stop": [],
+            }),
         ),
         stage("score", json!({"responses": "r", "queries": "q"})),
         stage("score_shard", json!({"grader": "math", "aggregate": null})),
@@ -301,7 +310,10 @@ fn scores_follow_the_files_of_the_responses() {
 #[test]
 fn evaluations_stand_for_samples_rewards_and_a_measure() {
     let evaluate = |samples: u32| {
-        let with = json!({"policy": "p", "queries": "q", "samples": samples, "sampled_queries": 80, "max_tokens": 46, "reward_model": "m"});
+        let with = json!({
+            "policy": "p", "queries": "q", "samples": samples, "sampled_queries": 80,
+            "max_tokens": 46, "reward_model": "m",
+        });
         stage("evaluate", with).stage().lower("e").expect("steps")
     };
     let steps = evaluate(32);
@@ -336,7 +348,10 @@ fn evaluations_stand_for_samples_rewards_and_a_measure() {
 
 #[test]
 fn step_labels_stand_for_solutions_and_continuations() {
-    let with = json!({"policy": "p", "completer": "c", "queries": "q", "limit": 9, "solutions": 4, "completions": 8, "max_tokens": 46});
+    let with = json!({
+        "policy": "p", "completer": "c", "queries": "q", "limit": 9,
+        "solutions": 4, "completions": 8, "max_tokens": 46,
+    });
     let steps = stage("step_labels", with).stage().lower("l").expect("steps");
     let told: Vec<&str> = steps.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(told, ["l.solutions", "l.prefixes", "l.continuations", "l.rewards", "l"]);
@@ -483,7 +498,9 @@ fn other_settings_out_of_range_are_refused() {
     assert_eq!(evaluate(&json!({"temperature": 0})), ["temperature"]);
     assert_eq!(evaluate(&json!({"samples": 0})), [""; 0]);
     let problems = |steps: Value| {
-        let with = json!({"pretrain": 1, "flawed": 1, "sft": 1, "train": 1, "validation": 1, "test": 1, "steps": steps});
+        let with = json!({
+            "pretrain": 1, "flawed": 1, "sft": 1, "train": 1, "validation": 1, "test": 1, "steps": steps,
+        });
         refused(&stage("problems", with))
     };
     assert_eq!(problems(json!([])), ["steps"]);

@@ -46,7 +46,7 @@ impl Section {
 /// One use of a stage.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
-    /// Full name: `setup.sft`, `iteration[2].train`, `iteration[2].explore/t=0.5/00000-0000-0016`.
+    /// Full name: `setup.sft`, `iteration[2].train`, `iteration[2].explore/t=0.5/q00000-00064.s0000-0016`.
     pub name: String,
     /// Its stage in the pipeline file: `iteration.explore`, also for lowered steps and shards.
     pub entry: String,

@@ -466,7 +466,7 @@ pub(crate) mod tests {
         long.prefix = Some(" pens 12".to_owned());
         let responses = sample(&policy, &[long.clone()], &settings(1.0, 0, 2, 5), 1 << 30);
         assert!(responses.iter().all(|response| response.text.starts_with(" pens 12")));
-        long.prompt = query(0, 300).prompt;
+        long.prompt = query(0, 500).prompt;
         let stop = AtomicBool::new(false);
         let settings = settings(1.0, 0, 1, 5);
         let sampling = Sampling { settings: &settings, seed: 0, cache_bytes: 1 << 30 };

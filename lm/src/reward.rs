@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 use crate::batch::Packed;
 use crate::checkpoint::Tensors;
 use crate::error::{Result, torch};
-use crate::model::{Decoder, ROWS, Weights, index, rounded};
+use crate::model::{Decoder, Weights, index, rounded};
 use crate::progress::{Control, Progress};
 use crate::tokenizer::Tokenizer;
 use crate::train::Objective;
@@ -215,7 +215,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::atomic::AtomicBool;
 
-    use bstar_stages::config::Optimizer as Kind;
+    use bstar_stages::config::Optimizer as OptimizerKind;
     use bstar_stages::record::FinishReason;
 
     use super::*;
@@ -269,11 +269,11 @@ mod tests {
             .collect();
         let mut model = from_policy(&random(64, 2, 2, 2, 120));
         let scratch = tempfile::tempdir().unwrap();
-        let settings = training(40, 20, 1e-3, Kind::Adamw);
+        let settings = training(40, 20, 1e-3, OptimizerKind::Adamw);
         let run = Run { settings: &settings, seed: 1, threads: 1, scratch: scratch.path() };
         let stop = AtomicBool::new(false);
         let mut control = Control::new(&stop, |_| ());
-        let optimizer = Optimizer::new(Kind::Adamw);
+        let optimizer = Optimizer::new(OptimizerKind::Adamw);
         let (_, log, _) = train(&StepLabels, &rows, &mut model, optimizer, &run, &mut control).unwrap();
         assert!((log[0].loss - std::f64::consts::LN_2).abs() < 1e-6, "a zero head knows nothing");
         let scorer = Scorer::new(model, tokenizer).unwrap();

@@ -403,7 +403,7 @@ setup:
     with: {policy: policy, queries: queries, temperature: pick.t, samples: 2, max_tokens: 8, shard_queries: 2, shard_samples: 2}
   rewards:
     uses: score
-    with: {responses: responses, queries: queries, shard_queries: 2}
+    with: {responses: responses, queries: queries}
 "#;
 
 async fn sampling_bench() -> Bench {

@@ -7,8 +7,8 @@ use super::check::Checks;
 use crate::reference::{OneOrMany, Reference, Setting};
 use crate::stage::{Input, Output, Problem, Runner, Shard, ShardInput, ShardSource, Stage, StageConfig};
 
-/// Samples responses. Output: the folder `responses`, a file `t=T/CHUNK-START-END.jsonl` for each
-/// temperature, chunk of queries and range of sample indices.
+/// Samples responses. Output: the folder `responses`, a file `t=T/qFIRST-LAST.sSTART-END.jsonl` for each
+/// temperature, range of queries (by position) and range of sample indices.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sample {
@@ -87,9 +87,6 @@ pub struct Score {
     /// How a response's step scores become one.
     #[serde(default)]
     pub aggregate: Aggregate,
-    /// Must equal the sampler's.
-    #[serde(default = "default_shard_queries")]
-    pub shard_queries: usize,
 }
 
 /// One shard of [`Score`]. Output: `rewards` (the file `rewards.jsonl`).
@@ -247,12 +244,13 @@ impl Stage for Sample {
         let mut shards = Vec::new();
         for temperature in self.temperature.values()? {
             let samples = if temperature == 0.0 { self.samples.min(1) } else { self.samples };
-            for (chunk, first) in (0..queries).step_by(chunk_size).enumerate() {
+            for first in (0..queries).step_by(chunk_size) {
+                let last = (first + chunk_size).min(queries);
                 let mut start = 0;
                 while start < samples {
                     let end = start.saturating_add(range_size).min(samples);
                     shards.push(Shard {
-                        path: format!("responses/t={temperature}/{chunk:05}-{start:04}-{end:04}.jsonl"),
+                        path: format!("responses/t={temperature}/q{first:05}-{last:05}.s{start:04}-{end:04}.jsonl"),
                         stage: StageConfig::SampleShard(SampleShard {
                             temperature,
                             start,
@@ -264,7 +262,7 @@ impl Stage for Sample {
                         }),
                         inputs: vec![
                             ("policy".to_owned(), ShardInput::Whole("policy".to_owned())),
-                            ("queries".to_owned(), rows(first, (first + chunk_size).min(queries))),
+                            ("queries".to_owned(), rows(first, last)),
                         ],
                     });
                     start = end;
@@ -332,7 +330,6 @@ impl Score {
             reward_model: None,
             grader,
             aggregate: Aggregate::default(),
-            shard_queries: default_shard_queries(),
         }
     }
 
@@ -341,10 +338,11 @@ impl Score {
     }
 }
 
-/// The chunk of queries that a file of [`Sample`]'s output answers.
-fn chunk_of(path: &str) -> Option<usize> {
-    let name = path.rsplit('/').next()?;
-    name.strip_suffix(".jsonl")?.split('-').next()?.parse().ok()
+/// The rows of `queries` that a file of [`Sample`]'s output answers.
+fn rows_of(path: &str) -> Option<(usize, usize)> {
+    let name = path.rsplit('/').next()?.strip_prefix('q')?;
+    let (first, last) = name.split_once('.')?.0.split_once('-')?;
+    Some((first.parse().ok()?, last.parse().ok()?))
 }
 
 impl Stage for Score {
@@ -372,15 +370,13 @@ impl Stage for Score {
     }
 
     fn identity(&self) -> Ingredient {
-        let Self { responses: _, queries: _, reward_model: _, grader, aggregate: _, shard_queries: _ } = self;
+        let Self { responses: _, queries: _, reward_model: _, grader, aggregate: _ } = self;
         let aggregate = self.effective_aggregate().map(Aggregate::name);
         Ingredient::map([("grader", grader.name().into()), ("aggregate", aggregate.into())])
     }
 
     fn check(&self) -> Vec<Problem> {
-        let mut checks = Checks::default();
-        checks.count("shard_queries", self.shard_queries);
-        checks.0
+        Vec::new()
     }
 
     fn sharded(&self) -> bool {
@@ -390,11 +386,8 @@ impl Stage for Score {
     /// A file whose name does not say which queries it answers is given all of them.
     fn shards(&self, source: &ShardSource) -> Option<Vec<Shard>> {
         let shard = |path: &String| {
-            let range = match chunk_of(path) {
-                Some(chunk) => {
-                    let start = chunk.saturating_mul(self.shard_queries).min(source.queries);
-                    rows(start, start.saturating_add(self.shard_queries).min(source.queries))
-                }
+            let range = match rows_of(path) {
+                Some((first, last)) => rows(first.min(source.queries), last.min(source.queries)),
                 None => rows(0, source.queries),
             };
             let file = ShardInput::File { input: "responses".to_owned(), path: path.clone() };

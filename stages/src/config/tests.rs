@@ -123,7 +123,7 @@ fn stages_that_draw_random_numbers_depend_on_the_seed() {
 
 #[test]
 fn stages_without_a_runner_are_cut_or_stand_for_others() {
-    let source = ShardSource { queries: 1, responses: vec!["t=1/00000-0000-0016.jsonl".to_owned()] };
+    let source = ShardSource { queries: 1, responses: vec!["t=1/q00000-00064.s0000-0016.jsonl".to_owned()] };
     for stage in all() {
         let inner = stage.stage();
         assert_eq!(inner.sharded(), inner.shards(&source).is_some());
@@ -165,7 +165,7 @@ fn throughput_settings_are_no_identity() {
             stage("score", json!({"responses": "r", "queries": "q"})),
             stage(
                 "score",
-                json!({"responses": "x", "queries": "y", "shard_queries": 3, "aggregate": "mean"}),
+                json!({"responses": "x", "queries": "y", "aggregate": "mean"}),
             ),
         ),
     ];
@@ -251,14 +251,14 @@ fn sample_shards(changes: &Value, queries: usize) -> Vec<Cut> {
 fn samples_are_cut_by_temperature_queries_and_samples() {
     let shards = sample_shards(&json!({"temperature": [1, 0.5], "samples": 20, "limit": 70}), 100);
     let expected = [
-        ("responses/t=0.5/00000-0000-0016.jsonl", (0, 16), (0, 64)),
-        ("responses/t=0.5/00000-0016-0020.jsonl", (16, 20), (0, 64)),
-        ("responses/t=0.5/00001-0000-0016.jsonl", (0, 16), (64, 70)),
-        ("responses/t=0.5/00001-0016-0020.jsonl", (16, 20), (64, 70)),
-        ("responses/t=1/00000-0000-0016.jsonl", (0, 16), (0, 64)),
-        ("responses/t=1/00000-0016-0020.jsonl", (16, 20), (0, 64)),
-        ("responses/t=1/00001-0000-0016.jsonl", (0, 16), (64, 70)),
-        ("responses/t=1/00001-0016-0020.jsonl", (16, 20), (64, 70)),
+        ("responses/t=0.5/q00000-00064.s0000-0016.jsonl", (0, 16), (0, 64)),
+        ("responses/t=0.5/q00000-00064.s0016-0020.jsonl", (16, 20), (0, 64)),
+        ("responses/t=0.5/q00064-00070.s0000-0016.jsonl", (0, 16), (64, 70)),
+        ("responses/t=0.5/q00064-00070.s0016-0020.jsonl", (16, 20), (64, 70)),
+        ("responses/t=1/q00000-00064.s0000-0016.jsonl", (0, 16), (0, 64)),
+        ("responses/t=1/q00000-00064.s0016-0020.jsonl", (16, 20), (0, 64)),
+        ("responses/t=1/q00064-00070.s0000-0016.jsonl", (0, 16), (64, 70)),
+        ("responses/t=1/q00064-00070.s0016-0020.jsonl", (16, 20), (64, 70)),
     ];
     assert_eq!(shards, expected.map(|(path, samples, rows)| (path.to_owned(), samples, rows)));
 }
@@ -274,12 +274,12 @@ fn more_samples_keep_the_shards_there_are() {
 #[test]
 fn greedy_draws_one_sample() {
     let shards = sample_shards(&json!({"temperature": 0, "samples": 1}), 10);
-    assert_eq!(shards, [("responses/t=0/00000-0000-0001.jsonl".to_owned(), (0, 1), (0, 10))]);
+    assert_eq!(shards, [("responses/t=0/q00000-00010.s0000-0001.jsonl".to_owned(), (0, 1), (0, 10))]);
 }
 
 #[test]
 fn scores_follow_the_files_of_the_responses() {
-    let files = ["t=0.5/00001-0000-0016.jsonl", "t=0.5/00000-0000-0016.jsonl", "odd.jsonl"];
+    let files = ["t=0.5/q00064-00070.s0000-0016.jsonl", "t=0.5/q00000-00064.s0000-0016.jsonl", "odd.jsonl"];
     let source = ShardSource { queries: 70, responses: files.map(str::to_owned).into() };
     let score = stage("score", json!({"responses": "r", "queries": "q", "reward_model": "m"}));
     let shards = score.stage().shards(&source).expect("shards");
@@ -290,8 +290,8 @@ fn scores_follow_the_files_of_the_responses() {
         rows,
         [
             ("rewards/odd.jsonl", &range(0, 70)),
-            ("rewards/t=0.5/00000-0000-0016.jsonl", &range(0, 64)),
-            ("rewards/t=0.5/00001-0000-0016.jsonl", &range(64, 70)),
+            ("rewards/t=0.5/q00000-00064.s0000-0016.jsonl", &range(0, 64)),
+            ("rewards/t=0.5/q00064-00070.s0000-0016.jsonl", &range(64, 70)),
         ]
     );
     for shard in &shards {

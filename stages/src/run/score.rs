@@ -72,7 +72,7 @@ pub(super) fn score(config: &ScoreShard, work: &Work) -> Result<Map<String, Valu
                 "a response answers query `{}`, which is not given",
                 response.query_id
             ))
-            .hint("`queries` must be those that were sampled, and `shard_queries` the sampler's")
+            .hint("`queries` must be those that were sampled")
         })?;
         rewards.push(grade(query, response, *grader));
     }

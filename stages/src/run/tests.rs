@@ -131,7 +131,7 @@ fn a_response_to_an_unknown_query_is_refused() {
     bench.give("responses", &[response("b", 0, "")]);
     let error = bench.run("score_shard", json!({"grader": "exact", "aggregate": null})).unwrap_err();
     assert_eq!(error.kind, FailureKind::Invalid);
-    assert!(error.hint.unwrap().contains("shard_queries"));
+    assert!(error.hint.unwrap().contains("sampled"));
 }
 
 #[test]

@@ -89,12 +89,14 @@ fn worker() -> Vec<Check> {
         let found = format!("{} has version {}", path.display(), text("version"));
         Check::bad("worker", found, "build both executables together: `make build`")
     }];
-    checks.push(Check::good("libtorch", text("torch")));
-    checks.push(if facts.get("cuda").and_then(Value::as_bool) == Some(true) {
+    checks.push(Check::good("libtorch", format!("{} from {}", text("libtorch"), text("libtorch_path"))));
+    let cuda = facts.get("cuda");
+    checks.push(if cuda.and_then(|cuda| cuda.get("available")) == Some(&Value::Bool(true)) {
         Check::good("gpu", "CUDA is usable: run with --device cuda:0")
     } else {
+        let why = cuda.and_then(|cuda| cuda.get("reason")?.as_str()).unwrap_or("unknown reason");
         let fix = "only to use a GPU: `make setup-cuda`, and an NVIDIA driver".to_owned();
-        Check { optional: true, ..Check::bad("gpu", format!("no CUDA: {}", text("why_no_cuda")), fix) }
+        Check { optional: true, ..Check::bad("gpu", format!("not usable: {why}"), fix) }
     });
     checks
 }

@@ -93,8 +93,10 @@ pub struct Execution {
 #[derive(Debug, Subcommand)]
 enum Pipeline {
     /// Run it; results that exist are reused, and running again resumes
-    #[command(after_help = "Examples:\n  bstar pipeline run math.yaml\n  bstar pipeline run math.yaml seed=2 \
-                            iteration.responses.samples=64\n  bstar pipeline run math.yaml --format json")]
+    #[command(
+        after_help = "Examples:\n  bstar pipeline run math.yaml\n  bstar pipeline run math.yaml seed=2 \
+                            iteration.responses.samples=64\n  bstar pipeline run math.yaml --format json"
+    )]
     Run {
         #[command(flatten)]
         source: Source,
@@ -240,7 +242,8 @@ fn log_to_stderr(verbose: u8) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BSTAR_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     let ansi = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi);
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi);
     // Only a second initialisation fails, and there is none.
     drop(subscriber.without_time().try_init());
 }

@@ -266,7 +266,6 @@ async fn get<T: for<'de> Deserialize<'de>>(store: &Store, object: &str) -> Resul
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

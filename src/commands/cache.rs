@@ -57,7 +57,11 @@ pub async fn cache_verify(global: &Global) -> Result<u8, Failure> {
         for name in &report.unreadable {
             text.push_str(&format!("\nunreadable: {name}"));
         }
-        text.push_str(if sound { "\nno damage found" } else { "\nthe next run computes these results again" });
+        text.push_str(if sound {
+            "\nno damage found"
+        } else {
+            "\nthe next run computes these results again"
+        });
         answer(&text);
     }
     Ok(u8::from(!sound))

@@ -74,10 +74,16 @@ fn worker() -> Vec<Check> {
     let output = match Command::new(&path).arg("doctor").output() {
         Ok(output) => output,
         Err(error) => {
-            return vec![Check::bad("worker", format!("{} does not start: {error}", path.display()), "run `make build`")];
+            return vec![Check::bad(
+                "worker",
+                format!("{} does not start: {error}", path.display()),
+                "run `make build`",
+            )];
         }
     };
-    let Some(facts) = serde_json::from_slice::<Value>(&output.stdout).ok().filter(|_| output.status.success()) else {
+    let Some(facts) =
+        serde_json::from_slice::<Value>(&output.stdout).ok().filter(|_| output.status.success())
+    else {
         let said = String::from_utf8_lossy(&output.stderr);
         let found = format!("{} fails: {}", path.display(), said.lines().last().unwrap_or("no message"));
         return vec![Check::bad("worker", found, "run `make build`")];
@@ -111,7 +117,8 @@ async fn store(location: &str) -> Vec<Check> {
 
 async fn try_store(location: &str) -> Result<(), (String, String)> {
     let fix = "use another folder or URL: --store or $BSTAR_STORE";
-    let told = |error: bstar_cache::StoreError| (chain(&error), error.hint().unwrap_or_else(|| fix.to_owned()));
+    let told =
+        |error: bstar_cache::StoreError| (chain(&error), error.hint().unwrap_or_else(|| fix.to_owned()));
     let store = Store::open(location).await.map_err(told)?;
     let artifact = store.put_bytes(b"bstar doctor".to_vec()).await.map_err(told)?;
     if store.read(&artifact.digest).await.map_err(told)? != b"bstar doctor" {
@@ -124,7 +131,12 @@ async fn try_store(location: &str) -> Result<(), (String, String)> {
         seed: None,
         inputs: std::collections::BTreeMap::new(),
     };
-    let manifest = Manifest::new(action, [("probe".to_owned(), artifact)].into(), serde_json::Map::new(), Provenance::default());
+    let manifest = Manifest::new(
+        action,
+        [("probe".to_owned(), artifact)].into(),
+        serde_json::Map::new(),
+        Provenance::default(),
+    );
     store.publish(manifest.clone()).await.map_err(told)?;
     if store.publish(manifest).await.map_err(told)?.adopted {
         Ok(())
@@ -143,9 +155,11 @@ fn disk(location: &str) -> Check {
         text.lines().nth(1)?.split_whitespace().nth(3)?.parse::<u64>().ok()
     });
     match free.map(|kilobytes| kilobytes * 1024) {
-        Some(bytes) if bytes < 1_000_000_000 => {
-            Check::bad("disk", format!("{} free", size(bytes)), "free some space: the default pipeline needs 1 GB")
-        }
+        Some(bytes) if bytes < 1_000_000_000 => Check::bad(
+            "disk",
+            format!("{} free", size(bytes)),
+            "free some space: the default pipeline needs 1 GB",
+        ),
         Some(bytes) => Check::good("disk", format!("{} free", size(bytes))),
         None => Check { optional: true, ..Check::bad("disk", "free space unknown", "look with `df`") },
     }

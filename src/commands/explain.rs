@@ -72,7 +72,9 @@ pub async fn step_explain(
             difference(miss.nearest.as_ref()),
             ingredients(&miss.key, &miss.action)
         ),
-        Fate::Unknown(waits) => format!("{name} has no key yet: it needs the results of {}", waits.join(", ")),
+        Fate::Unknown(waits) => {
+            format!("{name} has no key yet: it needs the results of {}", waits.join(", "))
+        }
     });
     Ok(0)
 }

@@ -26,7 +26,8 @@ pub(crate) fn answer(text: &str) {
 
 /// Prints an answer for programs.
 pub(crate) fn answer_json(value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string(value).map_err(|error| Failure::usage(format!("cannot write JSON: {error}")))?;
+    let text = serde_json::to_string(value)
+        .map_err(|error| Failure::usage(format!("cannot write JSON: {error}")))?;
     answer(&text);
     Ok(())
 }

@@ -64,7 +64,9 @@ pub async fn pipeline_plan(global: &Global, source: &Source) -> Result<u8, Failu
         .map(|(id, fate)| {
             let step = plan.step(*id);
             let (state, reason) = match fate {
-                Fate::Cached(manifest) => ("cached", format!("took {}", duration(manifest.provenance.wall_s))),
+                Fate::Cached(manifest) => {
+                    ("cached", format!("took {}", duration(manifest.provenance.wall_s)))
+                }
                 Fate::WillRun(miss) => ("will_run", why(&pipeline, step, miss)),
                 Fate::Unknown(waits) => ("unknown", format!("until {} ran", waits.join(", "))),
             };
@@ -175,7 +177,8 @@ fn conclude(source: &Source, summary: &Summary, outcome: &Outcome) {
     }
     let run = &summary.run;
     let again = |arguments: &[String]| {
-        let words = ["bstar".to_owned(), "pipeline".to_owned(), "run".to_owned(), source.file.display().to_string()];
+        let words =
+            ["bstar".to_owned(), "pipeline".to_owned(), "run".to_owned(), source.file.display().to_string()];
         let quote = |word: &String| {
             let plain = word.chars().all(|c| c.is_ascii_alphanumeric() || "._-/=:,+@".contains(c));
             if plain { word.clone() } else { format!("'{}'", word.replace('\'', "'\\''")) }
@@ -183,7 +186,9 @@ fn conclude(source: &Source, summary: &Summary, outcome: &Outcome) {
         words.iter().chain(arguments).map(quote).collect::<Vec<_>>().join(" ")
     };
     let next = match outcome {
-        Outcome::Done => format!("bstar run show {run} · bstar cache stat · bstar pipeline plan {}", source.file.display()),
+        Outcome::Done => {
+            format!("bstar run show {run} · bstar cache stat · bstar pipeline plan {}", source.file.display())
+        }
         Outcome::Stopped => format!("to go on: {}", again(&source.overrides)),
         Outcome::Failed(_) | Outcome::Store(_) => {
             format!("what was finished is kept; after a fix: {}", again(&source.overrides))

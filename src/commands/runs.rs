@@ -9,7 +9,10 @@ use crate::run_record::{self, FindError, RunInfo};
 
 /// The outcome as users of the JSON see it.
 fn outcome(info: &RunInfo) -> String {
-    serde_json::to_value(info.outcome).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+    serde_json::to_value(info.outcome)
+        .ok()
+        .and_then(|value| value.as_str().map(str::to_owned))
+        .unwrap_or_default()
 }
 
 fn to_json(info: &RunInfo) -> Value {
@@ -37,10 +40,12 @@ pub async fn run_list(global: &Global) -> Result<u8, Failure> {
         answer(&format!("no runs in {}; start one with: bstar pipeline run math.yaml", global.store));
         return Ok(0);
     }
-    let heading = ["run", "started", "pipeline", "outcome", "executed", "cached", "time", "Pass@1", "settings"];
+    let heading =
+        ["run", "started", "pipeline", "outcome", "executed", "cached", "time", "Pass@1", "settings"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     for run in &runs {
-        let of_summary = |text: fn(&crate::event::Summary) -> String| run.summary.as_ref().map_or(String::new(), text);
+        let of_summary =
+            |text: fn(&crate::event::Summary) -> String| run.summary.as_ref().map_or(String::new(), text);
         rows.push(vec![
             run.start.id.clone(),
             run.start.started.clone(),

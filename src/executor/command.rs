@@ -64,7 +64,7 @@ pub(super) async fn run(
     let mut child = process(command, places, attempt, log)?.spawn().map_err(|error| {
         let program = command.argv.first().map_or("", String::as_str);
         StageError::failed(format!("cannot start `{program}`: {error}"))
-            .hint("a program with a `/` in its name is looked for in the folder of the pipeline file, others in PATH")
+            .hint("a name with a `/` is looked for in the folder of the pipeline file, others in PATH")
     })?;
     let mut group = Group::of(&child);
     let limit = async {

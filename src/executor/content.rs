@@ -71,8 +71,11 @@ impl Content {
 /// The user's files of one run: each is read once, so all steps see the same content.
 #[derive(Debug, Default)]
 pub(super) struct Imports {
-    contents: Mutex<BTreeMap<(PathBuf, bool), Arc<OnceCell<Content>>>>,
+    contents: Mutex<BTreeMap<Import, Arc<OnceCell<Content>>>>,
 }
+
+/// A path, and whether its content is put into the store.
+type Import = (PathBuf, bool);
 
 impl Imports {
     /// A file or folder of the user, put into the store.
@@ -172,7 +175,6 @@ pub(super) fn create_folder(path: &Path) -> Result<(), Trouble> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

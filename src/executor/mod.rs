@@ -1,4 +1,4 @@
-//! Carries out a [`Plan`](crate::plan::Plan): looks results up, runs what is missing, publishes.
+//! Carries out a [`Plan`]: looks results up, runs what is missing, publishes.
 //!
 //! - `drive`: the loop that owns all state; everything else is a task that reports to it.
 //! - [`preview`]: what a run would do, without doing it.

@@ -79,7 +79,8 @@ impl From<StoreError> for PreviewError {
 /// # Errors
 /// When a file of the user or the store cannot be read.
 pub async fn preview(store: &Store, plan: &Plan, seed: u64) -> Result<Vec<(StepId, Fate)>, PreviewError> {
-    let mut preview = Preview { store, seed, plan, imports: Imports::default(), stored: None, fates: BTreeMap::new() };
+    let mut preview =
+        Preview { store, seed, plan, imports: Imports::default(), stored: None, fates: BTreeMap::new() };
     for id in plan.ids() {
         let fate = preview.fate(id).await?;
         preview.fates.insert(id, fate);
@@ -158,7 +159,8 @@ impl Preview<'_> {
         if self.stored.is_none() {
             self.stored = Some(self.store.manifests().await?);
         }
-        let candidates = self.stored.iter().flatten().filter(|manifest| manifest.action.stage == action.stage);
+        let candidates =
+            self.stored.iter().flatten().filter(|manifest| manifest.action.stage == action.stage);
         let ranked = candidates.map(|manifest| {
             let differences = action.differences(&manifest.action);
             (differences.len(), manifest.provenance.step != name, manifest, differences)

@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -380,12 +378,15 @@ async fn a_thousand_cached_steps_take_less_than_half_a_second() {
     }
     let plan = bench.plan(&yaml, &[]);
     let blob = bench.store.put_bytes(b"result".to_vec()).await.unwrap();
+    let mut published = tokio::task::JoinSet::new();
     for id in plan.ids() {
         let action = prepare::action(&plan.step(id).stage, 7, BTreeMap::new());
         let outputs = BTreeMap::from([("r".to_owned(), blob)]);
         let manifest = Manifest::new(action, outputs, serde_json::Map::new(), Provenance::default());
-        bench.store.publish(manifest).await.unwrap();
+        let store = bench.store.clone();
+        published.spawn(async move { store.publish(manifest).await.unwrap() });
     }
+    published.join_all().await;
     let finished = bench.run(&yaml, &[]).await;
     assert_eq!((finished.summary.executed, finished.summary.cached), (0, 1000));
     assert!(finished.summary.wall_s < 0.5, "{} s", finished.summary.wall_s);
@@ -514,7 +515,8 @@ async fn the_summary_of_a_loop_has_a_row_an_iteration() {
     let second = bench.run(LOOP, &[]).await;
     assert_eq!(second.summary.executed, 0);
     assert_eq!(second.summary.results, first.summary.results);
-    // Another threshold keeps the same responses: only the filters run.
+    // Another threshold keeps the same responses: only the filter runs, and once, for the toy policies
+    // of both iterations respond alike.
     let third = bench.run(LOOP, &["iteration.dataset.with.threshold=0.4"]).await;
-    assert_eq!(third.summary.executed_by_stage, BTreeMap::from([("filter".to_owned(), 2)]));
+    assert_eq!(third.summary.executed_by_stage, BTreeMap::from([("filter".to_owned(), 1)]));
 }

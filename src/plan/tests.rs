@@ -197,14 +197,21 @@ fn a_sharded_step_is_cut_and_its_shards_read_what_it_reads() {
 #[test]
 fn scoring_reads_files_of_responses_and_an_absent_input_stays_absent() {
     let mut plan = plan(&[]);
-    let responses = vec!["t=0.5/q00000-00064.s0000-0008.jsonl".to_owned(), "t=1/q00000-00064.s0000-0008.jsonl".to_owned()];
+    let responses = vec![
+        "t=0.5/q00000-00064.s0000-0008.jsonl".to_owned(),
+        "t=1/q00000-00064.s0000-0008.jsonl".to_owned(),
+    ];
     let shards = unfolded(&mut plan, "iteration[0].explored", &ShardSource { queries: 10, responses });
     let names: Vec<&str> = shards.iter().map(|id| plan.step(*id).name.as_str()).collect();
     assert_eq!(
         names,
-        ["iteration[0].explored/t=0.5/q00000-00064.s0000-0008", "iteration[0].explored/t=1/q00000-00064.s0000-0008"]
+        [
+            "iteration[0].explored/t=0.5/q00000-00064.s0000-0008",
+            "iteration[0].explored/t=1/q00000-00064.s0000-0008"
+        ]
     );
-    let file = Piece::File { input: "responses".to_owned(), path: "t=1/q00000-00064.s0000-0008.jsonl".to_owned() };
+    let file =
+        Piece::File { input: "responses".to_owned(), path: "t=1/q00000-00064.s0000-0008.jsonl".to_owned() };
     let shard = plan.step(shards[1]);
     assert_eq!(shard.inputs["responses"], Source::Content(artifact(&file)));
     assert!(!shard.inputs.contains_key("reward_model"));

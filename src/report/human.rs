@@ -45,7 +45,8 @@ struct Live {
 impl Default for Human {
     fn default() -> Self {
         let terminal = std::io::stderr().is_terminal();
-        let target = if terminal { ProgressDrawTarget::stderr_with_hz(8) } else { ProgressDrawTarget::hidden() };
+        let target =
+            if terminal { ProgressDrawTarget::stderr_with_hz(8) } else { ProgressDrawTarget::hidden() };
         let state = State {
             bars: MultiProgress::with_draw_target(target),
             live: BTreeMap::new(),
@@ -112,19 +113,20 @@ impl Human {
     }
 
     fn begin(&self, state: &mut State, step: &str, total: u64, unit: &str) {
-        let bar = (self.terminal && state.live.values().filter(|live| live.bar.is_some()).count() < MAX_BARS).then(|| {
-            let bar = state.bars.add(ProgressBar::new(total));
-            let style = ProgressStyle::with_template(
-                "{prefix:>12.cyan.bold} {msg} [{elapsed}] {bar:24.cyan/dim} {human_pos}/{human_len}",
-            );
-            if let Ok(style) = style {
-                bar.set_style(style.progress_chars("━╸─"));
-            }
-            bar.set_prefix("Running");
-            bar.set_message(step.to_owned());
-            bar.enable_steady_tick(Duration::from_millis(250));
-            bar
-        });
+        let bar = (self.terminal && state.live.values().filter(|live| live.bar.is_some()).count() < MAX_BARS)
+            .then(|| {
+                let bar = state.bars.add(ProgressBar::new(total));
+                let style = ProgressStyle::with_template(
+                    "{prefix:>12.cyan.bold} {msg} [{elapsed}] {bar:24.cyan/dim} {human_pos}/{human_len}",
+                );
+                if let Ok(style) = style {
+                    bar.set_style(style.progress_chars("━╸─"));
+                }
+                bar.set_prefix("Running");
+                bar.set_message(step.to_owned());
+                bar.enable_steady_tick(Duration::from_millis(250));
+                bar
+            });
         let live = Live { bar, done: 0, total, unit: unit.to_owned(), since: Instant::now() };
         state.live.insert(step.to_owned(), live);
     }
@@ -169,7 +171,11 @@ impl Human {
             "stopped" => AnsiColor::Yellow,
             _ => AnsiColor::Red,
         };
-        let saved = if summary.cached > 0 { format!(" (saved {})", duration(summary.saved_s)) } else { String::new() };
+        let saved = if summary.cached > 0 {
+            format!(" (saved {})", duration(summary.saved_s))
+        } else {
+            String::new()
+        };
         let mut text = format!(
             "[{}] {} executed, {} cached{saved}",
             duration(summary.wall_s),
@@ -230,10 +236,16 @@ impl Report for Human {
             Event::Done { step, stage, shards, seconds, metrics, .. } => {
                 self.flush_cached(state);
                 // A sharded step took the time that passed, not the sum over its shards.
-                let seconds = state.live.get(step).map_or(*seconds, |live| live.since.elapsed().as_secs_f64());
+                let seconds =
+                    state.live.get(step).map_or(*seconds, |live| live.since.elapsed().as_secs_f64());
                 Self::finish(state, step);
                 let figures = figures(stage, metrics, *shards);
-                self.line(state, AnsiColor::Green, "Done", &format!("[{:>7}] {step}  {figures}", duration(seconds)));
+                self.line(
+                    state,
+                    AnsiColor::Green,
+                    "Done",
+                    &format!("[{:>7}] {step}  {figures}", duration(seconds)),
+                );
             }
             Event::Failed { step, message, hint, retry_in, kind, .. } => {
                 Self::finish(state, step);

@@ -54,14 +54,17 @@ fn columns(rows: &[&Map<String, Value>]) -> Vec<Column> {
             Some(format!("{:.0} / {:.0}", number(row, &["kept"])?, number(row, &["sampled"])?))
         }),
         column("Pass@1", |row| {
-            let error = number(row, &["pass_at_1_se"]).map_or(String::new(), |se| format!(" ± {}", percent(se)));
+            let error =
+                number(row, &["pass_at_1_se"]).map_or(String::new(), |se| format!(" ± {}", percent(se)));
             Some(format!("{}{error}", percent(number(row, &["pass_at_1"])?)))
         }),
     ];
     columns.extend(measure(rows, "pass_at_k", "Pass@K"));
     columns.extend(measure(rows, "pass_at_k_s", "Pass@K"));
     columns.extend(measure(rows, "best_of_k", "Best-of-K"));
-    columns.push(column("equations", |row| number(row, &["distinct_equations"]).map(|value| format!("{value:.1}"))));
+    columns.push(column("equations", |row| {
+        number(row, &["distinct_equations"]).map(|value| format!("{value:.1}"))
+    }));
     columns.push(column("unique", |row| number(row, &["unique_share"]).map(percent)));
     columns.push(column("tok/s", |row| number(row, &["tokens_per_s"]).map(|value| format!("{value:.0}"))));
     columns.push(column("time", |row| number(row, &["seconds"]).map(duration)));

@@ -250,7 +250,9 @@ impl Stage for Sample {
                 while start < samples {
                     let end = start.saturating_add(range_size).min(samples);
                     shards.push(Shard {
-                        path: format!("responses/t={temperature}/q{first:05}-{last:05}.s{start:04}-{end:04}.jsonl"),
+                        path: format!(
+                            "responses/t={temperature}/q{first:05}-{last:05}.s{start:04}-{end:04}.jsonl"
+                        ),
                         stage: StageConfig::SampleShard(SampleShard {
                             temperature,
                             start,

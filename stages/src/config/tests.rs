@@ -163,10 +163,7 @@ fn throughput_settings_are_no_identity() {
         (sample(&json!({"temperature": [0.5, 1]})), sample(&json!({"temperature": [1.0, 0.5]}))),
         (
             stage("score", json!({"responses": "r", "queries": "q"})),
-            stage(
-                "score",
-                json!({"responses": "x", "queries": "y", "aggregate": "mean"}),
-            ),
+            stage("score", json!({"responses": "x", "queries": "y", "aggregate": "mean"})),
         ),
     ];
     for (one, other) in same {

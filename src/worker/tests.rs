@@ -1,0 +1,98 @@
+use std::collections::BTreeMap;
+
+use bstar_stages::protocol::InputPath;
+
+use super::*;
+
+struct Place {
+    folder: tempfile::TempDir,
+    pool: WorkerPool,
+    stop: Stop,
+}
+
+impl Place {
+    fn new(env: &[(&str, &str)]) -> Self {
+        let pool = WorkerPool::new(Some(fake::launch(env)), Duration::from_secs(10));
+        Self { folder: tempfile::tempdir().unwrap(), pool, stop: Stop::default() }
+    }
+
+    /// A step that reads a policy made of `policy`.
+    async fn run(&self, id: u64, policy: &str) -> Result<Map<String, Value>, StageError> {
+        let with = serde_json::json!({"argv": ["true"], "outputs": ["r"]});
+        let stage = bstar_stages::StageConfig::parse("command", with).unwrap().unwrap();
+        let input =
+            InputPath { path: self.folder.path().join("policy"), digest: Digest::of(policy.as_bytes()) };
+        let request = Request {
+            id,
+            stage,
+            inputs: BTreeMap::from([("policy".to_owned(), input)]),
+            output: self.folder.path().to_owned(),
+            scratch: self.folder.path().to_owned(),
+            seed: 1,
+            threads: 1,
+            device: "cpu".to_owned(),
+        };
+        self.pool.run(request, &self.stop, |_| {}).await
+    }
+}
+
+#[tokio::test]
+async fn a_step_goes_to_the_worker_that_has_its_policy() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let place = Place::new(&[("FAKE_LOG", log.path().to_str().unwrap())]);
+    let (first, second) = tokio::join!(place.run(1, "a"), place.run(2, "b"));
+    assert!(first.is_ok() && second.is_ok(), "{first:?} {second:?}");
+    place.run(3, "b").await.unwrap();
+    place.run(4, "a").await.unwrap();
+    place.run(5, "b").await.unwrap();
+    let text = std::fs::read_to_string(log.path()).unwrap();
+    let mut workers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (pid, policy) in text.lines().filter_map(|line| line.split_once(' ')) {
+        workers.entry(policy).or_default().push(pid);
+    }
+    assert_eq!(workers.len(), 2);
+    assert!(workers.values().all(|pids| pids.iter().all(|pid| *pid == pids[0])), "{text}");
+}
+
+#[tokio::test]
+async fn a_dead_worker_is_a_transient_failure_with_its_last_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let mark = folder.path().join("died");
+    let place = Place::new(&[("FAKE_DIE_ONCE", mark.to_str().unwrap())]);
+    let error = place.run(1, "a").await.unwrap_err();
+    assert_eq!(error.kind, FailureKind::Transient);
+    assert!(error.message.starts_with("the worker ended (exit status: 3)"), "{error}");
+    assert!(error.message.contains("out of memory, they say"), "{error}");
+    place.run(2, "a").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_of_another_version_is_refused() {
+    let place = Place::new(&[("FAKE_VERSION", "0.0.0")]);
+    let error = place.run(1, "a").await.unwrap_err();
+    assert_eq!(error.kind, FailureKind::Failed);
+    assert!(error.message.contains("has version 0.0.0"), "{error}");
+    assert!(error.hint.unwrap().contains("make build"));
+}
+
+#[tokio::test]
+async fn a_program_that_is_no_worker_is_a_clear_failure() {
+    let launch = Launch {
+        program: "/bin/sh".into(),
+        args: vec!["-c".into(), "echo oops >&2; exit 4".into()],
+        env: vec![],
+    };
+    let place = Place { pool: WorkerPool::new(Some(launch), Duration::from_secs(1)), ..Place::new(&[]) };
+    let error = place.run(1, "a").await.unwrap_err();
+    assert_eq!(error.kind, FailureKind::Failed);
+    assert!(error.message.contains("oops"), "{error}");
+}
+
+#[tokio::test]
+async fn a_training_worker_checkpoints_when_asked_to_stop() {
+    let place = Place::new(&[("FAKE_TRAINS", "1")]);
+    let stop = place.stop.clone();
+    let (outcome, ()) = tokio::join!(place.run(1, "a"), async { stop.stop() });
+    assert_eq!(outcome.unwrap_err().kind, FailureKind::Interrupted);
+    assert!(place.folder.path().join("saved").exists());
+}

@@ -1,8 +1,8 @@
 //! Sequences of different lengths in one stream of tokens, each attending to itself only.
 //!
 //! Attention is computed in buckets of sequences whose lengths, rounded up to a multiple of
-//! [`ROWS`](crate::model::ROWS), are equal. The padding is at the end, where causal attention never looks, and depends on
-//! the sequence's own length only: results do not depend on the company.
+//! [`ROWS`](crate::model::ROWS), are equal. The padding is at the end, where causal attention never
+//! looks, and depends on the sequence's own length only: results do not depend on the company.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +35,6 @@ pub struct Packed {
 
 impl Bucket {
     /// `[sequences, length, …]` of the stream's `[tokens, …]`.
-    #[must_use]
     pub fn take(&self, stream: &Tensor) -> Tensor {
         let mut shape = stream.size();
         shape[0] = self.length;
@@ -98,7 +97,6 @@ impl Packed {
     }
 
     /// Causal self-attention of every sequence: `[tokens, heads × head]`.
-    #[must_use]
     pub fn attend(&self, attention: &Attention) -> Tensor {
         let Attention { query, key, value } = attention;
         let width = query.size()[1] * query.size()[2];

@@ -5,8 +5,8 @@
 //! merged by their log-sum-exp, which is exact.
 //!
 //! The bits of a row depend on that row only. Prompts are padded to a length that depends on their
-//! own; the responses to a prompt fill slots in multiples of [`ROWS`](crate::model::ROWS), because kernels for few rows
-//! round differently; and the caches of responses are narrowed, never masked.
+//! own; the responses to a prompt fill slots in multiples of [`ROWS`](crate::model::ROWS), because
+//! kernels for few rows round differently; and the caches of responses are narrowed, never masked.
 
 use tch::{Device, Kind, Tensor};
 
@@ -101,7 +101,8 @@ impl Cascade {
 
     fn empty(&self, capacity: i64) -> Tensor {
         let [kv, _, head] = self.shape;
-        Tensor::zeros([self.rows(), kv, capacity, head], (Kind::Float, self.device))
+        // Never read beyond what was written.
+        Tensor::empty([self.rows(), kv, capacity, head], (Kind::Float, self.device))
     }
 
     /// Drops prompts without rows, and finds the slots of the others' rows.
@@ -168,7 +169,6 @@ impl Cascade {
     }
 
     /// Attention of the newest token of every row, `[rows, heads × head]`; stores its keys and values.
-    #[must_use]
     pub fn attend(&self, block: usize, attention: &Attention) -> Tensor {
         let [kv, group, head] = self.shape;
         let rows = self.rows();
@@ -237,7 +237,7 @@ fn attend_by_products(
     let scale = (query.size()[3] as f64).powf(-0.5);
     let mut scores = (query * scale).matmul(&key.transpose(2, 3));
     if let Some(mask) = mask {
-        scores = scores + mask;
+        scores = mask + scores;
     }
     let weight = scores.logsumexp([-1_i64].as_slice(), true);
     let out = (scores - &weight).exp().matmul(value);

@@ -60,7 +60,7 @@ pub fn write_tensors<'a>(
     if let Some((key, value)) = extra {
         drop(metadata.insert(key.to_owned(), value));
     }
-    let bytes = safetensors::serialize(all.iter().map(|(name, bytes)| (name, bytes)), Some(metadata))
+    let bytes = safetensors::serialize(&all, Some(metadata))
         .map_err(|error| StageError::failed(format!("cannot write `{}`: {error}", path.display())))?;
     std::fs::write(path, bytes).map_err(io("write", path))
 }
@@ -185,7 +185,6 @@ pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::model::tests::random;
     use crate::tokenizer::tests::folder as tokenizer_folder;

@@ -246,7 +246,6 @@ impl ModelConfig {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     /// The shape used in practice by the default pipeline, or a smaller one.

@@ -61,7 +61,10 @@ fn load_cuda() -> Result<()> {
                 std::mem::forget(library);
                 return Ok(());
             }
-            Err(error) => problems.push(error.to_string()),
+            Err(error) => {
+                let reason = std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string);
+                problems.push(reason);
+            }
         }
     }
     Err(StageError::invalid(format!("cannot load {CUDA_LIBRARY}: {}", problems.join("; ")))
@@ -117,7 +120,6 @@ pub fn doctor() -> Value {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[test]

@@ -24,7 +24,6 @@ impl Drawing {
     ///
     /// The token of a row is where the cumulative distribution passes that row's number of `uniforms`
     /// (each in [0, 1)): it depends on nothing but the row.
-    #[must_use]
     pub fn draw(&self, logits: &Tensor, uniforms: &[f64]) -> (Tensor, Tensor) {
         let tokens = if self.is_greedy() {
             logits.argmax(-1, false)
@@ -68,7 +67,6 @@ impl Drawing {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::stream::Stream;
 

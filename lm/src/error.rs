@@ -9,7 +9,7 @@ pub type Result<T> = std::result::Result<T, StageError>;
 
 /// A failure to read or write `path`.
 pub(crate) fn io<'a>(action: &'a str, path: &'a Path) -> impl FnOnce(std::io::Error) -> StageError + 'a {
-    move |error| StageError::failed(format!("cannot {action} `{}`: {error}", path.display()))
+    move |error| StageError::io(format_args!("{action} `{}`", path.display()), &error)
 }
 
 /// A failure of the tokenizers library, whose errors are boxed.

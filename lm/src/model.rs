@@ -198,11 +198,11 @@ pub fn forward(
                 value: qkv.narrow(1, heads + kv, kv),
             },
         );
-        x = x + attended.linear(&block.out, None::<&Tensor>);
+        x = attended.linear(&block.out, None::<&Tensor>) + x;
         let gate_up = norm(&x, &block.mlp_norm).linear(&block.gate_up, None::<&Tensor>);
         let gate = gate_up.narrow(1, 0, config.intermediate_size).silu();
         let inner = gate * gate_up.narrow(1, config.intermediate_size, config.intermediate_size);
-        x = x + inner.linear(&block.down, None::<&Tensor>);
+        x = inner.linear(&block.down, None::<&Tensor>) + x;
     }
     norm(&x, &weights.norm)
 }
@@ -220,7 +220,6 @@ pub(crate) fn index(values: &[i64], device: Device) -> Tensor {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::config::tests::shape;
     use crate::train::initial;

@@ -24,9 +24,35 @@ const STEPS: usize = 5;
 #[derive(Debug)]
 pub struct Optimizer {
     kind: Kind,
-    /// By `first.PARAMETER` and `second.PARAMETER`.
-    moments: Tensors,
+    /// By parameter.
+    moments: BTreeMap<String, Moments>,
     updates: usize,
+}
+
+/// Running averages of one parameter's gradients.
+#[derive(Debug)]
+struct Moments {
+    first: Tensor,
+    /// Of their squares; Muon has none.
+    second: Option<Tensor>,
+}
+
+/// What one parameter's update needs: parameters are updated independently.
+struct Slot<'a> {
+    parameter: &'a mut Tensor,
+    gradient: Tensor,
+    moments: &'a mut Moments,
+}
+
+/// What is the same for all parameters of an update.
+#[derive(Clone, Copy)]
+struct Rates {
+    adamw: f64,
+    muon: f64,
+    decay: f64,
+    betas: [f64; 2],
+    /// What AdamW's averages are divided by, because they began at zero.
+    corrections: [f64; 2],
 }
 
 /// Whether Muon treats a parameter: the matrices between embedding and head.
@@ -38,13 +64,19 @@ impl Optimizer {
     /// A state without history.
     #[must_use]
     pub fn new(kind: Kind) -> Self {
-        Self { kind, moments: Tensors::new(), updates: 0 }
+        Self { kind, moments: BTreeMap::new(), updates: 0 }
     }
 
-    /// A state put together again.
+    /// A state put together again from [`Optimizer::tensors`].
     #[must_use]
-    pub fn restored(kind: Kind, moments: Tensors, updates: usize) -> Self {
-        Self { kind, moments, updates }
+    pub fn restored(kind: Kind, mut tensors: Tensors, updates: usize) -> Self {
+        let seconds = tensors.split_off("second.");
+        let moments = tensors.into_iter().map(|(name, first)| {
+            let name = name.trim_start_matches("first.").to_owned();
+            let second = seconds.get(&format!("second.{name}")).map(Tensor::shallow_clone);
+            (name, Moments { first, second })
+        });
+        Self { kind, moments: moments.collect(), updates }
     }
 
     /// Updates it has made, in all stages that inherited it.
@@ -53,52 +85,68 @@ impl Optimizer {
         self.updates
     }
 
-    /// Its running averages.
+    /// Its running averages, as `first.PARAMETER` and `second.PARAMETER`.
     #[must_use]
-    pub fn moments(&self) -> &Tensors {
-        &self.moments
+    pub fn tensors(&self) -> Vec<(String, &Tensor)> {
+        let firsts = self.moments.iter().map(|(name, moments)| (format!("first.{name}"), &moments.first));
+        let seconds = self.moments.iter().filter_map(|(name, moments)| {
+            moments.second.as_ref().map(|second| (format!("second.{name}"), second))
+        });
+        firsts.chain(seconds).collect()
     }
 
-    /// Updates the parameters in place.
+    /// Updates the parameters in place, on one or two threads with the same result.
     ///
-    /// `share` is the position in the schedule: the part of the peak learning rates to use.
+    /// `gradients` are in the order of the parameters' names; `share` is the part of the peak learning
+    /// rates to use.
     pub fn update(
         &mut self,
         parameters: &mut Tensors,
-        gradients: &[Tensor],
+        gradients: Vec<Tensor>,
         settings: &Training,
         share: f64,
+        parallel: bool,
     ) {
         let _guard = tch::no_grad_guard();
         self.updates += 1;
-        let [beta1, beta2] = settings.betas;
-        let correction = |beta: f64| 1.0 - beta.powi(i32::try_from(self.updates).unwrap_or(i32::MAX));
-        for ((name, parameter), gradient) in parameters.iter_mut().zip(gradients) {
-            let moment = |moments: &mut Tensors, which: &str| -> Tensor {
-                let zeros = || gradient.zeros_like();
-                moments.entry(format!("{which}.{name}")).or_insert_with(zeros).shallow_clone()
-            };
+        let power = i32::try_from(self.updates).unwrap_or(i32::MAX);
+        let rates = Rates {
+            adamw: share * settings.learning_rate,
+            muon: share * settings.muon_learning_rate,
+            decay: settings.weight_decay,
+            betas: settings.betas,
+            corrections: settings.betas.map(|beta| 1.0 - beta.powi(power)),
+        };
+        for (name, parameter) in parameters.iter() {
             let muon = self.kind == Kind::Muon && is_hidden_matrix(name, parameter);
-            let rate = share * if muon { settings.muon_learning_rate } else { settings.learning_rate };
-            if settings.weight_decay > 0.0 && parameter.dim() >= 2 {
-                drop(parameter.g_mul_scalar_(1.0 - rate * settings.weight_decay));
-            }
-            let mut first = moment(&mut self.moments, "first");
-            if muon {
-                drop(first.g_mul_scalar_(MOMENTUM).g_add_(gradient));
-                let (rows, columns) = (parameter.size()[0], parameter.size()[1]);
-                #[expect(clippy::cast_precision_loss, reason = "sizes of matrices")]
-                let scale = (rows as f64 / columns as f64).max(1.0).sqrt();
-                let direction = orthogonal(&(gradient + &first * MOMENTUM));
-                drop(parameter.g_add_(&(direction * (-rate * scale))));
-                continue;
-            }
-            let mut second = moment(&mut self.moments, "second");
-            drop(first.g_mul_scalar_(beta1).g_add_(&(gradient * (1.0 - beta1))));
-            drop(second.g_mul_scalar_(beta2).g_add_(&(gradient * gradient * (1.0 - beta2))));
-            let root = second.sqrt() / correction(beta2).sqrt() + EPSILON;
-            drop(parameter.g_add_(&(&first / root * (-rate / correction(beta1)))));
+            let zeros = || parameter.detach().zeros_like();
+            let new = || Moments { first: zeros(), second: (!muon).then(zeros) };
+            let _moments = self.moments.entry(name.clone()).or_insert_with(new);
         }
+        // Both maps have the same names, and so the same order.
+        let slots = parameters.values_mut().zip(gradients).zip(self.moments.values_mut());
+        let mut slots: Vec<Slot<'_>> =
+            slots.map(|((parameter, gradient), moments)| Slot { parameter, gradient, moments }).collect();
+        if !parallel {
+            slots.iter_mut().for_each(|slot| slot.update(&rates));
+            return;
+        }
+        slots.sort_by_key(|slot| std::cmp::Reverse(slot.work()));
+        let (mut left, mut right) = (Vec::new(), Vec::new());
+        let mut work = [0, 0];
+        for slot in slots {
+            let lighter = usize::from(work[1] < work[0]);
+            work[lighter] += slot.work();
+            if lighter == 0 { left.push(slot) } else { right.push(slot) }
+        }
+        std::thread::scope(|scope| {
+            let _other = scope.spawn(move || {
+                tch::set_num_threads(1);
+                let _guard = tch::no_grad_guard();
+                right.iter_mut().for_each(|slot| slot.update(&rates));
+            });
+            left.iter_mut().for_each(|slot| slot.update(&rates));
+        });
     }
 
     /// Writes the state into a folder.
@@ -107,8 +155,7 @@ impl Optimizer {
     /// When a file cannot be written.
     pub fn save(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(io("create", folder))?;
-        let moments = self.moments.iter().map(|(name, tensor)| (name.clone(), tensor));
-        write_tensors(&folder.join("optimizer.safetensors"), moments, None)?;
+        write_tensors(&folder.join("optimizer.safetensors"), self.tensors(), None)?;
         let state = json!({"updates": self.updates, "optimizer": self.kind});
         write_json(&folder.join("state.json"), &state)
     }
@@ -132,14 +179,51 @@ impl Optimizer {
         }
         let updates = state.get("updates").and_then(Value::as_u64);
         let updates = updates.ok_or_else(|| invalid("`updates` is missing".to_owned()))?;
-        let (moments, _) = read_tensors(&folder.join("optimizer.safetensors"), device)?;
-        for (name, moment) in &moments {
+        let (tensors, _) = read_tensors(&folder.join("optimizer.safetensors"), device)?;
+        for (name, moment) in &tensors {
             let parameter = name.split_once('.').and_then(|(_, name)| parameters.get(name));
             if parameter.is_none_or(|parameter| parameter.size() != moment.size()) {
                 return Err(invalid(format!("`{name}` does not belong to this model")));
             }
         }
-        Ok(Self { kind, moments, updates: usize::try_from(updates).unwrap_or(usize::MAX) })
+        let all = |name: &String| tensors.contains_key(&format!("first.{name}"));
+        if let Some(name) = parameters.keys().find(|name| !all(name)) {
+            return Err(invalid(format!("it knows nothing of `{name}`")));
+        }
+        Ok(Self::restored(kind, tensors, usize::try_from(updates).unwrap_or(usize::MAX)))
+    }
+}
+
+impl Slot<'_> {
+    /// About how long the update takes.
+    fn work(&self) -> i64 {
+        let size = self.parameter.size();
+        match (&self.moments.second, &size[..]) {
+            (None, [rows, columns]) => rows * columns * rows.min(columns),
+            _ => size.iter().product(),
+        }
+    }
+
+    fn update(&mut self, rates: &Rates) {
+        let Self { parameter, gradient, moments: Moments { first, second } } = self;
+        let rate = if second.is_some() { rates.adamw } else { rates.muon };
+        if rates.decay > 0.0 && parameter.dim() >= 2 {
+            drop(parameter.g_mul_scalar_(1.0 - rate * rates.decay));
+        }
+        let Some(second) = second else {
+            drop(first.g_mul_scalar_(MOMENTUM).g_add_(gradient));
+            let (rows, columns) = (parameter.size()[0], parameter.size()[1]);
+            #[expect(clippy::cast_precision_loss, reason = "sizes of matrices")]
+            let scale = (rows as f64 / columns as f64).max(1.0).sqrt();
+            let direction = orthogonal(&(&*gradient + &*first * MOMENTUM));
+            drop(parameter.g_add_(&(direction * (-rate * scale))));
+            return;
+        };
+        let ([beta1, beta2], [mean, square]) = (rates.betas, rates.corrections);
+        drop(first.g_mul_scalar_(beta1).g_add_(&(&*gradient * (1.0 - beta1))));
+        drop(second.g_mul_scalar_(beta2).g_add_(&(&*gradient * &*gradient * (1.0 - beta2))));
+        let root = second.sqrt() / square.sqrt() + EPSILON;
+        drop(parameter.g_add_(&(&*first / root * (-rate / mean))));
     }
 }
 
@@ -179,7 +263,6 @@ pub fn share(schedule: &Schedule, position: usize, updates: usize) -> f64 {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::stream::Stream;
 
@@ -219,7 +302,7 @@ pub(crate) mod tests {
         let (mut expected, mut first, mut second) = (start, [0.0; 2], [0.0; 2]);
         for (step, gradient) in gradients.iter().enumerate() {
             let tensor = Tensor::from_slice(&gradient.map(|g| g as f32)).view([1, 2]);
-            optimizer.update(&mut parameters, &[tensor], &settings, 1.0);
+            optimizer.update(&mut parameters, vec![tensor], &settings, 1.0, false);
             for i in 0..2 {
                 expected[i] *= 1.0 - 0.1 * 0.5;
                 first[i] = 0.9 * first[i] + 0.1 * gradient[i];
@@ -260,15 +343,15 @@ pub(crate) mod tests {
                 ("model.norm.weight".to_owned(), matrix(1, 4).view([4])),
             ])
         };
-        let gradients = [matrix(8, 4) * 0.3, matrix(1, 4).view([4]) * 0.2];
+        let gradients = || vec![matrix(8, 4) * 0.3, matrix(1, 4).view([4]) * 0.2];
         let mut straight = (make(), Optimizer::new(Kind::Muon));
-        straight.1.update(&mut straight.0, &gradients, &settings, 1.0);
+        straight.1.update(&mut straight.0, gradients(), &settings, 1.0, false);
         straight.1.save(folder.path()).unwrap();
         let parameters = straight.0.iter().map(|(name, tensor)| (name.clone(), tensor.copy())).collect();
         let load = |kind| Optimizer::load(folder.path(), kind, &make(), Device::Cpu);
         let mut again: (Tensors, _) = (parameters, load(Kind::Muon).unwrap());
-        for (parameters, optimizer) in [&mut straight, &mut again] {
-            optimizer.update(parameters, &gradients, &settings, 0.5);
+        for (parallel, (parameters, optimizer)) in [(false, &mut straight), (true, &mut again)] {
+            optimizer.update(parameters, gradients(), &settings, 0.5, parallel);
             assert_eq!(optimizer.updates(), 2);
         }
         for (name, tensor) in &straight.0 {

@@ -38,9 +38,8 @@ pub(crate) fn save(
     let text = serde_json::to_string(&position)
         .map_err(|error| StageError::failed(format!("cannot write a checkpoint: {error}")))?;
     let weights = model.named().into_iter().map(|(name, tensor)| (format!("weight.{name}"), tensor));
-    let moments = optimizer.moments().iter().map(|(name, tensor)| (name.clone(), tensor));
     let (target, temporary) = (scratch.join(FILE), scratch.join(format!("{FILE}.new")));
-    write_tensors(&temporary, weights.chain(moments), Some(("position", text)))?;
+    write_tensors(&temporary, weights.chain(optimizer.tensors()), Some(("position", text)))?;
     std::fs::rename(&temporary, &target).map_err(io("write", &target))
 }
 

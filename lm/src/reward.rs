@@ -211,7 +211,6 @@ impl Scorer {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use std::collections::BTreeMap;
     use std::sync::atomic::AtomicBool;
 

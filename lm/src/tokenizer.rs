@@ -210,7 +210,6 @@ pub fn copy_files(from: &Path, to: &Path) -> Result<()> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use bstar_stages::Reference;
 

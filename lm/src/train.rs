@@ -192,7 +192,7 @@ pub fn train<O: Objective>(
             }
         }
         let share = share(&settings.schedule, optimizer.updates(), settings.updates);
-        optimizer.update(model.tensors_mut(), &gradients, settings, share);
+        optimizer.update(model.tensors_mut(), gradients, settings, share, parallel);
         if let Some(twin) = &mut twin {
             copy_into(twin, model);
         }
@@ -353,7 +353,6 @@ pub fn initial(config: ModelConfig, seed: u64, device: Device) -> Decoder {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use bstar_stages::config::Optimizer as OptimizerKind;

@@ -193,6 +193,10 @@ impl Trouble {
 
 impl From<StageError> for Trouble {
     fn from(error: StageError) -> Self {
+        if error.kind == FailureKind::DiskFull {
+            let attempt = error.message.trim_start_matches("cannot ").to_owned();
+            return Self::io(attempt, std::io::ErrorKind::StorageFull.into());
+        }
         Self::Step(error)
     }
 }

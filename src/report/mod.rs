@@ -6,7 +6,7 @@ mod table;
 
 pub use human::Human;
 pub use json::Json;
-pub use table::{Column, iterations_table, iterations_text};
+pub use table::{iterations_table, iterations_text};
 
 use crate::event::Event;
 

@@ -7,18 +7,21 @@ use serde_json::{Map, Value};
 use crate::event::Summary;
 use crate::report::duration;
 
+/// The figures of one iteration.
+type Row = Map<String, Value>;
+
 /// A column: its title and its text for a row; columns without any text are left out.
-pub struct Column {
+struct Column {
     title: String,
-    cell: Box<dyn Fn(&Map<String, Value>) -> String>,
+    cell: Box<dyn Fn(&Row) -> String>,
 }
 
-fn number(row: &Map<String, Value>, path: &[&str]) -> Option<f64> {
+fn number(row: &Row, path: &[&str]) -> Option<f64> {
     let (first, rest) = path.split_first()?;
     rest.iter().try_fold(row.get(*first)?, |value, key| value.get(key))?.as_f64()
 }
 
-fn column(title: &str, cell: impl Fn(&Map<String, Value>) -> Option<String> + 'static) -> Column {
+fn column(title: &str, cell: impl Fn(&Row) -> Option<String> + 'static) -> Column {
     Column { title: title.to_owned(), cell: Box::new(move |row| cell(row).unwrap_or_default()) }
 }
 
@@ -27,7 +30,7 @@ fn percent(value: f64) -> String {
 }
 
 /// The largest key of a measure such as `pass_at_k`, by its number: the one people compare.
-fn largest(rows: &[&Map<String, Value>], measure: &str) -> Option<String> {
+fn largest(rows: &[&Row], measure: &str) -> Option<String> {
     let keys = rows.iter().filter_map(|row| row.get(measure)?.as_object()).flat_map(Map::keys);
     keys.max_by_key(|key| {
         let mut parts = key.split('-').map(|part| part.parse::<u64>().unwrap_or(0));
@@ -36,13 +39,13 @@ fn largest(rows: &[&Map<String, Value>], measure: &str) -> Option<String> {
     .cloned()
 }
 
-fn measure(rows: &[&Map<String, Value>], name: &'static str, title: &str) -> Option<Column> {
+fn measure(rows: &[&Row], name: &'static str, title: &str) -> Option<Column> {
     let key = largest(rows, name)?;
     let heading = title.replace('K', &key);
     Some(column(&heading, move |row| number(row, &[name, &key]).map(percent)))
 }
 
-fn columns(rows: &[&Map<String, Value>]) -> Vec<Column> {
+fn columns(rows: &[&Row]) -> Vec<Column> {
     let mut columns = vec![
         column("iteration", |row| {
             Some(row.get("iteration").map_or("start".to_owned(), |iteration| iteration.to_string()))
@@ -71,7 +74,7 @@ fn columns(rows: &[&Map<String, Value>]) -> Vec<Column> {
     columns
 }
 
-fn rows(summary: &Summary) -> Vec<&Map<String, Value>> {
+fn rows(summary: &Summary) -> Vec<&Row> {
     let start = Some(&summary.start).filter(|start| !start.is_empty());
     start.into_iter().chain(&summary.iterations).collect()
 }

@@ -100,7 +100,7 @@ fn write(
         content(&mut file)?;
         file.flush()
     };
-    write().map_err(|error| StageError::failed(format!("cannot write {}: {error}", path.display())))
+    write().map_err(|error| StageError::io(format_args!("write {}", path.display()), &error))
 }
 
 #[cfg(test)]

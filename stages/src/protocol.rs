@@ -114,6 +114,8 @@ pub enum FailureKind {
     Invalid,
     /// May succeed when tried again.
     Transient,
+    /// The disk that holds the outputs is full (exit code 3): what was published is kept.
+    DiskFull,
     /// Stopped on request; the scratch folder holds the progress.
     Interrupted,
     /// Anything else (exit code 1).
@@ -137,6 +139,14 @@ impl StageError {
     #[must_use]
     pub fn invalid(message: impl Into<String>) -> Self {
         Self { kind: FailureKind::Invalid, message: message.into(), hint: None }
+    }
+
+    /// A file that could not be used: `attempt` names it.
+    #[must_use]
+    pub fn io(attempt: impl std::fmt::Display, error: &std::io::Error) -> Self {
+        let full = error.kind() == std::io::ErrorKind::StorageFull;
+        let kind = if full { FailureKind::DiskFull } else { FailureKind::Failed };
+        Self { kind, ..Self::failed(format!("cannot {attempt}: {error}")) }
     }
 
     /// Any other failure.

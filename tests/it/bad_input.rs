@@ -45,7 +45,7 @@ fn missing_reference_names_the_likely_one() {
 #[test]
 fn cycle_is_printed_whole() {
     refuses(
-        "{policy: policy, queries: problems.train, limit: 8",
+        "{policy: sft.policy, queries: problems.train, limit: 8",
         "{policy: reward_model.reward_model, queries: problems.train, limit: 8",
         &["cycle", "reward_model", "labels", "→"],
     );
@@ -58,7 +58,12 @@ fn cycle_is_printed_whole() {
 
 #[test]
 fn duplicate_stage_is_refused() {
-    refuses("  sft:\n    uses: sft", "  tokenizer:\n    uses: sft", &["duplicate", "tokenizer"]);
+    let again = "  tokenizer: {uses: draw, with: {queries: problems.train, count: 1}}\n  sft:\n    uses: sft";
+    refuses(
+        "  sft:\n    uses: sft",
+        again,
+        &["`tokenizer` is given twice", "tiny.yaml:", "remove or rename"],
+    );
 }
 
 #[test]
@@ -171,7 +176,10 @@ fn a_full_disk_is_a_store_error_and_the_run_goes_on_once_there_is_room() {
         status.is_ok_and(|status| status.success())
     };
     if !mount("size=1m") {
-        eprintln!("skipped: mounting a small file system needs root");
+        #[expect(clippy::print_stderr, reason = "a skipped test says why")]
+        {
+            eprintln!("skipped: mounting a small file system needs root");
+        }
         return;
     }
     let full = space.run(&["pipeline", "run", "tiny.yaml"]);

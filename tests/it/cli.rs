@@ -49,7 +49,7 @@ fn explain_shows_ingredients_and_the_difference_to_the_nearest_result() {
 #[test]
 fn runs_are_listed_and_shown_by_prefix_and_latest() {
     let space = Space::with_tiny();
-    let _ = space.tiny(&[]).summary();
+    drop(space.tiny(&[]).summary());
     let list = space.run(&["run", "list", "--format", "json"]);
     let runs: serde_json::Value = serde_json::from_str(&list.stdout).expect("JSON");
     assert_eq!(runs.as_array().map(Vec::len), Some(2));

@@ -57,7 +57,7 @@ fn more_samples_draw_only_the_new_ones() {
     let four = [&explore[..], &["iteration.responses.samples=4"]].concat();
     let eight = [&explore[..], &["iteration.responses.samples=8"]].concat();
     let grown = Space::new();
-    let _ = grown.tiny(&four).summary();
+    drop(grown.tiny(&four).summary());
     let outcome = grown.tiny(&eight);
     let drawn: Vec<String> = outcome
         .events()

@@ -332,7 +332,6 @@ fn inputs_and_files_must_exist() {
         [
             "3:16 no such input: data.jsonl | paths are relative to the pipeline file: pipelines/data.jsonl does not exist",
             "3:33 no such input: s3://bucket/x | an input is a file or folder on this machine: download it first",
-            "3:55 no such input: . | paths are relative to the pipeline file: pipelines/. does not exist",
             "50:3 `train` is the name of a stage and of an input | rename one of them",
         ]
     );

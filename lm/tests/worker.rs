@@ -1,0 +1,218 @@
+//! The worker as the engine sees it: a process that takes orders and reports.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use bstar_cache::Digest;
+use bstar_stages::protocol::{FailureKind, InputPath, Order, Report, Request};
+use bstar_stages::stage::StageConfig;
+use serde_json::{Map, Value, json};
+
+struct Worker {
+    process: Child,
+    orders: Option<ChildStdin>,
+    reports: Lines<BufReader<ChildStdout>>,
+}
+
+impl Worker {
+    fn start() -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_bstar-lm"))
+            .arg("worker")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let orders = process.stdin.take();
+        let reports = BufReader::new(process.stdout.take().unwrap()).lines();
+        let mut worker = Self { process, orders, reports };
+        let Report::Ready { version, .. } = worker.report() else { panic!("the worker does not greet") };
+        assert_eq!(version, env!("CARGO_PKG_VERSION"));
+        worker
+    }
+
+    fn say(&mut self, line: &str) {
+        writeln!(self.orders.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    fn report(&mut self) -> Report {
+        serde_json::from_str(&self.reports.next().unwrap().unwrap()).unwrap()
+    }
+
+    fn order(&mut self, place: &Place, uses: &str, with: Value, inputs: &[(&str, &str)]) {
+        let inputs = inputs.iter().map(|(name, path)| {
+            let path = place.folder.path().join(path);
+            ((*name).to_owned(), InputPath { digest: Digest::of(path.to_string_lossy().as_bytes()), path })
+        });
+        let request = Request {
+            id: 7,
+            stage: StageConfig::parse(uses, with).unwrap().unwrap(),
+            inputs: inputs.collect::<BTreeMap<_, _>>(),
+            output: place.folder.path().join(place.output),
+            scratch: place.folder.path().join(place.output).with_extension("scratch"),
+            seed: 3,
+            threads: 1,
+            device: "cpu".to_owned(),
+        };
+        self.say(&serde_json::to_string(&Order::Run(Box::new(request))).unwrap());
+    }
+
+    fn end(&mut self) -> Result<Map<String, Value>, (FailureKind, String)> {
+        loop {
+            match self.report() {
+                Report::Finished { id, metrics } => {
+                    assert_eq!(id, 7);
+                    return Ok(metrics);
+                }
+                Report::Failed { kind, message, .. } => return Err((kind, message)),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Where a step writes, below a folder for the whole test.
+struct Place<'a> {
+    folder: &'a tempfile::TempDir,
+    output: &'a str,
+}
+
+fn write(path: PathBuf, rows: impl Iterator<Item = Value>) {
+    std::fs::write(path, rows.map(|row| format!("{row}\n")).collect::<String>()).unwrap();
+}
+
+fn data(folder: &Path) {
+    let prompt = |number: usize| {
+        format!("# Question\n\nAnn has {number} pens and buys {}.\n\n# Solution\n\n", number % 7)
+    };
+    let solution = |number: usize| {
+        let (more, sum) = (number % 7, number + number % 7);
+        [format!("{number} + {more} = {sum}\n\n"), format!("so {sum}\n\n# Answer\n\n{sum}")]
+    };
+    write(
+        folder.join("examples.jsonl"),
+        (0..50).map(|number| json!({"prompt": prompt(number), "completion": solution(number).concat()})),
+    );
+    write(
+        folder.join("queries.jsonl"),
+        (0..4).map(|number| {
+            json!({"id": format!("q{number}"), "prompt": prompt(number), "answer": number.to_string()})
+        }),
+    );
+    write(
+        folder.join("labels.jsonl"),
+        (0..20).map(|number| {
+            json!({"query_id": number.to_string(), "prompt": prompt(number),
+                   "steps": solution(number), "labels": [1.0, 0.25]})
+        }),
+    );
+}
+
+fn training(updates: usize) -> Value {
+    json!({"updates": updates, "batch": 8, "learning_rate": 0.003, "optimizer": "muon",
+           "schedule": {"shape": "linear", "total": 40}, "checkpoint_every": 5})
+}
+
+fn pretrain(updates: usize) -> Value {
+    json!({"tokenizer": "t", "dataset": "d", "training": training(updates),
+           "model": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+                     "num_attention_heads": 2, "max_position_embeddings": 128}})
+}
+
+const INPUTS: [(&str, &str); 2] = [("tokenizer", "tokens/tokenizer"), ("dataset", "examples.jsonl")];
+
+#[test]
+fn every_stage_runs_and_repeats_its_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path());
+    let mut worker = Worker::start();
+    let mut run = |output: &str, uses: &str, with: Value, inputs: &[(&str, &str)]| {
+        worker.order(&Place { folder: &folder, output }, uses, with, inputs);
+        worker.end().unwrap()
+    };
+    let markers = json!(["# Question\n\n", "\n\n# Solution\n\n", "\n\n# Answer\n\n"]);
+    let tokenizer = json!({"corpus": ["c"], "kind": "words", "vocab_size": 100, "markers": markers});
+    run("tokens", "tokenizer", tokenizer, &[("corpus0", "examples.jsonl")]);
+    let metrics = run("pre", "pretrain", pretrain(20), &INPUTS);
+    assert!(metrics["loss_last"].as_f64() < metrics["loss_first"].as_f64());
+
+    let sft = json!({"policy": "p", "dataset": "d", "optimizer": "o", "training": training(10)});
+    let inputs = [("policy", "pre/policy"), ("dataset", "examples.jsonl"), ("optimizer", "pre/optimizer")];
+    run("sft", "sft", sft, &inputs);
+    let state = std::fs::read_to_string(folder.path().join("sft/optimizer/state.json")).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&state).unwrap()["updates"], 30);
+    let log = std::fs::read_to_string(folder.path().join("sft/log.jsonl")).unwrap();
+    let first: Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
+    assert_eq!(first["learning_rate"], 0.003 * 0.5, "the schedule goes on at half of its way");
+
+    let sample = json!({"temperature": 0.9, "start": 0, "end": 3, "max_tokens": 30,
+                        "top_p": 1.0, "top_k": 0, "stop": []});
+    let inputs = [("policy", "sft/policy"), ("queries", "queries.jsonl")];
+    for output in ["one", "two"] {
+        let metrics = run(output, "sample_shard", sample.clone(), &inputs);
+        assert_eq!(metrics["responses"], 12);
+    }
+    let read = |path: &str| std::fs::read(folder.path().join(path)).unwrap();
+    assert_eq!(read("one/responses.jsonl"), read("two/responses.jsonl"));
+
+    let labels = json!({"policy": "p", "labels": "l", "training": training(5)});
+    run("prm", "reward_model", labels, &[("policy", "sft/policy"), ("labels", "labels.jsonl")]);
+    let inputs = [
+        ("reward_model", "prm/reward_model"),
+        ("queries", "queries.jsonl"),
+        ("responses", "one/responses.jsonl"),
+    ];
+    run("score", "score_shard", json!({"grader": "math", "aggregate": "min"}), &inputs);
+    let rewards = String::from_utf8(read("score/rewards.jsonl")).unwrap();
+    assert_eq!(rewards.lines().count(), 12);
+    assert!(rewards.lines().all(|row| row.contains("step_scores")));
+}
+
+#[test]
+fn a_stopped_step_goes_on_in_another_worker() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path());
+    let mut worker = Worker::start();
+    let place = |output| Place { folder: &folder, output };
+    let tokenizer = json!({"corpus": ["c"], "kind": "bpe", "vocab_size": 300});
+    worker.order(&place("tokens"), "tokenizer", tokenizer, &[("corpus0", "examples.jsonl")]);
+    worker.end().unwrap();
+    worker.order(&place("straight"), "pretrain", pretrain(200), &INPUTS);
+    worker.end().unwrap();
+
+    worker.order(&place("again"), "pretrain", pretrain(200), &INPUTS);
+    // The first report of progress comes with the first update.
+    assert!(matches!(worker.report(), Report::Progress { .. }));
+    worker.say(r#"{"order": "stop"}"#);
+    let (kind, _) = worker.end().unwrap_err();
+    assert_eq!(kind, FailureKind::Interrupted);
+    assert!(!folder.path().join("again/policy").exists());
+
+    let mut other = Worker::start();
+    other.order(&place("again"), "pretrain", pretrain(200), &INPUTS);
+    other.end().unwrap();
+    for file in ["policy/model.safetensors", "optimizer/optimizer.safetensors", "log.jsonl"] {
+        let read = |output: &str| std::fs::read(folder.path().join(output).join(file)).unwrap();
+        assert_eq!(read("straight"), read("again"), "{file}");
+    }
+}
+
+#[test]
+fn errors_are_reported_and_the_worker_lives_on_until_its_input_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path());
+    let mut worker = Worker::start();
+    worker.say("nonsense");
+    assert!(matches!(worker.report(), Report::Log { .. }));
+    for _ in 0..2 {
+        worker.order(&Place { folder: &folder, output: "pre" }, "pretrain", pretrain(1), &INPUTS);
+        let (kind, message) = worker.end().unwrap_err();
+        assert_eq!(kind, FailureKind::Invalid);
+        assert!(message.contains("tokenizer.json"), "{message}");
+    }
+    drop(worker.orders.take());
+    assert!(worker.process.wait().unwrap().success());
+}

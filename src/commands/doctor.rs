@@ -42,7 +42,7 @@ pub async fn doctor(global: &Global) -> Result<u8, Failure> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     checks.push(Check::good("cores", format!("{cores}: as many worker processes by default")));
     checks.extend(worker());
-    checks.extend(store(&global.store).await);
+    checks.push(store(&global.store).await);
     checks.push(disk(&global.store));
     let healthy = checks.iter().all(|check| check.ok || check.optional);
     if global.format == Format::Json {
@@ -107,14 +107,23 @@ fn worker() -> Vec<Check> {
     checks
 }
 
-/// Writes, reads back, and publishes twice: the second must find the first.
-async fn store(location: &str) -> Vec<Check> {
-    match try_store(location).await {
-        Ok(()) => vec![Check::good("store", format!("{location}: reads, writes, first writer wins"))],
-        Err((found, fix)) => vec![Check::bad("store", found, fix)],
+/// Tries the store in a corner of its own, which is removed again.
+async fn store(location: &str) -> Check {
+    let folder = location.strip_prefix("file://").unwrap_or(location);
+    let existed = Path::new(folder).exists();
+    let corner = format!("{folder}/doctor-{}", std::process::id());
+    let tried = try_store(&corner).await;
+    drop(std::fs::remove_dir_all(&corner));
+    if !existed {
+        drop(std::fs::remove_dir(folder));
+    }
+    match tried {
+        Ok(()) => Check::good("store", format!("{location}: reads, writes, first writer wins")),
+        Err((found, fix)) => Check::bad("store", found, fix),
     }
 }
 
+/// Writes, reads back, and publishes twice: the second must find the first.
 async fn try_store(location: &str) -> Result<(), (String, String)> {
     let fix = "use another folder or URL: --store or $BSTAR_STORE";
     let told =

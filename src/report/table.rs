@@ -1,6 +1,6 @@
 //! The table that ends a run: one row an iteration.
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{Cell, CellAlignment, Table};
 use serde_json::{Map, Value};
 
@@ -18,7 +18,8 @@ struct Column {
 
 fn number(row: &Row, path: &[&str]) -> Option<f64> {
     let (first, rest) = path.split_first()?;
-    rest.iter().try_fold(row.get(*first)?, |value, key| value.get(key))?.as_f64()
+    // Adding zero turns -0.0 into 0.0.
+    Some(rest.iter().try_fold(row.get(*first)?, |value, key| value.get(key))?.as_f64()? + 0.0)
 }
 
 fn column(title: &str, cell: impl Fn(&Row) -> Option<String> + 'static) -> Column {
@@ -95,13 +96,13 @@ pub fn iterations_table(summary: &Summary) -> Vec<Vec<String>> {
     std::iter::once(heading).chain(body).collect()
 }
 
-/// The table as text; `None` when nothing was measured.
+/// The table as text that is also Markdown; `None` when nothing was measured.
 #[must_use]
 pub fn iterations_text(summary: &Summary) -> Option<String> {
     let cells = iterations_table(summary);
     let (heading, body) = cells.split_first()?;
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY);
+    table.load_style(ASCII_MARKDOWN);
     table.set_header(heading);
     for row in body {
         table.add_row(row.iter().map(|text| Cell::new(text).set_alignment(CellAlignment::Right)));

@@ -4,6 +4,7 @@
 use std::fs::OpenOptions;
 use std::io::{BufRead, Write};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
 use bstar_stages::StageConfig;
@@ -15,7 +16,7 @@ use super::Launch;
 /// How to start the fake worker with these variables.
 pub(crate) fn launch(env: &[(&str, &str)]) -> Launch {
     let env = env.iter().chain(&[("FAKE_WORKER", "1")]);
-    let args = ["worker::fake::speak", "--exact", "--ignored", "--nocapture"];
+    let args = ["worker::fake::speak", "--exact", "--nocapture"];
     Launch {
         program: std::env::current_exe().unwrap(),
         args: args.iter().map(ToString::to_string).collect(),
@@ -23,12 +24,21 @@ pub(crate) fn launch(env: &[(&str, &str)]) -> Launch {
     }
 }
 
+/// The process that other tests start as a worker. Run as a test, it starts itself as one.
 #[test]
-#[ignore = "the process that other tests start as a worker"]
 fn speak() {
-    if variable("FAKE_WORKER").is_none() {
-        return;
+    if variable("FAKE_WORKER").is_some() {
+        return take_orders();
     }
+    let Launch { program, args, env } = launch(&[]);
+    let output = Command::new(program).args(args).envs(env).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success());
+    let said = String::from_utf8(output.stdout).unwrap();
+    let ready = |line: &str| matches!(serde_json::from_str(line), Ok(Report::Ready { .. }));
+    assert!(said.lines().any(ready), "{said}");
+}
+
+fn take_orders() {
     let version = variable("FAKE_VERSION").unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
     say(&Report::Ready { version, device: "cpu".to_owned() });
     let (sender, orders) = mpsc::channel();

@@ -144,12 +144,8 @@ pub enum ShardInput {
 
 /// The settings of one stage.
 pub trait Stage {
-    /// Raised when the code changes its results; the changelog says which.
-    fn version(&self) -> u32;
     /// Where it runs.
     fn runner(&self) -> Runner;
-    /// Whether it draws random numbers, so that the pipeline's seed is part of its key.
-    fn seeded(&self) -> bool;
     /// What it reads.
     fn inputs(&self) -> Vec<Input>;
     /// What it writes.
@@ -159,6 +155,14 @@ pub trait Stage {
     /// Settings out of range.
     fn check(&self) -> Vec<Problem>;
 
+    /// Overridden by a higher number when the code changes its results; the changelog says which.
+    fn version(&self) -> u32 {
+        1
+    }
+    /// Whether it draws random numbers, so that the pipeline's seed is part of its key.
+    fn seeded(&self) -> bool {
+        false
+    }
     /// Settings that may refer to a value made by another stage, by field name.
     fn settings(&mut self) -> Vec<(&'static str, &mut Setting)> {
         Vec::new()

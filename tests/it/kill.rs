@@ -141,3 +141,27 @@ fn kill_leaves_no_worker_behind() {
         std::thread::sleep(Duration::from_millis(50));
     }
 }
+
+#[test]
+fn kill_by_second_signal_ends_at_once() {
+    let space = Space::new();
+    space.write(
+        "stubborn.yaml",
+        "name: stubborn\nsetup:\n  step:\n    uses: command\n    with:\n      argv: [sh, -c, \"trap '' TERM; \
+         sleep 20; sleep 20\"]\n      outputs: [never]\n",
+    );
+    let mut child = space
+        .command(&["pipeline", "run", "stubborn.yaml"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("bstar starts");
+    std::thread::sleep(Duration::from_millis(500));
+    signal(&child, "-INT");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(child.try_wait().expect("a status").is_none(), "the first signal waits for the step");
+    let began = Instant::now();
+    signal(&child, "-INT");
+    assert_eq!(child.wait().expect("a status").code(), Some(130));
+    assert!(began.elapsed() < Duration::from_secs(5));
+}

@@ -99,16 +99,8 @@ fn ingredient(value: &Value) -> Ingredient {
 }
 
 impl Stage for Command {
-    fn version(&self) -> u32 {
-        1
-    }
-
     fn runner(&self) -> Runner {
         Runner::Command
-    }
-
-    fn seeded(&self) -> bool {
-        false
     }
 
     fn inputs(&self) -> Vec<Input> {

@@ -77,10 +77,6 @@ pub enum TokenizerKind {
 }
 
 impl Stage for Problems {
-    fn version(&self) -> u32 {
-        1
-    }
-
     fn runner(&self) -> Runner {
         Runner::InProcess
     }
@@ -131,16 +127,8 @@ impl Stage for Problems {
 }
 
 impl Stage for Draw {
-    fn version(&self) -> u32 {
-        1
-    }
-
     fn runner(&self) -> Runner {
         Runner::InProcess
-    }
-
-    fn seeded(&self) -> bool {
-        false
     }
 
     fn inputs(&self) -> Vec<Input> {
@@ -177,16 +165,8 @@ impl TokenizerKind {
 }
 
 impl Stage for Tokenizer {
-    fn version(&self) -> u32 {
-        1
-    }
-
     fn runner(&self) -> Runner {
         Runner::Worker
-    }
-
-    fn seeded(&self) -> bool {
-        false
     }
 
     /// `corpus0`, `corpus1`, …

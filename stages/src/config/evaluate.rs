@@ -90,16 +90,8 @@ impl Evaluate {
 }
 
 impl Stage for Evaluate {
-    fn version(&self) -> u32 {
-        1
-    }
-
     fn runner(&self) -> Runner {
         Runner::None
-    }
-
-    fn seeded(&self) -> bool {
-        false
     }
 
     fn inputs(&self) -> Vec<Input> {
@@ -181,16 +173,8 @@ impl Stage for Evaluate {
 }
 
 impl Stage for Measure {
-    fn version(&self) -> u32 {
-        1
-    }
-
     fn runner(&self) -> Runner {
         Runner::InProcess
-    }
-
-    fn seeded(&self) -> bool {
-        false
     }
 
     fn inputs(&self) -> Vec<Input> {

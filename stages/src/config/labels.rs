@@ -69,16 +69,8 @@ fn labels() -> Vec<Output> {
 }
 
 impl Stage for StepLabels {
-    fn version(&self) -> u32 {
-        1
-    }
-
     fn runner(&self) -> Runner {
         Runner::None
-    }
-
-    fn seeded(&self) -> bool {
-        false
     }
 
     fn inputs(&self) -> Vec<Input> {
@@ -156,16 +148,8 @@ impl Stage for StepLabels {
 }
 
 impl Stage for Prefixes {
-    fn version(&self) -> u32 {
-        1
-    }
-
     fn runner(&self) -> Runner {
         Runner::InProcess
-    }
-
-    fn seeded(&self) -> bool {
-        false
     }
 
     fn inputs(&self) -> Vec<Input> {
@@ -187,16 +171,8 @@ impl Stage for Prefixes {
 }
 
 impl Stage for LabelSteps {
-    fn version(&self) -> u32 {
-        1
-    }
-
     fn runner(&self) -> Runner {
         Runner::InProcess
-    }
-
-    fn seeded(&self) -> bool {
-        false
     }
 
     fn inputs(&self) -> Vec<Input> {

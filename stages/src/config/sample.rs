@@ -150,10 +150,6 @@ impl Sample {
 }
 
 impl Stage for Sample {
-    fn version(&self) -> u32 {
-        1
-    }
-
     fn runner(&self) -> Runner {
         Runner::None
     }
@@ -281,10 +277,6 @@ fn rows(start: usize, end: usize) -> ShardInput {
 }
 
 impl Stage for SampleShard {
-    fn version(&self) -> u32 {
-        1
-    }
-
     fn runner(&self) -> Runner {
         Runner::Worker
     }
@@ -348,16 +340,8 @@ fn rows_of(path: &str) -> Option<(usize, usize)> {
 }
 
 impl Stage for Score {
-    fn version(&self) -> u32 {
-        1
-    }
-
     fn runner(&self) -> Runner {
         Runner::None
-    }
-
-    fn seeded(&self) -> bool {
-        false
     }
 
     fn inputs(&self) -> Vec<Input> {
@@ -414,16 +398,8 @@ impl Stage for Score {
 }
 
 impl Stage for ScoreShard {
-    fn version(&self) -> u32 {
-        1
-    }
-
     fn runner(&self) -> Runner {
         if self.aggregate.is_some() { Runner::Worker } else { Runner::InProcess }
-    }
-
-    fn seeded(&self) -> bool {
-        false
     }
 
     /// None that the pipeline names: a shard's inputs (`responses`, `queries` and, with an aggregate,

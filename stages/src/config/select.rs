@@ -93,16 +93,8 @@ impl Search {
 }
 
 impl Stage for Search {
-    fn version(&self) -> u32 {
-        1
-    }
-
     fn runner(&self) -> Runner {
         Runner::InProcess
-    }
-
-    fn seeded(&self) -> bool {
-        false
     }
 
     fn inputs(&self) -> Vec<Input> {
@@ -163,16 +155,8 @@ impl Stage for Search {
 }
 
 impl Stage for Filter {
-    fn version(&self) -> u32 {
-        1
-    }
-
     fn runner(&self) -> Runner {
         Runner::InProcess
-    }
-
-    fn seeded(&self) -> bool {
-        false
     }
 
     fn inputs(&self) -> Vec<Input> {

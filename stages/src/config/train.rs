@@ -341,10 +341,6 @@ fn trained_policy() -> Vec<Output> {
 }
 
 impl Stage for Pretrain {
-    fn version(&self) -> u32 {
-        1
-    }
-
     fn runner(&self) -> Runner {
         Runner::Worker
     }
@@ -391,10 +387,6 @@ impl Stage for Pretrain {
 const TRAINING_CORES: usize = 2;
 
 impl Stage for Sft {
-    fn version(&self) -> u32 {
-        1
-    }
-
     fn runner(&self) -> Runner {
         Runner::Worker
     }
@@ -431,10 +423,6 @@ impl Stage for Sft {
 }
 
 impl Stage for RewardModel {
-    fn version(&self) -> u32 {
-        1
-    }
-
     fn runner(&self) -> Runner {
         Runner::Worker
     }

@@ -47,12 +47,12 @@ fn cycle_is_printed_whole() {
     refuses(
         "{policy: sft.policy, queries: problems.train, limit: 8",
         "{policy: reward_model.reward_model, queries: problems.train, limit: 8",
-        &["cycle", "reward_model", "labels", "→"],
+        &["need each other", "reward_model → labels"],
     );
     refuses(
         "      policy: pretrain.policy\n      dataset: problems.sft",
         "      policy: sft.policy\n      dataset: problems.sft",
-        &["cycle", "sft"],
+        &["need", "sft"],
     );
 }
 

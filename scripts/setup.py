@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -39,8 +40,9 @@ CPU_WHEELS = {
     ),
 }
 PLATFORM = ["--only-binary=:all:", "--python-version", "3.11", "--implementation", "cp", "--abi", "cp311"]
-PLATFORM += [flag for tag in ("manylinux_2_28", "manylinux_2_27", "manylinux_2_25", "manylinux_2_17", "manylinux2014")
-             for flag in ("--platform", f"{tag}_x86_64")]
+# Whatever Python runs this, the wheels are those for CPython 3.11 on glibc 2.28 or older.
+PLATFORM += [flag for minor in range(28, 4, -1) for flag in ("--platform", f"manylinux_2_{minor}_x86_64")]
+PLATFORM += ["--platform", "manylinux2014_x86_64"]
 
 
 def say(text):
@@ -53,10 +55,13 @@ def fail(text, hint):
 
 def installed_version(libtorch):
     """The version of a libtorch folder, or None when it is not one."""
-    mark = libtorch / "build-version"
     if not (libtorch / "lib" / "libtorch_cpu.so").exists() or not (libtorch / "include").is_dir():
         return None
-    return mark.read_text().strip().split("+")[0] if mark.exists() else None
+    # A libtorch archive says its version in one file, an installed PyTorch in another.
+    for name, pattern in (("build-version", r"^([\d.]+)"), ("version.py", r"__version__ = '([\d.]+)")):
+        if (libtorch / name).exists() and (found := re.search(pattern, (libtorch / name).read_text(), re.M)):
+            return found[1]
+    return None
 
 
 def pip():
@@ -189,7 +194,7 @@ def main():
         if version == VERSION:
             say(f"using LIBTORCH={given} ({version})")
             return
-        say(f"LIBTORCH={given} is {version or 'no libtorch folder with a build-version file'}, "
+        say(f"LIBTORCH={given} is {version or 'no libtorch folder that says its version'}, "
             f"but tch 0.24 needs {VERSION}")
         fail("the libtorch that LIBTORCH names does not fit",
              f"unset LIBTORCH and run `make setup`, or point it to libtorch {VERSION}")

@@ -240,12 +240,8 @@ impl Report for Human {
                     state.live.get(step).map_or(*seconds, |live| live.since.elapsed().as_secs_f64());
                 Self::finish(state, step);
                 let figures = figures(stage, metrics, *shards);
-                self.line(
-                    state,
-                    AnsiColor::Green,
-                    "Done",
-                    &format!("[{:>7}] {step}  {figures}", duration(seconds)),
-                );
+                let text = format!("[{:>7}] {step}  {figures}", duration(seconds));
+                self.line(state, AnsiColor::Green, "Done", text.trim_end());
             }
             Event::Failed { step, message, hint, retry_in, kind, .. } => {
                 Self::finish(state, step);

@@ -43,15 +43,21 @@ pub struct Resources {
     pub cpu: usize,
     /// GPUs.
     pub gpu: usize,
+    /// Bytes of memory.
+    pub memory: u64,
 }
 
 impl Resources {
     fn at_most(self, limit: Self) -> Self {
-        Self { cpu: self.cpu.min(limit.cpu), gpu: self.gpu.min(limit.gpu) }
+        Self {
+            cpu: self.cpu.min(limit.cpu),
+            gpu: self.gpu.min(limit.gpu),
+            memory: self.memory.min(limit.memory),
+        }
     }
 
     fn fits(self, free: Self) -> bool {
-        self.cpu <= free.cpu && self.gpu <= free.gpu
+        self.cpu <= free.cpu && self.gpu <= free.gpu && self.memory <= free.memory
     }
 }
 
@@ -188,6 +194,9 @@ impl Scheduler {
             if needs.gpu > free.gpu {
                 free.gpu = 0;
             }
+            if needs.memory > free.memory {
+                free.memory = 0;
+            }
         }
         None
     }
@@ -288,6 +297,7 @@ impl Scheduler {
             self.running -= 1;
             self.free.cpu += needs.cpu;
             self.free.gpu += needs.gpu;
+            self.free.memory += needs.memory;
         }
         self.states[id.index()] = to;
         match to {
@@ -297,6 +307,7 @@ impl Scheduler {
                 self.running += 1;
                 self.free.cpu -= needs.cpu;
                 self.free.gpu -= needs.gpu;
+                self.free.memory -= needs.memory;
             }
             State::Waiting | State::Unfolded | State::Done { .. } | State::Failed | State::Skipped => {}
         }

@@ -68,7 +68,7 @@ fn load_cuda() -> Result<()> {
         }
     }
     Err(StageError::invalid(format!("cannot load {CUDA_LIBRARY}: {}", problems.join("; ")))
-        .hint("install the CUDA part of libtorch beside its CPU part, or use the device `cpu`"))
+        .hint("`make setup-cuda` provides it; or use the device `cpu`"))
 }
 
 /// Where the CUDA part may be: beside the CPU part, in `cuda` there or one level up, or anywhere

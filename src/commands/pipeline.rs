@@ -176,25 +176,26 @@ fn conclude(source: &Source, summary: &Summary, outcome: &Outcome) {
         answer(&format!("\n{table}"));
     }
     let run = &summary.run;
-    let again = |arguments: &[String]| {
-        let words =
-            ["bstar".to_owned(), "pipeline".to_owned(), "run".to_owned(), source.file.display().to_string()];
-        let quote = |word: &String| {
-            let plain = word.chars().all(|c| c.is_ascii_alphanumeric() || "._-/=:,+@".contains(c));
-            if plain { word.clone() } else { format!("'{}'", word.replace('\'', "'\\''")) }
-        };
-        words.iter().chain(arguments).map(quote).collect::<Vec<_>>().join(" ")
-    };
     let next = match outcome {
         Outcome::Done => {
             format!("bstar run show {run} · bstar cache stat · bstar pipeline plan {}", source.file.display())
         }
-        Outcome::Stopped => format!("to go on: {}", again(&source.overrides)),
+        Outcome::Stopped => format!("to go on: {}", same_command()),
         Outcome::Failed(_) | Outcome::Store(_) => {
-            format!("what was finished is kept; after a fix: {}", again(&source.overrides))
+            format!("what was finished is kept; after a fix: {}", same_command())
         }
     };
     eprintln!("{:>12} {next}", "Next");
+}
+
+/// The command line, to be typed again.
+fn same_command() -> String {
+    let quote = |word: String| {
+        let plain = word.chars().all(|c| c.is_ascii_alphanumeric() || "._-/=:,+@".contains(c));
+        if plain { word } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    };
+    let arguments = std::env::args().skip(1).map(quote);
+    std::iter::once("bstar".to_owned()).chain(arguments).collect::<Vec<_>>().join(" ")
 }
 
 /// The first signal asks the run to stop, the second ends the process.

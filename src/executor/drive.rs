@@ -138,7 +138,8 @@ struct Pass {
 impl Pass {
     fn new(shared: Arc<Shared>, plan: Plan, count: Count) -> Self {
         let device = usize::from(shared.options.device != "cpu");
-        let capacity = Resources { cpu: shared.options.jobs, gpu: shared.options.gpus.max(device) };
+        let options = &shared.options;
+        let capacity = Resources { cpu: options.jobs, gpu: options.gpus.max(device), memory: options.memory };
         let mut scheduler = Scheduler::new(capacity, shared.options.keep_going);
         scheduler.grow(&plan, |step| needs(&shared, step));
         Self {
@@ -413,7 +414,7 @@ fn needs(shared: &Shared, step: &Step) -> Resources {
     let device = usize::from(stage.runner() == Runner::Worker && shared.options.device != "cpu");
     let gpu =
         if let bstar_stages::StageConfig::Command(command) = &step.stage { command.gpu } else { device };
-    Resources { cpu: stage.cpu().max(1), gpu }
+    Resources { cpu: stage.cpu().max(1), gpu, memory: stage.memory() }
 }
 
 /// The figures of a whole from those of its shards: counts and seconds add up; averages do not, and

@@ -48,6 +48,8 @@ pub struct Options {
     pub jobs: usize,
     /// GPUs to use at a time; one when `device` is a GPU and this is 0.
     pub gpus: usize,
+    /// Bytes of memory that steps which say what they need may take at a time.
+    pub memory: u64,
     /// `cpu` or `cuda:N`.
     pub device: String,
     /// Whether steps that do not need a failed one go on.
@@ -71,6 +73,7 @@ impl Options {
             seed,
             jobs: std::thread::available_parallelism().map_or(1, usize::from),
             gpus: 0,
+            memory: machine_memory(),
             device: "cpu".to_owned(),
             keep_going: false,
             work: None,
@@ -78,6 +81,13 @@ impl Options {
             grace: Duration::from_secs(10),
         }
     }
+}
+
+/// The memory of this machine in bytes; where it cannot be known, as much as anyone asks for.
+fn machine_memory() -> u64 {
+    let facts = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = facts.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
+    total.and_then(|kilobytes| kilobytes.parse::<u64>().ok()).map_or(u64::MAX, |kilobytes| kilobytes * 1024)
 }
 
 /// How a run ended.

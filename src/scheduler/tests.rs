@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::plan::Section;
 
-const ONE: Resources = Resources { cpu: 1, gpu: 0 };
+const ONE: Resources = Resources { cpu: 1, gpu: 0, memory: 0 };
 
 fn stage() -> StageConfig {
     let with = serde_json::json!({"argv": ["true"], "outputs": ["out"]});
@@ -73,8 +73,9 @@ fn drive(case: &Case, jobs: usize, keep_going: bool, picks: &[prop::sample::Inde
         add(&mut plan, inputs, None);
     }
     let steps = case.inputs.len();
-    let needs = |id: StepId| Resources { cpu: case.needs.get(id.index()).copied().unwrap_or(1), gpu: 0 };
-    let mut scheduler = Scheduler::new(Resources { cpu: jobs, gpu: 0 }, keep_going);
+    let needs =
+        |id: StepId| Resources { cpu: case.needs.get(id.index()).copied().unwrap_or(1), gpu: 0, memory: 0 };
+    let mut scheduler = Scheduler::new(Resources { cpu: jobs, gpu: 0, memory: 0 }, keep_going);
     let all: Vec<Resources> = plan.ids().map(needs).collect();
     let mut index = 0;
     let by_order = std::cell::RefCell::new(&mut index);
@@ -199,9 +200,9 @@ fn a_big_step_takes_what_there_is_and_is_not_starved() {
     let first = add(&mut plan, &[], None);
     let big = add(&mut plan, &[], None);
     let small = add(&mut plan, &[], None);
-    let mut scheduler = Scheduler::new(Resources { cpu: 2, gpu: 0 }, false);
+    let mut scheduler = Scheduler::new(Resources { cpu: 2, gpu: 0, memory: 0 }, false);
     let needs = std::cell::RefCell::new([1, 8, 1].into_iter());
-    scheduler.grow(&plan, |_| Resources { cpu: needs.borrow_mut().next().unwrap(), gpu: 0 });
+    scheduler.grow(&plan, |_| Resources { cpu: needs.borrow_mut().next().unwrap(), gpu: 0, memory: 0 });
     while let Some(id) = scheduler.next_ready() {
         scheduler.missed(id);
     }
@@ -218,9 +219,9 @@ fn a_big_step_takes_what_there_is_and_is_not_starved() {
 fn a_step_waiting_for_a_gpu_does_not_hold_cores() {
     let mut plan = Plan::default();
     let ids: Vec<StepId> = (0..3).map(|_| add(&mut plan, &[], None)).collect();
-    let mut scheduler = Scheduler::new(Resources { cpu: 2, gpu: 1 }, false);
+    let mut scheduler = Scheduler::new(Resources { cpu: 2, gpu: 1, memory: 0 }, false);
     let needs = std::cell::RefCell::new([1, 1, 0].into_iter());
-    scheduler.grow(&plan, |_| Resources { cpu: 1, gpu: needs.borrow_mut().next().unwrap() });
+    scheduler.grow(&plan, |_| Resources { cpu: 1, gpu: needs.borrow_mut().next().unwrap(), memory: 0 });
     while let Some(id) = scheduler.next_ready() {
         scheduler.missed(id);
     }
@@ -234,7 +235,7 @@ fn a_failed_shard_skips_its_whole_and_what_needs_it() {
     let mut plan = Plan::default();
     let whole = add(&mut plan, &[], None);
     let user = add(&mut plan, &[whole.index()], None);
-    let mut scheduler = Scheduler::new(Resources { cpu: 2, gpu: 0 }, true);
+    let mut scheduler = Scheduler::new(Resources { cpu: 2, gpu: 0, memory: 0 }, true);
     scheduler.grow(&plan, |_| ONE);
     assert_eq!(scheduler.next_ready(), Some(whole));
     let shards = [add(&mut plan, &[], Some(whole)), add(&mut plan, &[], Some(whole))];
@@ -267,7 +268,7 @@ fn ten_thousand_steps_take_microseconds_each() {
         add(&mut plan, &inputs, None);
     }
     let start = Instant::now();
-    let mut scheduler = Scheduler::new(Resources { cpu: 4, gpu: 0 }, false);
+    let mut scheduler = Scheduler::new(Resources { cpu: 4, gpu: 0, memory: 0 }, false);
     scheduler.grow(&plan, |_| ONE);
     let mut finished = 0;
     while finished < STEPS {
@@ -280,4 +281,20 @@ fn ten_thousand_steps_take_microseconds_each() {
         }
     }
     assert!(start.elapsed() < Duration::from_micros(20 * STEPS as u64), "{:?}", start.elapsed());
+}
+
+#[test]
+fn steps_share_the_memory_there_is() {
+    let mut plan = Plan::default();
+    let ids: Vec<StepId> = (0..3).map(|_| add(&mut plan, &[], None)).collect();
+    let mut scheduler = Scheduler::new(Resources { cpu: 3, gpu: 0, memory: 10 }, false);
+    // The first wants more than there is, and so takes it all.
+    let needs = std::cell::RefCell::new([20, 5, 5].into_iter());
+    scheduler.grow(&plan, |_| Resources { cpu: 1, gpu: 0, memory: needs.borrow_mut().next().unwrap() });
+    while let Some(id) = scheduler.next_ready() {
+        scheduler.missed(id);
+    }
+    assert_eq!((scheduler.start(), scheduler.start()), (Some(ids[0]), None));
+    scheduler.finished(ids[0], false);
+    assert_eq!((scheduler.start(), scheduler.start()), (Some(ids[1]), Some(ids[2])));
 }

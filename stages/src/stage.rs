@@ -189,6 +189,10 @@ pub trait Stage {
     fn cpu(&self) -> usize {
         1
     }
+    /// Bytes of memory to keep for it; 0 when it takes little, or nobody knows.
+    fn memory(&self) -> u64 {
+        0
+    }
 }
 
 macro_rules! stages {

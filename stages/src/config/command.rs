@@ -40,6 +40,9 @@ pub struct Command {
     /// GPUs it uses.
     #[serde(default)]
     pub gpu: usize,
+    /// Memory it takes, for example `4GB`: steps that do not fit together run in turn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
 }
 
 fn one() -> usize {
@@ -78,6 +81,18 @@ fn parse_duration(text: &str) -> Option<Duration> {
         rest = tail.as_str().trim_start();
     }
     (seconds > 0).then(|| Duration::from_secs(seconds))
+}
+
+/// `500MB`, `4GB`: bytes, in powers of ten.
+fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.find(|character: char| !character.is_ascii_digit())?;
+    let unit: u64 = match text[digits..].trim_start() {
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        _ => return None,
+    };
+    text[..digits].parse::<u64>().ok()?.checked_mul(unit).filter(|bytes| *bytes > 0)
 }
 
 /// A JSON value as key material; object fields are ordered by name.
@@ -119,7 +134,8 @@ impl Stage for Command {
 
     /// The contents of `files` are inputs, added by the engine, so their names are not repeated here.
     fn identity(&self) -> Ingredient {
-        let Self { argv, inputs: _, files: _, outputs, env, params, timeout: _, cpu: _, gpu: _ } = self;
+        let Self { argv, inputs: _, files: _, outputs, env, params, timeout: _, cpu: _, gpu: _, memory: _ } =
+            self;
         let env = env.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
         let params = params.iter().map(|(name, value)| (name.clone(), ingredient(value))).collect();
         Ingredient::map([
@@ -186,11 +202,20 @@ impl Stage for Command {
                 "write for example 90s, 10m or 1h30m",
             );
         }
+        if let Some(memory) = &self.memory
+            && parse_size(memory).is_none()
+        {
+            checks.refuse("memory", format!("`{memory}` is not a size"), "write for example 500MB or 4GB");
+        }
         checks.count("cpu", self.cpu);
         checks.0
     }
 
     fn cpu(&self) -> usize {
         self.cpu
+    }
+
+    fn memory(&self) -> u64 {
+        self.memory.as_deref().and_then(parse_size).unwrap_or(0)
     }
 }

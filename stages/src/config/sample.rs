@@ -281,6 +281,11 @@ impl Stage for SampleShard {
         Runner::Worker
     }
 
+    /// What the sampler plans its keys and values for, at most.
+    fn memory(&self) -> u64 {
+        1 << 30
+    }
+
     fn seeded(&self) -> bool {
         true
     }

@@ -470,6 +470,9 @@ fn commands_out_of_range_are_refused() {
     assert_eq!(command(&json!({"outputs": ["/r"]})), ["outputs[0]"]);
     assert_eq!(command(&json!({"outputs": ["a", "a/"]})), ["outputs[1]"]);
     assert_eq!(command(&json!({"timeout": "soon"})), ["timeout"]);
+    assert_eq!(command(&json!({"memory": "much"})), ["memory"]);
+    let roomy = stage("command", json!({"argv": ["x"], "outputs": ["r"], "memory": "4GB"}));
+    assert_eq!(roomy.stage().memory(), 4_000_000_000);
     assert_eq!(command(&json!({"cpu": 0})), ["cpu"]);
     for (text, seconds) in [("90s", 90), ("10m", 600), ("1h30m", 5400), ("2d", 172_800)] {
         let StageConfig::Command(command) =

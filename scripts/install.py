@@ -8,6 +8,7 @@ moved as a whole.
 import os
 import pathlib
 import shutil
+import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -28,6 +29,8 @@ def main():
     libtorch = pathlib.Path(os.environ.get("LIBTORCH") or ROOT / "third_party" / "libtorch")
     for name in ("bstar", "bstar-lm"):
         place(ROOT / "target" / "release" / name, prefix / "bin" / name)
+        if shutil.which("strip"):
+            subprocess.run(["strip", "--strip-debug", prefix / "bin" / name], check=True)
     for library in sorted((libtorch / "lib").glob("*.so*")):
         place(library, prefix / "lib" / "bstar" / library.name)
     if (libtorch / "cuda").is_dir():

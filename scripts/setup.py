@@ -149,7 +149,7 @@ def provide_cpu():
                 if member.startswith("torch/include/") and not member.endswith("/"):
                     extract(archive, member, building / member.removeprefix("torch/"))
     empty_library(building / "lib" / "libtorch.so")
-    (building / "build-version").write_text(f"{VERSION}+cpu\n")
+    (building / "build-version").write_text(VERSION + "\n")
     shutil.rmtree(LIBTORCH, ignore_errors=True)
     building.rename(LIBTORCH)
     shutil.rmtree(WHEELS, ignore_errors=True)

@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::{Execution, Failure, Format, Global, Source, open_store};
 use crate::commands::{answer, answer_json, columns};
 use crate::event::{Event, Summary};
 use crate::executor::preview::{Fate, Miss, PreviewError, preview};
 use crate::executor::{Executor, Level, Options, Outcome, Stop};
-use crate::pipeline::{Origin, Pipeline};
+use crate::pipeline::{Diagnostic, Origin, Pipeline};
 use crate::plan::{Plan, Step};
 use crate::report::{Human, Json, Report, count, duration, iterations_text};
 use crate::run_record::{RunRecord, RunStart};
@@ -30,9 +30,17 @@ pub(crate) fn preview_failure(error: PreviewError) -> Failure {
 /// Reports every problem of a file, or what it holds.
 ///
 /// # Errors
-/// When the file has problems.
+/// When the file has problems; for programs they are the answer.
 pub fn pipeline_check(global: &Global, source: &Source) -> Result<u8, Failure> {
-    let pipeline = load(&source.file, &source.overrides)?;
+    let pipeline = match Pipeline::load(&source.file, &source.overrides) {
+        Ok(pipeline) => pipeline,
+        Err(problems) if global.format == Format::Json => {
+            let problems: Vec<_> = problems.iter().map(problem_json).collect();
+            answer_json(&json!({"file": source.file, "ok": false, "problems": problems}))?;
+            return Ok(2);
+        }
+        Err(problems) => return Err(Failure::Pipeline(problems)),
+    };
     let plan = Plan::new(&pipeline);
     if global.format == Format::Json {
         answer_json(&json!({
@@ -48,6 +56,17 @@ pub fn pipeline_check(global: &Global, source: &Source) -> Result<u8, Failure> {
         ));
     }
     Ok(0)
+}
+
+fn problem_json(problem: &Diagnostic) -> Value {
+    let override_ = match &problem.origin {
+        Origin::CommandLine(text) => Some(text),
+        Origin::File { .. } | Origin::Nowhere => None,
+    };
+    json!({
+        "path": problem.path, "line": problem.line(), "column": problem.column(), "override": override_,
+        "field": problem.field, "message": problem.message, "hint": problem.hint,
+    })
 }
 
 /// Shows what running would do, and why.

@@ -102,6 +102,11 @@ fn several_problems_are_told_at_once() {
     let outcome = space.run(&["pipeline", "check", "tiny.yaml"]);
     assert_eq!(outcome.code, Some(2));
     assert_eq!(outcome.stderr.matches("error:").count(), 2, "{}", outcome.stderr);
+    let outcome = space.run(&["pipeline", "check", "tiny.yaml", "--format", "json"]);
+    assert_eq!(outcome.code, Some(2));
+    let answer: serde_json::Value = serde_json::from_str(&outcome.stdout).expect("JSON");
+    assert_eq!(answer["problems"].as_array().map(Vec::len), Some(2), "{answer}");
+    assert!(answer["problems"][0]["line"].is_number() && answer["problems"][0]["hint"].is_string());
 }
 
 /// A pipeline that samples from `model` on `queries`.

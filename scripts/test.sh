@@ -5,6 +5,6 @@ export OMP_NUM_THREADS=1 RUST_BACKTRACE=0
 if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --release --workspace --no-fail-fast
 else
-    cargo test --release --workspace --all-targets --no-fail-fast
+    cargo test --release --workspace --lib --bins --examples --tests --no-fail-fast
 fi
 cargo test --release --workspace --doc

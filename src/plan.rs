@@ -59,6 +59,8 @@ pub struct Step {
     pub inputs: BTreeMap<String, Source>,
     /// Setting name → the output (a JSON number) that gives its value.
     pub settings: BTreeMap<String, Source>,
+    /// What the random numbers of a seeded stage derive from.
+    pub seed: u64,
     /// How often a transient failure is tried again.
     pub retries: u32,
     /// The sharded step it is a piece of, and where its file goes in that step's output folder.
@@ -246,6 +248,7 @@ impl Layout<'_> {
                 stage,
                 inputs,
                 settings,
+                seed: self.pipeline.seed,
                 retries: step.retries,
                 parent: None,
             });

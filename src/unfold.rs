@@ -105,6 +105,7 @@ impl Plan {
             stage: shard.stage,
             inputs: inputs.collect(),
             settings: BTreeMap::new(),
+            seed: whole.seed,
             retries: whole.retries,
             parent: Some((parent, shard.path)),
         })

@@ -44,7 +44,7 @@ pub async fn step_explain(
             hint: nearest.map(|nearest| format!("did you mean `{nearest}`?")),
         });
     };
-    let fates = preview(&store, &plan, pipeline.seed).await.map_err(preview_failure)?;
+    let fates = preview(&store, &plan).await.map_err(preview_failure)?;
     let Some((_, fate)) = fates.into_iter().find(|(step, _)| *step == id) else {
         return Err(Failure::usage(format!("{name} is not in the plan")));
     };

@@ -77,7 +77,7 @@ pub async fn pipeline_plan(global: &Global, source: &Source) -> Result<u8, Failu
     let pipeline = load(&source.file, &source.overrides)?;
     let store = open_store(global).await?;
     let plan = Plan::new(&pipeline);
-    let fates = preview(&store, &plan, pipeline.seed).await.map_err(preview_failure)?;
+    let fates = preview(&store, &plan).await.map_err(preview_failure)?;
     let described: Vec<(&Step, &str, String)> = fates
         .iter()
         .map(|(id, fate)| {
@@ -153,7 +153,7 @@ pub async fn pipeline_run(global: &Global, source: &Source, execution: &Executio
     let start =
         RunStart::now(&pipeline.name, &file, source.overrides.clone(), pipeline.seed, pipeline.resolved());
     let record = Arc::new(RunRecord::begin(&store, &start).await?);
-    let mut options = Options::new(&start.id, &pipeline.name, pipeline.base.clone(), pipeline.seed);
+    let mut options = Options::new(&start.id, &pipeline.name, pipeline.base.clone());
     options.jobs = execution.jobs.unwrap_or(options.jobs);
     options.device.clone_from(&execution.device);
     options.gpus = usize::from(execution.device.starts_with("cuda"));

@@ -1,7 +1,8 @@
 //! Steps carried out by any program.
 //!
-//! The program runs in the folder of the pipeline file, in a process group of its own, with a fixed
-//! small environment plus what the pipeline declares:
+//! The program runs in the folder of the pipeline file, in a process group of its own. It has the engine's
+//! environment, so that it finds its GPU, its caches and its credentials, none of which is in the key;
+//! what the pipeline declares under `env:`, which is; and
 //!
 //! | variable | `argv` | what |
 //! |---|---|---|
@@ -27,8 +28,6 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::{Level, Stop};
 
-/// Taken over from the engine's environment.
-const ENVIRONMENT: [&str; 4] = ["PATH", "HOME", "LANG", "TMPDIR"];
 /// `EX_TEMPFAIL` of sysexits.h.
 const TRY_AGAIN: i32 = 75;
 /// Lines of the program's output in the error message.
@@ -139,8 +138,6 @@ fn process(
     process
         .args(argv)
         .current_dir(places.base)
-        .env_clear()
-        .envs(ENVIRONMENT.iter().filter_map(|name| Some((*name, std::env::var_os(name)?))))
         .envs(variables(places, attempt))
         .envs(&command.env)
         .stdin(Stdio::null())

@@ -238,11 +238,11 @@ impl Pass {
     }
 
     fn pending(&mut self, id: StepId) -> Result<Pending, StageError> {
-        let Step { stage, inputs, settings, .. } = self.plan.step(id).clone();
+        let Step { stage, seed, inputs, settings, .. } = self.plan.step(id).clone();
         let mut given = |sources: BTreeMap<String, Source>| -> Result<BTreeMap<String, Given>, StageError> {
             sources.into_iter().map(|(name, source)| Ok((name, self.given(source)?))).collect()
         };
-        Ok(Pending { stage, inputs: given(inputs)?, settings: given(settings)? })
+        Ok(Pending { stage, seed, inputs: given(inputs)?, settings: given(settings)? })
     }
 
     fn given(&mut self, source: Source) -> Result<Given, StageError> {

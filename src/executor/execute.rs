@@ -212,7 +212,7 @@ impl Task<'_> {
             inputs: self.inputs,
             output: self.output.to_owned(),
             scratch: self.scratch,
-            seed: shared.options.seed,
+            seed: self.resolved.seed,
             threads,
             device: shared.options.device.clone(),
         }
@@ -221,7 +221,7 @@ impl Task<'_> {
     async fn in_process(self, shared: &Arc<Shared>) -> Result<Map<String, Value>, Trouble> {
         let stage = self.resolved.stage.clone();
         let inputs = self.inputs.into_iter().map(|(name, input)| (name, input.path)).collect();
-        let work = Work { inputs, output: self.output.to_owned(), seed: shared.options.seed };
+        let work = Work { inputs, output: self.output.to_owned(), seed: self.resolved.seed };
         let task = tokio::task::spawn_blocking(move || run::run(&stage, &work));
         let late = async {
             shared.stop.reached(Level::Stop).await;

@@ -42,8 +42,6 @@ pub struct Options {
     pub pipeline: String,
     /// The folder of the pipeline file, in which programs run.
     pub base: PathBuf,
-    /// The pipeline's seed.
-    pub seed: u64,
     /// CPU cores to use at a time.
     pub jobs: usize,
     /// GPUs to use at a time; one when `device` is a GPU and this is 0.
@@ -65,12 +63,11 @@ pub struct Options {
 impl Options {
     /// The defaults: one core a job for every core of the machine, on the CPU.
     #[must_use]
-    pub fn new(run: impl Into<String>, pipeline: impl Into<String>, base: PathBuf, seed: u64) -> Self {
+    pub fn new(run: impl Into<String>, pipeline: impl Into<String>, base: PathBuf) -> Self {
         Self {
             run: run.into(),
             pipeline: pipeline.into(),
             base,
-            seed,
             jobs: std::thread::available_parallelism().map_or(1, usize::from),
             gpus: 0,
             memory: machine_memory(),

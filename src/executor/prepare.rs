@@ -38,6 +38,7 @@ pub(super) enum Given {
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) stage: StageConfig,
+    pub(super) seed: u64,
     pub(super) inputs: BTreeMap<String, Given>,
     pub(super) settings: BTreeMap<String, Given>,
 }
@@ -46,6 +47,7 @@ pub(super) struct Pending {
 #[derive(Debug, Clone)]
 pub(super) struct Resolved {
     pub(super) stage: StageConfig,
+    pub(super) seed: u64,
     pub(super) action: Action,
     pub(super) key: ActionKey,
     /// Inputs that are written into the work folder.
@@ -75,7 +77,7 @@ pub(super) async fn prepare(shared: &Shared, pending: Pending) -> Result<Answer,
 }
 
 async fn resolve(shared: &Shared, pending: Pending) -> Result<Resolved, Trouble> {
-    let Pending { mut stage, inputs, settings } = pending;
+    let Pending { mut stage, seed, inputs, settings } = pending;
     let mut values = BTreeMap::new();
     for (name, given) in settings {
         let content = read_given(shared, &given).await?;
@@ -101,8 +103,8 @@ async fn resolve(shared: &Shared, pending: Pending) -> Result<Resolved, Trouble>
         digests.insert(name.clone(), content.digest());
         contents.insert(name, content);
     }
-    let action = action(&stage, shared.options.seed, digests);
-    Ok(Resolved { key: action.key(), stage, action, inputs: contents })
+    let action = action(&stage, seed, digests);
+    Ok(Resolved { key: action.key(), stage, seed, action, inputs: contents })
 }
 
 async fn read_given(shared: &Shared, given: &Given) -> Result<Content, Trouble> {

@@ -78,9 +78,9 @@ impl From<StoreError> for PreviewError {
 ///
 /// # Errors
 /// When a file of the user or the store cannot be read.
-pub async fn preview(store: &Store, plan: &Plan, seed: u64) -> Result<Vec<(StepId, Fate)>, PreviewError> {
+pub async fn preview(store: &Store, plan: &Plan) -> Result<Vec<(StepId, Fate)>, PreviewError> {
     let mut preview =
-        Preview { store, seed, plan, imports: Imports::default(), stored: None, fates: BTreeMap::new() };
+        Preview { store, plan, imports: Imports::default(), stored: None, fates: BTreeMap::new() };
     for id in plan.ids() {
         let fate = preview.fate(id).await?;
         preview.fates.insert(id, fate);
@@ -90,7 +90,6 @@ pub async fn preview(store: &Store, plan: &Plan, seed: u64) -> Result<Vec<(StepI
 
 struct Preview<'a> {
     store: &'a Store,
-    seed: u64,
     plan: &'a Plan,
     imports: Imports,
     /// All manifests, read when the first miss wants its nearest.
@@ -135,7 +134,7 @@ impl Preview<'_> {
         for (name, source) in &step.inputs {
             inputs.insert(name.clone(), self.content(source).await?.digest());
         }
-        Ok(action(&stage, self.seed, inputs))
+        Ok(action(&stage, step.seed, inputs))
     }
 
     async fn content(&self, source: &Source) -> Result<Content, PreviewError> {

@@ -19,6 +19,7 @@ fn add(plan: &mut Plan, inputs: &[usize], parent: Option<StepId>) -> StepId {
     plan.add(Step {
         name: plan.len().to_string(),
         entry: String::new(),
+        seed: 0,
         retries: 0,
         section: Section::Setup,
         stage: stage(),

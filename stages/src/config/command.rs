@@ -25,7 +25,7 @@ pub struct Command {
     pub files: Vec<String>,
     /// Paths below `{out}` that it must write.
     pub outputs: Vec<String>,
-    /// Its environment, added to a fixed small one.
+    /// Its environment, added to that of the engine; only this part is in the key.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     /// Written as JSON to `{params}`.

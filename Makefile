@@ -7,7 +7,7 @@ PYTHON ?= python3
 PREFIX ?= $(HOME)/.local
 export RUSTDOCFLAGS = -D warnings
 
-.PHONY: demo test setup setup-cuda build install lint docs deny unit clean
+.PHONY: demo test setup setup-cuda setup-s3 build install lint docs deny unit trials clean
 
 demo: build
 	target/release/bstar pipeline run math.yaml
@@ -20,6 +20,10 @@ setup:
 setup-cuda:
 	@$(PYTHON) scripts/setup.py --cuda
 
+# The S3 servers that tests of remote stores talk to; `make test` does without those it cannot get.
+setup-s3:
+	@$(PYTHON) scripts/s3.py --s3s-fs
+
 build: setup
 	$(CARGO) build --release
 
@@ -28,7 +32,13 @@ lint: setup
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 
 unit: build
+	@$(PYTHON) scripts/s3.py --s3s-fs --if-possible
 	scripts/test.sh
+
+# 1,000 kills and races for 300 steps, on disk and on S3 (about an hour).
+trials: build
+	@$(PYTHON) scripts/s3.py --s3s-fs
+	BSTAR_TRIALS=full $(CARGO) nextest run --release --profile trials --test it trials:: race:: --no-capture
 
 docs: setup
 	$(CARGO) doc --release --workspace --no-deps --document-private-items

@@ -27,7 +27,7 @@ pub struct Cli {
 /// Options that every command takes.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
-    /// Where results are stored: a folder, or a URL
+    /// Where results are stored: a folder, or a URL such as s3://bucket/prefix
     #[arg(long, global = true, env = "BSTAR_STORE", default_value = ".bstar", value_name = "URL")]
     pub store: String,
     /// What standard output is: text for people, or JSON
@@ -90,6 +90,48 @@ pub struct Execution {
     pub keep_going: bool,
 }
 
+/// The language of a drawing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GraphFormat {
+    /// That of Graphviz.
+    Dot,
+    /// That of Mermaid, which many web pages draw.
+    Mermaid,
+}
+
+/// What a sweep is made of, and how its table looks.
+#[derive(Debug, Clone, Args)]
+pub struct SweepOptions {
+    /// Run every variant with N seeds from the pipeline's on, or with these: `1,2,5`
+    #[arg(long, value_name = "N|LIST")]
+    pub seeds: Option<String>,
+    /// Only variants of that name; `*` and `?` stand for any text and any character
+    #[arg(long, value_name = "NAME")]
+    pub only: Vec<String>,
+    /// The variant to compare with [default: the one called `baseline`, or the first]
+    #[arg(long, value_name = "NAME")]
+    pub baseline: Option<String>,
+    /// Only say what would run
+    #[arg(long, visible_alias = "dry-run")]
+    pub plan: bool,
+    /// How the table is written; differences and errors of all figures are in csv and json
+    #[arg(long, default_value = "text", value_name = "FORMAT")]
+    pub table: TableFormat,
+}
+
+/// The form of a sweep's table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TableFormat {
+    /// For a terminal.
+    Text,
+    /// With the best figures in bold.
+    Markdown,
+    /// All figures, unrounded.
+    Csv,
+    /// All figures of all seeds and iterations.
+    Json,
+}
+
 #[derive(Debug, Subcommand)]
 enum Pipeline {
     /// Run it; results that exist are reused, and running again resumes
@@ -102,11 +144,54 @@ enum Pipeline {
         source: Source,
         #[command(flatten)]
         execution: Execution,
+        /// Execute this step although its result is stored, and replace that; also all steps below a name
+        /// (`iteration[0]`), or a stage in all iterations (`iteration.train`)
+        #[arg(long, value_name = "STEP")]
+        force: Vec<String>,
+    },
+    /// Run many variants as one: work that they share is done once; a table compares them
+    ///
+    /// Variants are the product of the file's `variants:`, of its `grid:`, of lists on the command line, and
+    /// of seeds.
+    #[command(
+        after_help = "Examples:\n  bstar pipeline sweep math.yaml iteration.search.n_star=2,4,6 --seeds 3\n  \
+                            bstar pipeline sweep math.yaml --only 'no_*' --table markdown\n  bstar pipeline \
+                            sweep math.yaml 'iteration.explore.temperature=[1.0],[0.5,1.0]' --plan"
+    )]
+    Sweep {
+        #[command(flatten)]
+        source: Source,
+        #[command(flatten)]
+        wanted: SweepOptions,
+        #[command(flatten)]
+        execution: Execution,
     },
     /// Show, without running, which steps are stored, which will run, and why
     Plan {
         #[command(flatten)]
         source: Source,
+        /// Show every step, also those that are alike
+        #[arg(long)]
+        all: bool,
+        /// Plan a run with `--force STEP`
+        #[arg(long, value_name = "STEP")]
+        force: Vec<String>,
+    },
+    /// Draw the steps and what they read from each other
+    #[command(after_help = "Examples:\n  bstar pipeline graph math.yaml | dot -Tsvg > plan.svg\n  bstar \
+                            pipeline graph math.yaml --to mermaid")]
+    Graph {
+        #[command(flatten)]
+        source: Source,
+        /// The language of the drawing
+        #[arg(long, default_value = "dot", value_name = "LANGUAGE")]
+        to: GraphFormat,
+        /// Draw every iteration instead of one for all
+        #[arg(long)]
+        all: bool,
+        /// Do not colour by what is stored
+        #[arg(long)]
+        no_store: bool,
     },
     /// Check the file and report every problem in it
     Check {
@@ -125,13 +210,27 @@ enum Run {
         #[arg(default_value = "latest")]
         run: String,
     },
+    /// Keep a run's results, whatever `cache gc` is asked for
+    Pin {
+        /// A run: its id, a unique beginning of it, or `latest`
+        run: String,
+        /// What to call it; other commands know it by that name
+        #[arg(long = "as", value_name = "NAME")]
+        name: Option<String>,
+    },
+    /// Let `cache gc` decide about a run again
+    Unpin {
+        /// A pinned run, or its name
+        #[arg(value_name = "RUN|NAME")]
+        run: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 enum Step {
     /// Show what a step's key is made of, and how it differs from the nearest stored result
     Explain {
-        /// A step, for example `setup.sft` or `iteration[0].search`
+        /// A step (`setup.sft`, `iteration[0].search`), an executed shard, or the beginning of a key
         step: String,
         /// The pipeline [default: that of the latest run, with its settings]
         #[arg(value_name = "FILE")]
@@ -139,6 +238,35 @@ enum Step {
         /// Settings to change
         #[arg(value_name = "KEY=VALUE")]
         overrides: Vec<String>,
+    },
+    /// Print what the program of a `command` step printed when it was last executed
+    Log {
+        /// A step, or the beginning of a key
+        step: String,
+        /// The pipeline [default: that of the latest run, with its settings]
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Settings to change
+        #[arg(value_name = "KEY=VALUE")]
+        overrides: Vec<String>,
+    },
+    /// Take a folder made elsewhere for the result of a step
+    #[command(after_help = "Example:\n  bstar step adopt setup.sft checkpoints/sft math.yaml")]
+    Adopt {
+        /// The step
+        step: String,
+        /// The folder that holds its outputs under the paths the stage declares, or its only output
+        #[arg(value_name = "FOLDER")]
+        from: PathBuf,
+        /// The pipeline [default: that of the latest run, with its settings]
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Settings to change
+        #[arg(value_name = "KEY=VALUE")]
+        overrides: Vec<String>,
+        /// Replace a result that is stored
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -148,6 +276,33 @@ enum Cache {
     Stat,
     /// Read everything that is stored and set aside what is damaged
     Verify,
+    /// Show, or with --apply delete, results that no pinned, recent or live run needs
+    #[command(
+        after_help = "Examples:\n  bstar cache gc\n  bstar cache gc --keep 7d --apply\n  bstar cache gc \
+                      --retire optimizer=1 --apply"
+    )]
+    Gc {
+        #[command(flatten)]
+        options: commands::Gc,
+    },
+    /// Copy results to another store, for example `s3://bucket/prefix`; what is there is skipped
+    Push {
+        /// The other store: a folder, or a URL
+        #[arg(value_name = "URL")]
+        other: String,
+        /// Only the results of this run: its id, a unique beginning of it, or `latest`
+        #[arg(long)]
+        run: Option<String>,
+    },
+    /// Copy results from another store into this one; what is here is skipped
+    Pull {
+        /// The other store: a folder, or a URL
+        #[arg(value_name = "URL")]
+        other: String,
+        /// Only the results of this run: its id, a unique beginning of it, or `latest`
+        #[arg(long)]
+        run: Option<String>,
+    },
     /// Write a stored file to standard output
     Cat {
         /// Its digest, as shown by `run show` or in a summary's results
@@ -216,18 +371,42 @@ pub fn main() -> ExitCode {
 async fn dispatch(cli: &Cli) -> Result<u8, Failure> {
     let global = &cli.global;
     match &cli.command {
-        Command::Pipeline(Pipeline::Run { source, execution }) => {
-            commands::pipeline_run(global, source, execution).await
+        Command::Pipeline(Pipeline::Run { source, execution, force }) => {
+            commands::pipeline_run(global, source, execution, force).await
         }
-        Command::Pipeline(Pipeline::Plan { source }) => commands::pipeline_plan(global, source).await,
+        Command::Pipeline(Pipeline::Sweep { source, wanted, execution }) => {
+            commands::pipeline_sweep(global, source, wanted, execution).await
+        }
+        Command::Pipeline(Pipeline::Plan { source, all, force }) => {
+            commands::pipeline_plan(global, source, force, *all).await
+        }
+        Command::Pipeline(Pipeline::Graph { source, to, all, no_store }) => {
+            commands::pipeline_graph(global, source, *to, *all, *no_store).await
+        }
         Command::Pipeline(Pipeline::Check { source }) => commands::pipeline_check(global, source),
         Command::Run(Run::List) => commands::run_list(global).await,
         Command::Run(Run::Show { run }) => commands::run_show(global, run).await,
+        Command::Run(Run::Pin { run, name }) => commands::run_pin(global, run, name.as_deref()).await,
+        Command::Run(Run::Unpin { run }) => commands::run_unpin(global, run).await,
         Command::Step(Step::Explain { step, file, overrides }) => {
             commands::step_explain(global, step, file.as_deref(), overrides).await
         }
+        Command::Step(Step::Log { step, file, overrides }) => {
+            commands::step_log(global, step, file.as_deref(), overrides).await
+        }
+        Command::Step(Step::Adopt { step, from, file, overrides, force }) => {
+            let (file, force) = (file.as_deref(), *force);
+            commands::step_adopt(global, commands::Wanted { step, from, file, overrides, force }).await
+        }
         Command::Cache(Cache::Stat) => commands::cache_stat(global).await,
+        Command::Cache(Cache::Gc { options }) => commands::cache_gc(global, options).await,
         Command::Cache(Cache::Verify) => commands::cache_verify(global).await,
+        Command::Cache(Cache::Push { other, run }) => {
+            commands::cache_push(global, other, run.as_deref()).await
+        }
+        Command::Cache(Cache::Pull { other, run }) => {
+            commands::cache_pull(global, other, run.as_deref()).await
+        }
         Command::Cache(Cache::Cat { digest }) => commands::cache_cat(global, digest).await,
         Command::Doctor => commands::doctor(global).await,
     }

@@ -5,6 +5,8 @@ use bstar_stages::protocol::FailureKind;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::sweep::forecast::Forecast;
+
 /// Something that happened.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -20,6 +22,8 @@ pub enum Event {
         /// Steps known so far.
         steps: usize,
     },
+    /// What a sweep is going to do.
+    Forecast(Box<Forecast>),
     /// A sharded step was cut.
     Unfolded {
         /// The step.
@@ -134,4 +138,47 @@ pub struct Summary {
     pub iterations: Vec<Map<String, Value>>,
     /// Figures of the policy before the first iteration.
     pub start: Map<String, Value>,
+    /// The variants of a sweep, the baseline first; then `results` are named
+    /// `VARIANT/seed=1/setup.sft.policy`, and `iterations` and `start` are empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub variants: Vec<VariantSummary>,
+}
+
+/// What a variant of a sweep came to.
+#[derive(Debug, Clone, Default, Serialize, serde::Deserialize)]
+pub struct VariantSummary {
+    /// Its name.
+    pub name: String,
+    /// How it differs from the file, as `key.path=value`.
+    pub overrides: Vec<String>,
+    /// Steps that executed for it (a sharded step counts by its shards); steps it shares count for the
+    /// first variant that has them.
+    pub executed: usize,
+    /// Its other steps.
+    pub cached: usize,
+    /// Its figures with every seed.
+    pub seeds: Vec<SeedSummary>,
+    /// The mean of the final figures over the seeds that are complete.
+    pub mean: Map<String, Value>,
+    /// The standard error of `mean`: sample standard deviation / √n; empty with one seed.
+    pub se: Map<String, Value>,
+    /// The mean difference to the baseline, seed by seed; empty for the baseline.
+    pub difference: Map<String, Value>,
+    /// The standard error of `difference`.
+    pub difference_se: Map<String, Value>,
+}
+
+/// What a variant came to with one seed.
+#[derive(Debug, Clone, Default, Serialize, serde::Deserialize)]
+pub struct SeedSummary {
+    /// The seed.
+    pub seed: u64,
+    /// Whether all its steps are done.
+    pub complete: bool,
+    /// One row an iteration.
+    pub iterations: Vec<Map<String, Value>>,
+    /// Figures of the policy before the first iteration.
+    pub start: Map<String, Value>,
+    /// `setup.sft.policy` → digest.
+    pub results: std::collections::BTreeMap<String, String>,
 }

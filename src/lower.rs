@@ -1,26 +1,35 @@
 //! Composite stages become the steps they stand for.
 
+use std::borrow::Cow;
+
 use bstar_stages::{Reference, Setting, StageConfig};
+
+use crate::pipeline::Policy;
 
 /// A stage after lowering: one step of a section.
 #[derive(Debug, Clone)]
-pub(crate) struct Lowered {
+pub(crate) struct Lowered<'a> {
     /// `measure.greedy`, or the stage's own name.
     pub(crate) name: String,
     /// The name of the stage in the file.
-    pub(crate) entry: String,
+    pub(crate) entry: &'a str,
     /// Its settings; `None` for a stage that could not be read.
-    pub(crate) config: Option<StageConfig>,
-    /// How often a transient failure is tried again.
-    pub(crate) retries: u32,
+    pub(crate) config: Option<Cow<'a, StageConfig>>,
+    /// Everything it refers to.
+    pub(crate) uses: Vec<Use>,
+    /// How it is executed.
+    pub(crate) policy: Policy,
 }
 
 /// The steps of one stage; the last has the stage's own name.
-pub(crate) fn lower(name: &str, config: Option<&StageConfig>, retries: u32) -> Vec<Lowered> {
-    let step = |step: String, config| Lowered { name: step, entry: name.to_owned(), config, retries };
+pub(crate) fn lower<'a>(name: &'a str, config: Option<&'a StageConfig>, policy: Policy) -> Vec<Lowered<'a>> {
+    let step = |step: String, config: Option<Cow<'a, StageConfig>>| {
+        let uses = config.as_deref().map(uses).unwrap_or_default();
+        Lowered { name: step, entry: name, config, uses, policy }
+    };
     match config.and_then(|config| config.stage().lower(name)) {
-        Some(steps) => steps.into_iter().map(|(name, config)| step(name, Some(config))).collect(),
-        None => vec![step(name.to_owned(), config.cloned())],
+        Some(steps) => steps.into_iter().map(|(name, config)| step(name, Some(Cow::Owned(config)))).collect(),
+        None => vec![step(name.to_owned(), config.map(Cow::Borrowed))],
     }
 }
 
@@ -38,7 +47,7 @@ pub(crate) struct Use {
 }
 
 /// Everything a stage refers to.
-pub(crate) fn uses(config: &StageConfig) -> Vec<Use> {
+fn uses(config: &StageConfig) -> Vec<Use> {
     let mut uses: Vec<Use> = config
         .stage()
         .inputs()
@@ -50,6 +59,9 @@ pub(crate) fn uses(config: &StageConfig) -> Vec<Use> {
             setting: false,
         })
         .collect();
+    if !config.stage().has_settings() {
+        return uses;
+    }
     // Only a mutable stage shows its settings.
     let mut config = config.clone();
     for (name, setting) in config.stage_mut().settings() {

@@ -1,14 +1,19 @@
 //! The DAG of steps: what depends on what. Append-only; knows nothing of running or of stores.
+//!
+//! One plan may serve several pipelines, the variants of a sweep: steps that have the same stage, the
+//! same settings, the same seed where it matters, and the same sources are one step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use bstar_cache::{Action, ActionKey};
 use bstar_stages::{Output, StageConfig};
 use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
 
-use crate::lower::{Lowered, lower, uses};
-use crate::pipeline::{Pipeline, StageEntry};
+use crate::lower::{Lowered, lower};
+use crate::pipeline::{Pipeline, Policy, StageEntry};
 use crate::scope::{Scope, Target, View, order};
 
 /// A step of a plan.
@@ -61,14 +66,14 @@ pub struct Step {
     pub settings: BTreeMap<String, Source>,
     /// What the random numbers of a seeded stage derive from.
     pub seed: u64,
-    /// How often a transient failure is tried again.
-    pub retries: u32,
+    /// How it is executed.
+    pub policy: Policy,
     /// The sharded step it is a piece of, and where its file goes in that step's output folder.
     pub parent: Option<(StepId, String)>,
 }
 
 /// Where an input comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Source {
     /// An output of a step.
     Output {
@@ -86,16 +91,53 @@ pub enum Source {
 /// The steps and their order.
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
-    graph: DiGraph<Step, ()>,
+    /// Steps are shared with copies of the plan and with those who carry them out.
+    graph: DiGraph<Arc<Step>, ()>,
     names: BTreeMap<String, StepId>,
     shards: BTreeMap<StepId, Vec<StepId>>,
-    results: BTreeMap<String, Source>,
+    parts: Vec<Part>,
+}
+
+/// The steps of one pipeline in a plan.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Part {
+    /// What tells its steps from those of the other pipelines: `n_star=2,seed=1`; empty for the first.
+    pub tag: String,
+    /// Its steps: the name in the pipeline, and the step, which may have been laid out for another
+    /// pipeline under another name. Inputs come before users.
+    pub steps: Vec<(String, StepId)>,
+}
+
+impl Part {
+    /// The step that the pipeline calls by this name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<StepId> {
+        self.steps.iter().find(|(own, _)| own == name).map(|(_, id)| *id)
+    }
 }
 
 impl Plan {
     /// Lays out `setup` and all iterations of a pipeline, composite stages lowered.
     #[must_use]
     pub fn new(pipeline: &Pipeline) -> Self {
+        Self::of(&[(String::new(), pipeline)])
+    }
+
+    /// Lays out several pipelines in one plan; work that they share is one step. Each comes with a tag,
+    /// which is appended to the name of a step (`iteration[0].train@n_star=2`) where a pipeline before
+    /// it has another step of that name.
+    #[must_use]
+    pub fn of(pipelines: &[(String, &Pipeline)]) -> Self {
+        let mut plan = Self::default();
+        // A pipeline alone shares with nobody.
+        let mut known = (pipelines.len() > 1).then(Known::default);
+        for (tag, pipeline) in pipelines {
+            plan.lay_out(tag, pipeline, known.as_mut());
+        }
+        plan
+    }
+
+    fn lay_out(&mut self, tag: &str, pipeline: &Pipeline, known: Option<&mut Known>) {
         let setup = lower_all(&pipeline.setup);
         let iteration = lower_all(&pipeline.iteration);
         let scope = Scope {
@@ -104,14 +146,17 @@ impl Plan {
             carried: pipeline.start.keys().chain(pipeline.carry.keys()).cloned().collect(),
             inputs: pipeline.inputs.keys().cloned().collect(),
         };
-        let mut layout = Layout { pipeline, scope, plan: Self::default(), carried: BTreeMap::new() };
+        let part = Part { tag: tag.to_owned(), steps: Vec::new() };
+        let (names, own, carried) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        let mut layout = Layout { pipeline, scope, plan: self, known, part, names, own, carried };
         layout.section(Section::Setup, &setup, &order(&layout.scope.dependencies(&setup, View::Setup)));
         let in_order = order(&layout.scope.dependencies(&iteration, View::Iteration));
         for round in 0..pipeline.iterations {
             layout.carried = layout.carry_into(round);
             layout.section(Section::Iteration(round), &iteration, &in_order);
         }
-        layout.plan
+        let part = layout.part;
+        self.parts.push(part);
     }
 
     /// Appends a step after everything it reads from.
@@ -126,17 +171,13 @@ impl Plan {
             })
             .collect();
         let name = step.name.clone();
-        let outputs = if step.parent.is_none() { step.stage.stage().outputs() } else { Vec::new() };
         let parent = step.parent.as_ref().map(|(parent, _)| *parent);
-        let id = self.graph.add_node(step);
+        let id = self.graph.add_node(Arc::new(step));
         if let Some(parent) = parent {
             self.shards.entry(parent).or_default().push(id);
         }
         for source in sources {
             self.graph.update_edge(source, id, ());
-        }
-        for output in outputs {
-            self.results.insert(format!("{name}.{}", output.name), Source::Output { step: id, output });
         }
         self.names.insert(name, id);
         id
@@ -144,7 +185,7 @@ impl Plan {
 
     /// The steps and edges, for algorithms on the graph.
     #[must_use]
-    pub fn graph(&self) -> &DiGraph<Step, ()> {
+    pub fn graph(&self) -> &DiGraph<Arc<Step>, ()> {
         &self.graph
     }
 
@@ -152,6 +193,12 @@ impl Plan {
     #[must_use]
     pub fn step(&self, id: StepId) -> &Step {
         &self.graph[id]
+    }
+
+    /// A step, to keep.
+    #[must_use]
+    pub fn shared(&self, id: StepId) -> Arc<Step> {
+        Arc::clone(&self.graph[id])
     }
 
     /// The step of that full name.
@@ -195,10 +242,22 @@ impl Plan {
         self.shards.get(&parent).map_or(&[], Vec::as_slice)
     }
 
-    /// `iteration[3].train.policy` → that output, for every output of every step that is no shard.
+    /// The pipelines that the plan was laid out for, in their order.
     #[must_use]
-    pub fn results(&self) -> &BTreeMap<String, Source> {
-        &self.results
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// `iteration[3].train.policy` → that output, for every output of every step of a pipeline.
+    #[must_use]
+    pub fn results(&self, part: &Part) -> BTreeMap<String, Source> {
+        let mut results = BTreeMap::new();
+        for (name, step) in &part.steps {
+            for output in self.step(*step).stage.stage().outputs() {
+                results.insert(format!("{name}.{}", output.name), Source::Output { step: *step, output });
+            }
+        }
+        results
     }
 
     fn neighbours(&self, id: StepId, direction: Direction) -> Vec<StepId> {
@@ -208,32 +267,57 @@ impl Plan {
     }
 }
 
-fn lower_all(stages: &[StageEntry]) -> Vec<Lowered> {
-    stages.iter().flat_map(|stage| lower(&stage.name, Some(&stage.config), stage.retries)).collect()
+fn lower_all(stages: &[StageEntry]) -> Vec<Lowered<'_>> {
+    stages.iter().flat_map(|stage| lower(&stage.name, Some(&stage.config), stage.policy)).collect()
 }
 
-/// A plan in the making.
+/// Everything that decides a step's result, before its sources are known.
+type Signature = (ActionKey, Vec<(String, Source)>);
+
+/// The steps laid out so far, by what they do.
+type Known = HashMap<Signature, Vec<StepId>>;
+
+fn signature(step: &Step) -> Signature {
+    let stage = step.stage.stage();
+    let action = Action {
+        stage: step.stage.name().to_owned(),
+        version: stage.version(),
+        config: stage.identity(),
+        seed: stage.seeded().then_some(step.seed),
+        inputs: BTreeMap::new(),
+    };
+    let own = |(name, source): (&String, &Source)| (name.clone(), source.clone());
+    (action.key(), step.inputs.iter().chain(&step.settings).map(own).collect())
+}
+
+/// One pipeline on its way into the plan.
 struct Layout<'a> {
     pipeline: &'a Pipeline,
     scope: Scope,
-    plan: Plan,
+    plan: &'a mut Plan,
+    known: Option<&'a mut Known>,
+    part: Part,
+    /// The steps of the part, by name and as a set.
+    names: BTreeMap<String, StepId>,
+    own: BTreeSet<StepId>,
     /// The values of the carried names in the iteration being laid out; absent ones are left out.
     carried: BTreeMap<String, Source>,
 }
 
 impl Layout<'_> {
     /// Adds the steps of one section. A pipeline that was loaded has no cycles and no unresolved names.
-    fn section(&mut self, section: Section, steps: &[Lowered], in_order: &[usize]) {
+    fn section(&mut self, section: Section, steps: &[Lowered<'_>], in_order: &[usize]) {
         for step in in_order.iter().map(|index| &steps[*index]) {
-            let Some(mut stage) = step.config.clone() else { continue };
+            let Some(stage) = &step.config else { continue };
+            let mut stage = StageConfig::clone(stage);
             if let Section::Iteration(round) = section {
                 stage.stage_mut().bind_iteration(round);
             }
             let (mut inputs, mut settings) = (BTreeMap::new(), BTreeMap::new());
-            for reference in uses(&stage) {
+            for reference in &step.uses {
                 if let Some(source) = self.source(&reference.reference.0, section) {
                     let sources = if reference.setting { &mut settings } else { &mut inputs };
-                    sources.insert(reference.name, source);
+                    sources.insert(reference.name.clone(), source);
                 }
             }
             if let StageConfig::Command(command) = &stage {
@@ -241,7 +325,7 @@ impl Layout<'_> {
                     inputs.insert(format!("file:{file}"), self.file(file));
                 }
             }
-            self.plan.add(Step {
+            self.add(Step {
                 name: section.step_name(&step.name),
                 entry: format!("{}.{}", section.key(), step.entry),
                 section,
@@ -249,10 +333,47 @@ impl Layout<'_> {
                 inputs,
                 settings,
                 seed: self.pipeline.seed,
-                retries: step.retries,
+                policy: step.policy,
                 parent: None,
             });
         }
+    }
+
+    /// Adds a step, unless another pipeline has laid out the same.
+    fn add(&mut self, mut step: Step) {
+        let name = step.name.clone();
+        let signature = self.known.is_some().then(|| signature(&step));
+        let id = self.shared(signature.as_ref()).unwrap_or_else(|| {
+            step.name = self.unused(name.clone());
+            self.plan.add(step)
+        });
+        if let (Some(known), Some(signature)) = (&mut self.known, signature) {
+            let same = known.entry(signature).or_default();
+            if !same.contains(&id) {
+                same.push(id);
+            }
+        }
+        self.own.insert(id);
+        self.names.insert(name.clone(), id);
+        self.part.steps.push((name, id));
+    }
+
+    /// The step of another pipeline that does the same. A pipeline's own steps stay apart: each has its
+    /// name.
+    fn shared(&self, signature: Option<&Signature>) -> Option<StepId> {
+        let same = self.known.as_ref()?.get(signature?)?;
+        same.iter().copied().find(|id| !self.own.contains(id))
+    }
+
+    /// The name, with the tag (and a number) where it is taken.
+    fn unused(&self, name: String) -> String {
+        if self.plan.find(&name).is_none() {
+            return name;
+        }
+        let tagged = format!("{name}@{}", self.part.tag);
+        let numbered = (2..).map(|number| format!("{tagged}~{number}"));
+        let mut names = std::iter::once(tagged.clone()).chain(numbered);
+        names.find(|name| self.plan.find(name).is_none()).unwrap_or(tagged)
     }
 
     fn file(&self, path: &str) -> Source {
@@ -266,11 +387,12 @@ impl Layout<'_> {
             Section::Iteration(_) => View::Iteration,
         };
         match self.scope.resolve(text, view).ok()? {
-            Target::Input(name) => Some(self.file(self.pipeline.inputs.get(&name)?)),
-            Target::Carried(name) => self.carried.get(&name).cloned(),
+            Target::Input(name) => Some(self.file(self.pipeline.inputs.get(name)?)),
+            Target::Carried(name) => self.carried.get(name).cloned(),
             Target::Stage { section: of, name, output } => {
                 let home = if of == View::Setup { Section::Setup } else { section };
-                Some(Source::Output { step: self.plan.find(&home.step_name(&name))?, output: output? })
+                let step = *self.names.get(&home.step_name(name))?;
+                Some(Source::Output { step, output: output?.clone() })
             }
         }
     }

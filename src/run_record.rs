@@ -3,11 +3,17 @@
 //! | object | what | written |
 //! |---|---|---|
 //! | `runs/ID/run.json` | [`RunStart`] | when the run starts |
-//! | `runs/ID/events.jsonl` | all events | as they happen in a local store, else in the end |
+//! | `runs/ID/events.jsonl` | all events | soon after they happen in a local store, else with the keys |
+//! | `runs/ID/keys` | the results it needs: a key and a step's name a line | every few seconds (local), every 30 seconds |
+//! | `runs/ID/live` | nothing: its time is a sign of life | every two minutes without other news, until the end |
 //! | `runs/ID/summary.json` | [`Summary`] | in the end: without it, the run was cut off |
+//! | `pins/ID.json` | [`Pin`] | on request: the run's results are kept |
+
+mod pins;
+mod pulse;
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,6 +24,14 @@ use serde_json::Value;
 
 use crate::event::{Event, Summary};
 use crate::executor::work::WorkRoot;
+use crate::sweep::SweepRecord;
+
+pub use pins::{Pin, pin, pins, unpin};
+use pulse::Pulse;
+pub use pulse::{Needed, needed};
+
+/// Records that are read at once.
+const AT_ONCE: usize = 32;
 
 /// What a run was asked to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,7 +46,7 @@ pub struct RunStart {
     pub overrides: Vec<String>,
     /// The pipeline's seed.
     pub seed: u64,
-    /// RFC 3339, UTC.
+    /// RFC 3339, UTC, with milliseconds: the latest run is the last to have started.
     pub started: String,
     /// The command line.
     pub command: Vec<String>,
@@ -44,6 +58,9 @@ pub struct RunStart {
     pub pid: u32,
     /// The pipeline with everything resolved.
     pub resolved: Value,
+    /// The variants and seeds of a sweep.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sweep: Option<SweepRecord>,
 }
 
 impl RunStart {
@@ -60,14 +77,21 @@ impl RunStart {
             file: file.to_owned(),
             overrides,
             seed,
-            started: timestamp(now),
+            started: to_the_millisecond(now),
             command: std::env::args().collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             host,
             pid,
             resolved,
+            sweep: None,
         }
     }
+}
+
+/// RFC 3339, UTC, with milliseconds.
+fn to_the_millisecond(time: SystemTime) -> String {
+    let millis = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_millis());
+    format!("{}.{millis:03}Z", timestamp(time).trim_end_matches('Z'))
 }
 
 /// How a run ended, or that it has not.
@@ -124,10 +148,11 @@ pub enum FindError {
 pub struct RunRecord {
     store: Store,
     id: String,
-    events: Mutex<File>,
+    events: Mutex<BufWriter<File>>,
     path: PathBuf,
     /// The file is the object itself.
     in_store: bool,
+    pulse: Pulse,
 }
 
 impl RunRecord {
@@ -150,11 +175,17 @@ impl RunRecord {
         };
         let events = open()
             .map_err(|source| StoreError::Io { attempt: format!("write {}", path.display()), source })?;
-        Ok(Self { store: store.clone(), id: start.id.clone(), events: Mutex::new(events), path, in_store })
+        let pulse = Pulse::begin(store, &start.id, (!in_store).then(|| path.clone()));
+        let (store, id) = (store.clone(), start.id.clone());
+        Ok(Self { store, id, events: Mutex::new(BufWriter::new(events)), path, in_store, pulse })
     }
 
-    /// Adds an event. The record is for people: a disk that is full must not end the run here.
+    /// Adds an event; [`RunRecord::flush`] writes it. The record is for people: a disk that is full must not end the
+    /// run here.
     pub fn event(&self, event: &Event) {
+        if let Event::Done { key, step, shard, .. } = event {
+            self.pulse.needs(key, if *shard { "" } else { step });
+        }
         let Ok(mut line) = serde_json::to_vec(event) else { return };
         line.push(b'\n');
         let mut file = self.events.lock().unwrap_or_else(PoisonError::into_inner);
@@ -163,11 +194,20 @@ impl RunRecord {
         }
     }
 
+    /// Writes the events that were held back.
+    pub fn flush(&self) {
+        let mut file = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = file.flush() {
+            tracing::debug!(%error, "cannot write events");
+        }
+    }
+
     /// Completes the record.
     ///
     /// # Errors
     /// When it cannot be written.
     pub async fn end(&self, summary: &Summary) -> Result<(), StoreError> {
+        self.flush();
         if !self.in_store {
             let read = std::fs::read(&self.path);
             let bytes = read.map_err(|source| StoreError::Io {
@@ -176,7 +216,10 @@ impl RunRecord {
             })?;
             self.store.put_object(&format!("runs/{}/events.jsonl", self.id), bytes).await?;
             drop(std::fs::remove_file(&self.path));
+            // Empty by now.
+            drop(self.path.parent().map(std::fs::remove_dir));
         }
+        self.pulse.end().await?;
         put(&self.store, &format!("runs/{}/summary.json", self.id), summary).await
     }
 }
@@ -186,15 +229,19 @@ impl RunRecord {
 /// # Errors
 /// When the store cannot be read.
 pub async fn list(store: &Store) -> Result<Vec<RunInfo>, StoreError> {
+    let objects = store.list_objects("runs").await?;
+    let ids = objects.iter().filter_map(|name| name.strip_prefix("runs/")?.strip_suffix("/run.json"));
+    let ids: Vec<String> = ids.map(str::to_owned).collect();
     let mut runs = Vec::new();
-    for object in store.list_objects("runs").await? {
-        let Some(id) = object.strip_prefix("runs/").and_then(|rest| rest.strip_suffix("/run.json")) else {
-            continue;
-        };
-        let Some(start) = get::<RunStart>(store, &object).await? else { continue };
-        let summary = get::<Summary>(store, &format!("runs/{id}/summary.json")).await?;
-        let outcome = outcome(&start, summary.as_ref());
-        runs.push(RunInfo { start, outcome, summary });
+    for some in ids.chunks(AT_ONCE) {
+        let mut reading = tokio::task::JoinSet::new();
+        for id in some {
+            let (store, id) = (store.clone(), id.clone());
+            reading.spawn(async move { read(&store, &id).await });
+        }
+        for run in reading.join_all().await {
+            runs.extend(run?);
+        }
     }
     runs.sort_by(|left, right| {
         (&right.start.started, &right.start.id).cmp(&(&left.start.started, &left.start.id))
@@ -202,7 +249,15 @@ pub async fn list(store: &Store) -> Result<Vec<RunInfo>, StoreError> {
     Ok(runs)
 }
 
-/// The run that `name` means: the shortest unique beginning of an id, or `latest`.
+/// The record of a run, if it can be read.
+async fn read(store: &Store, id: &str) -> Result<Option<RunInfo>, StoreError> {
+    let Some(start) = get::<RunStart>(store, &format!("runs/{id}/run.json")).await? else { return Ok(None) };
+    let summary = get::<Summary>(store, &format!("runs/{id}/summary.json")).await?;
+    let outcome = outcome(&start, summary.as_ref());
+    Ok(Some(RunInfo { start, outcome, summary }))
+}
+
+/// The run that `name` means: the shortest unique beginning of an id, the name it is pinned as, or `latest`.
 ///
 /// # Errors
 /// When no run, or more than one, is meant, and when the store cannot be read.
@@ -211,6 +266,8 @@ pub async fn find(store: &Store, name: &str) -> Result<RunInfo, FindError> {
     if name == "latest" {
         return runs.into_iter().next().ok_or(FindError::None);
     }
+    let pinned = pins(store).await?.into_values().find(|pin| pin.name.as_deref() == Some(name));
+    let name = pinned.as_ref().map_or(name, |pin| pin.run.as_str());
     let mut found: Vec<RunInfo> = runs.into_iter().filter(|run| run.start.id.starts_with(name)).collect();
     match (found.len(), found.pop()) {
         (1, Some(run)) => Ok(run),

@@ -4,11 +4,20 @@
 //! Waiting ─→ Ready ─┬─→ Done { cached: true }
 //!                   ├─→ Queued ─→ Running ──┬─→ Done { cached: false }
 //!                   └─→ Unfolded ───────────┴─→ Failed
+//! Running ─→ Elsewhere ─→ Ready, while another run executes the same
 //! Waiting, Unfolded ─→ Skipped, when a step they need failed
 //! ```
+//!
+//! Of the steps that could go next, the one first whose pipeline file says so (`priority`, which a step
+//! hands on to all it needs); then the one with the longest chain of work behind it, in which a step for a
+//! device or a worker counts as a thousand others, for those take minutes and the others milliseconds: so
+//! what unlocks such work comes before what does not, and the device is kept busy; then the order of
+//! the plan. The order changes no result.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+
+use bstar_stages::Runner;
 
 use crate::plan::{Plan, Source, Step, StepId};
 
@@ -23,6 +32,8 @@ pub enum State {
     Queued,
     /// Being carried out.
     Running,
+    /// Another run executes the same: its result is waited for, and takes nothing here.
+    Elsewhere,
     /// Cut into shards, which run in its place.
     Unfolded,
     /// Its result is in the store.
@@ -61,8 +72,12 @@ impl Resources {
     }
 }
 
-/// First by the longest chain of steps to the end of the plan, then by the order of the plan.
-type Candidate = (usize, Reverse<StepId>);
+/// Priority, then the weight of the longest chain from the step to the end of the plan, then the order of
+/// the plan.
+type Candidate = (i64, usize, Reverse<StepId>);
+
+/// The weight of a step that needs a device or a worker; that of others is 1.
+const HEAVY: usize = 1000;
 
 /// The states of all steps, and the queues that follow from them.
 #[derive(Debug)]
@@ -85,9 +100,17 @@ struct Node {
     users: Vec<StepId>,
     /// Number of steps it reads from (or, unfolded, of its shards) that are not done.
     missing: usize,
-    /// Length of the longest chain of users.
+    /// The highest of its own and of all that need it.
+    priority: i64,
+    /// Weight of the longest chain of users, itself included.
     rank: usize,
     needs: Resources,
+}
+
+impl Node {
+    fn candidate(&self, id: StepId) -> Candidate {
+        (self.priority, self.rank, Reverse(id))
+    }
 }
 
 impl Scheduler {
@@ -125,13 +148,18 @@ impl Scheduler {
                 self.nodes[parent.index()].missing += 1;
             }
             let users = step.parent.iter().map(|(parent, _)| *parent).collect();
-            self.nodes.push(Node { users, missing, rank: 0, needs: needs(step).at_most(self.capacity) });
+            let needs = needs(step).at_most(self.capacity);
+            let (rank, priority) = (weight(step, needs), step.policy.priority);
+            self.nodes.push(Node { users, missing, priority, rank, needs });
             self.states.push(State::Waiting);
         }
         for &id in new.iter().rev() {
-            let users = &self.nodes[id.index()].users;
-            self.nodes[id.index()].rank =
-                users.iter().map(|user| self.nodes[user.index()].rank + 1).max().unwrap_or(0);
+            let users = self.nodes[id.index()].users.iter().map(|user| &self.nodes[user.index()]);
+            let (rank, priority) =
+                users.fold((0, i64::MIN), |most, user| (user.rank.max(most.0), user.priority.max(most.1)));
+            let node = &mut self.nodes[id.index()];
+            node.rank += rank;
+            node.priority = node.priority.max(priority);
         }
         for id in new {
             if self.nodes[id.index()].missing == 0 {
@@ -145,13 +173,23 @@ impl Scheduler {
         if self.halted {
             return None;
         }
-        self.ready.pop().map(|(_, Reverse(id))| id)
+        self.ready.pop().map(|(_, _, Reverse(id))| id)
     }
 
-    /// Puts a step back that [`Scheduler::next_ready`] gave: the store shall be asked again.
+    /// Puts a step back that [`Scheduler::next_ready`] gave, or that was [`Scheduler::elsewhere`]: the
+    /// store shall be asked again.
     pub fn ask_again(&mut self, id: StepId) {
+        if self.state(id) == State::Elsewhere {
+            return self.set(id, State::Ready);
+        }
         debug_assert_eq!(self.state(id), State::Ready, "only a ready step can be put back");
-        self.ready.push((self.nodes[id.index()].rank, Reverse(id)));
+        self.ready.push(self.nodes[id.index()].candidate(id));
+    }
+
+    /// A started step turned out to be executed by another run: what it took is free for others until
+    /// [`Scheduler::ask_again`].
+    pub fn elsewhere(&mut self, id: StepId) {
+        self.set(id, State::Elsewhere);
     }
 
     /// The store does not have the result of a ready step.
@@ -182,7 +220,7 @@ impl Scheduler {
             .collect();
         heads.sort_unstable_by(|left, right| right.cmp(left));
         let mut free = self.free;
-        for ((_, Reverse(id)), needs) in heads {
+        for ((_, _, Reverse(id)), needs) in heads {
             if needs.fits(free) {
                 self.queued.get_mut(&needs).and_then(BinaryHeap::pop);
                 self.set(id, State::Running);
@@ -222,6 +260,7 @@ impl Scheduler {
                 State::Ready
                 | State::Queued
                 | State::Running
+                | State::Elsewhere
                 | State::Done { .. }
                 | State::Failed
                 | State::Skipped => {}
@@ -253,6 +292,12 @@ impl Scheduler {
     /// Starts nothing more.
     pub fn halt(&mut self) {
         self.halted = true;
+    }
+
+    /// Whether nothing more starts.
+    #[must_use]
+    pub fn halted(&self) -> bool {
+        self.halted
     }
 
     /// How far a step is.
@@ -287,12 +332,15 @@ impl Scheduler {
                     | (State::Waiting | State::Unfolded, State::Skipped)
                     | (State::Ready, State::Queued | State::Unfolded)
                     | (State::Queued, State::Running)
+                    | (State::Elsewhere, State::Ready)
+                    | (State::Running, State::Elsewhere)
                     | (State::Ready | State::Running | State::Unfolded, State::Done { .. } | State::Failed)
             ),
             "step {} cannot go from {from:?} to {to:?}",
             id.index(),
         );
-        let Node { rank, needs, .. } = self.nodes[id.index()];
+        let needs = self.nodes[id.index()].needs;
+        let candidate = self.nodes[id.index()].candidate(id);
         if from == State::Running {
             self.running -= 1;
             self.free.cpu += needs.cpu;
@@ -301,17 +349,31 @@ impl Scheduler {
         }
         self.states[id.index()] = to;
         match to {
-            State::Ready => self.ready.push((rank, Reverse(id))),
-            State::Queued => self.queued.entry(needs).or_default().push((rank, Reverse(id))),
+            State::Ready => self.ready.push(candidate),
+            State::Queued => self.queued.entry(needs).or_default().push(candidate),
             State::Running => {
                 self.running += 1;
                 self.free.cpu -= needs.cpu;
                 self.free.gpu -= needs.gpu;
                 self.free.memory -= needs.memory;
             }
-            State::Waiting | State::Unfolded | State::Done { .. } | State::Failed | State::Skipped => {}
+            State::Waiting
+            | State::Elsewhere
+            | State::Unfolded
+            | State::Done { .. }
+            | State::Failed
+            | State::Skipped => {}
         }
     }
+}
+
+/// What a step counts for in a chain. A step that will be cut counts like its shards.
+fn weight(step: &Step, needs: Resources) -> usize {
+    let heavy = match step.stage.stage().runner() {
+        Runner::Worker | Runner::None => true,
+        Runner::InProcess | Runner::Command => needs.gpu > 0,
+    };
+    if heavy { HEAVY } else { 1 }
 }
 
 /// The steps a step reads from, each once.

@@ -1,12 +1,14 @@
 //! What a name in a pipeline file means.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 use bstar_stages::Output;
 use petgraph::algo::tarjan_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 
-use crate::lower::{Lowered, uses};
+use crate::lower::Lowered;
 
 /// From where a name is looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,13 +30,13 @@ pub(crate) struct Scope {
 
 /// What a reference means.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Target {
+pub(crate) enum Target<'a> {
     /// An output of a stage of that section; the output is `None` for a stage that could not be read.
-    Stage { section: View, name: String, output: Option<Output> },
+    Stage { section: View, name: &'a str, output: Option<&'a Output> },
     /// A carried name.
-    Carried(String),
+    Carried(&'a str),
     /// A name under `inputs`.
-    Input(String),
+    Input(&'a str),
 }
 
 /// Why a reference means nothing.
@@ -54,7 +56,7 @@ pub(crate) enum Unresolved {
 
 impl Scope {
     /// The outputs of the steps of a section.
-    pub(crate) fn outputs(steps: &[Lowered]) -> BTreeMap<String, Option<Vec<Output>>> {
+    pub(crate) fn outputs(steps: &[Lowered<'_>]) -> BTreeMap<String, Option<Vec<Output>>> {
         steps
             .iter()
             .map(|step| (step.name.clone(), step.config.as_ref().map(|config| config.stage().outputs())))
@@ -62,7 +64,7 @@ impl Scope {
     }
 
     /// What `text` means; the innermost scope that knows its beginning decides.
-    pub(crate) fn resolve(&self, text: &str, view: View) -> Result<Target, Unresolved> {
+    pub(crate) fn resolve<'a>(&'a self, text: &'a str, view: View) -> Result<Target<'a>, Unresolved> {
         if view == View::Iteration {
             if let Some(target) = resolve_stage(&self.iteration, text, View::Iteration) {
                 return target;
@@ -115,16 +117,14 @@ impl Scope {
     }
 
     /// For each step of a section, the steps of the same section that it uses.
-    pub(crate) fn dependencies(&self, steps: &[Lowered], view: View) -> Vec<BTreeSet<usize>> {
+    pub(crate) fn dependencies(&self, steps: &[Lowered<'_>], view: View) -> Vec<BTreeSet<usize>> {
         let index: BTreeMap<&str, usize> =
             steps.iter().enumerate().map(|(index, step)| (step.name.as_str(), index)).collect();
-        let of_step = |step: &Lowered| {
-            let uses = step.config.as_ref().map(uses).unwrap_or_default();
-            uses.iter()
+        let of_step = |step: &Lowered<'_>| {
+            step.uses
+                .iter()
                 .filter_map(|reference| match self.resolve(&reference.reference.0, view).ok()? {
-                    Target::Stage { section, name, .. } if section == view => {
-                        index.get(name.as_str()).copied()
-                    }
+                    Target::Stage { section, name, .. } if section == view => index.get(name).copied(),
                     Target::Stage { .. } | Target::Carried(_) | Target::Input(_) => None,
                 })
                 .collect()
@@ -142,34 +142,34 @@ fn split(text: &str, known: impl Fn(&str) -> bool) -> Option<(&str, Option<&str>
     dots.into_iter().find(|(name, _)| known(name))
 }
 
-fn resolve_stage(
-    stages: &BTreeMap<String, Option<Vec<Output>>>,
-    text: &str,
+fn resolve_stage<'a>(
+    stages: &'a BTreeMap<String, Option<Vec<Output>>>,
+    text: &'a str,
     section: View,
-) -> Option<Result<Target, Unresolved>> {
+) -> Option<Result<Target<'a>, Unresolved>> {
     let (name, output) = split(text, |name| stages.contains_key(name))?;
-    let target = |output| Target::Stage { section, name: name.to_owned(), output };
+    let target = |output| Target::Stage { section, name, output };
     let Some(outputs) = stages.get(name)? else { return Some(Ok(target(None))) };
     let names = || outputs.iter().map(|output| output.name.clone()).collect();
-    let stage = name.to_owned();
+    let stage = || name.to_owned();
     Some(match (output, outputs.as_slice()) {
-        (None, [only]) => Ok(target(Some(only.clone()))),
-        (None, _) => Err(Unresolved::Several { stage, outputs: names() }),
+        (None, [only]) => Ok(target(Some(only))),
+        (None, _) => Err(Unresolved::Several { stage: stage(), outputs: names() }),
         (Some(wanted), outputs) => match outputs.iter().find(|output| output.name == wanted) {
-            Some(output) => Ok(target(Some(output.clone()))),
-            None => Err(Unresolved::NoOutput { stage, output: wanted.to_owned(), outputs: names() }),
+            Some(output) => Ok(target(Some(output))),
+            None => Err(Unresolved::NoOutput { stage: stage(), output: wanted.to_owned(), outputs: names() }),
         },
     })
 }
 
-fn resolve_name(
+fn resolve_name<'a>(
     names: &BTreeSet<String>,
-    text: &str,
-    target: impl Fn(String) -> Target,
-) -> Option<Result<Target, Unresolved>> {
+    text: &'a str,
+    target: impl Fn(&'a str) -> Target<'a>,
+) -> Option<Result<Target<'a>, Unresolved>> {
     let (name, output) = split(text, |name| names.contains(name))?;
     Some(match output {
-        None => Ok(target(name.to_owned())),
+        None => Ok(target(name)),
         Some(_) => Err(Unresolved::NotAStage { name: name.to_owned() }),
     })
 }
@@ -177,16 +177,22 @@ fn resolve_name(
 /// An order in which every step comes after those it depends on, otherwise as given. Steps on a cycle
 /// are left out.
 pub(crate) fn order(dependencies: &[BTreeSet<usize>]) -> Vec<usize> {
-    let mut order = Vec::new();
-    let mut placed = BTreeSet::new();
-    let ready = |placed: &BTreeSet<usize>| {
-        (0..dependencies.len()).find(|step| {
-            !placed.contains(step) && dependencies[*step].iter().all(|needed| placed.contains(needed))
-        })
-    };
-    while let Some(step) = ready(&placed) {
-        placed.insert(step);
+    let mut missing: Vec<usize> = dependencies.iter().map(BTreeSet::len).collect();
+    let mut users: Vec<Vec<usize>> = vec![Vec::new(); dependencies.len()];
+    for (step, needed) in dependencies.iter().enumerate() {
+        needed.iter().for_each(|needed| users[*needed].push(step));
+    }
+    let ready = (0..dependencies.len()).filter(|step| missing[*step] == 0);
+    let mut ready: BinaryHeap<Reverse<usize>> = ready.map(Reverse).collect();
+    let mut order = Vec::with_capacity(dependencies.len());
+    while let Some(Reverse(step)) = ready.pop() {
         order.push(step);
+        for user in &users[step] {
+            missing[*user] -= 1;
+            if missing[*user] == 0 {
+                ready.push(Reverse(*user));
+            }
+        }
     }
     order
 }
@@ -202,7 +208,11 @@ pub(crate) fn cycles(dependencies: &[BTreeSet<usize>]) -> Vec<Vec<usize>> {
     }
     let mut cycles: Vec<Vec<usize>> = tarjan_scc(&graph)
         .into_iter()
-        .filter_map(|knot| shortest_cycle(dependencies, knot.iter().map(|node| node.index()).min()?))
+        .filter_map(|knot| {
+            let first = knot.iter().map(|node| node.index()).min()?;
+            let cyclic = knot.len() > 1 || dependencies[first].contains(&first);
+            cyclic.then(|| shortest_cycle(dependencies, first)).flatten()
+        })
         .collect();
     cycles.sort();
     cycles
@@ -210,17 +220,19 @@ pub(crate) fn cycles(dependencies: &[BTreeSet<usize>]) -> Vec<Vec<usize>> {
 
 /// The shortest way from `first` back to itself, by breadth.
 fn shortest_cycle(dependencies: &[BTreeSet<usize>], first: usize) -> Option<Vec<usize>> {
-    let mut ways = std::collections::VecDeque::from([vec![first]]);
-    let mut seen = BTreeSet::new();
-    while let Some(way) = ways.pop_front() {
-        for next in &dependencies[*way.last()?] {
+    let mut open = VecDeque::from([first]);
+    let mut reached_from: BTreeMap<usize, usize> = BTreeMap::new();
+    while let Some(step) = open.pop_front() {
+        for next in &dependencies[step] {
             if *next == first {
+                let mut way: Vec<usize> =
+                    std::iter::successors(Some(step), |step| reached_from.get(step).copied()).collect();
+                way.reverse();
                 return Some(way);
             }
-            if seen.insert(*next) {
-                let mut longer = way.clone();
-                longer.push(*next);
-                ways.push_back(longer);
+            if let Entry::Vacant(entry) = reached_from.entry(*next) {
+                entry.insert(step);
+                open.push_back(*next);
             }
         }
     }
@@ -271,7 +283,7 @@ mod tests {
         let scope = scope();
         let name = |text, view| match scope.resolve(text, view) {
             Ok(Target::Stage { name, output, .. }) => {
-                format!("{name}/{}", output.map_or_else(String::new, |o| o.name))
+                format!("{name}/{}", output.map_or("", |o| &o.name))
             }
             other => format!("{other:?}"),
         };
@@ -279,8 +291,8 @@ mod tests {
         assert_eq!(name("eval.greedy.responses", View::Iteration), "eval.greedy/responses");
         assert_eq!(name("train.optimizer", View::Iteration), "train/optimizer");
         assert_eq!(name("bad.anything", View::Iteration), "bad/");
-        assert_eq!(scope.resolve("policy", View::Iteration), Ok(Target::Carried("policy".to_owned())));
-        assert_eq!(scope.resolve("policy", View::Setup), Ok(Target::Input("policy".to_owned())));
+        assert_eq!(scope.resolve("policy", View::Iteration), Ok(Target::Carried("policy")));
+        assert_eq!(scope.resolve("policy", View::Setup), Ok(Target::Input("policy")));
         assert_eq!(
             scope.resolve("train.policy", View::Setup),
             Err(Unresolved::TooEarly { name: "train".to_owned(), carried: false })

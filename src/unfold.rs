@@ -106,7 +106,7 @@ impl Plan {
             inputs: inputs.collect(),
             settings: BTreeMap::new(),
             seed: whole.seed,
-            retries: whole.retries,
+            policy: whole.policy,
             parent: Some((parent, shard.path)),
         })
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bstar_cache::Digest;
 use bstar_stages::protocol::{FailureKind, Order, Report, Request, StageError};
+use bstar_stages::units::show_duration;
 use serde_json::{Map, Value};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -74,10 +75,13 @@ impl WorkerPool {
     /// future kills the worker.
     ///
     /// # Errors
-    /// What the worker reports; `Transient` when it dies; `Interrupted` when `stop` asks for it.
+    /// What the worker reports; `Transient` when it dies; `Interrupted` when `stop` asks for it; `Failed`
+    /// when it takes longer than `limit`: then it is asked to save its progress, and killed when that
+    /// takes longer than the grace.
     pub async fn run(
         &self,
         request: Request,
+        limit: Option<Duration>,
         stop: &Stop,
         mut on_report: impl FnMut(Report) + Send,
     ) -> Result<Map<String, Value>, StageError> {
@@ -87,8 +91,8 @@ impl WorkerPool {
             None => self.start().await?,
         };
         worker.policy = policy;
-        let grace = if trains(&request) { None } else { Some(self.grace) };
-        let outcome = worker.carry_out(request, stop, grace, &mut on_report).await;
+        let patience = Patience { limit, grace: self.grace, trains: trains(&request) };
+        let outcome = worker.carry_out(request, stop, patience, &mut on_report).await;
         match outcome {
             Ok(metrics) => {
                 self.give_back(worker);
@@ -99,6 +103,13 @@ impl WorkerPool {
                 Err(error)
             }
             Err(Ended::Died(kind)) => Err(worker.post_mortem(kind).await),
+            Err(Ended::Late { limit, alive }) => {
+                if alive {
+                    self.give_back(worker);
+                }
+                Err(StageError::failed(format!("took longer than {}", show_duration(limit)))
+                    .hint("what it saved is kept: raise the stage's `timeout` and run again"))
+            }
         }
     }
 
@@ -164,6 +175,19 @@ enum Ended {
     Reported(StageError),
     /// The worker is gone, or not to be trusted any more.
     Died(FailureKind),
+    /// It took too long; the worker has saved its progress and lives on, or has to be killed.
+    Late { limit: Duration, alive: bool },
+}
+
+/// How long a worker is waited for.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// Most time the step may take.
+    limit: Option<Duration>,
+    /// Most time it may take to end on request.
+    grace: Duration,
+    /// It saves its progress on request, and a stopped run gives it the time.
+    trains: bool,
 }
 
 /// A running worker process; killed when dropped.
@@ -220,13 +244,14 @@ impl Worker {
         &mut self,
         request: Request,
         stop: &Stop,
-        grace: Option<Duration>,
+        patience: Patience,
         on_report: &mut (impl FnMut(Report) + Send),
     ) -> Result<Map<String, Value>, Ended> {
         let step = request.id;
         self.order(&Order::Run(Box::new(request))).await?;
-        let mut stopping = false;
+        let (mut stopping, mut late) = (false, None);
         let mut deadline = None;
+        let limit = patience.limit.map(|limit| (limit, Instant::now() + limit));
         loop {
             let over = async {
                 match deadline {
@@ -234,24 +259,47 @@ impl Worker {
                     None => std::future::pending().await,
                 }
             };
+            let passed = async {
+                match limit {
+                    Some((limit, end)) => {
+                        tokio::time::sleep_until(end).await;
+                        limit
+                    }
+                    None => std::future::pending().await,
+                }
+            };
             let report = tokio::select! {
                 report = self.next_report() => report,
                 () = stop.reached(Level::Stop), if !stopping => {
                     stopping = true;
-                    deadline = grace.map(|grace| Instant::now() + grace);
+                    deadline = (!patience.trains).then(|| Instant::now() + patience.grace);
                     self.order(&Order::Stop).await?;
                     continue;
                 }
-                () = over => return Err(Ended::Died(FailureKind::Interrupted)),
-            };
-            match report {
-                Some(Report::Finished { id, metrics }) if id == step => return Ok(metrics),
-                Some(Report::Failed { id, kind, message, hint }) if id == step => {
-                    return Err(Ended::Reported(StageError { kind, message, hint }));
+                limit = passed, if !stopping => {
+                    (stopping, late) = (true, Some(limit));
+                    deadline = Some(Instant::now() + patience.grace);
+                    self.order(&Order::Stop).await?;
+                    continue;
                 }
-                Some(report) => on_report(report),
-                None if stopping => return Err(Ended::Died(FailureKind::Interrupted)),
-                None => return Err(Ended::Died(FailureKind::Transient)),
+                () = over => None,
+            };
+            match (report, late) {
+                (Some(Report::Failed { id, kind: FailureKind::Interrupted, .. }), Some(limit))
+                    if id == step =>
+                {
+                    return Err(Ended::Late { limit, alive: true });
+                }
+                (None, Some(limit)) => return Err(Ended::Late { limit, alive: false }),
+                (report, _) => match report {
+                    Some(Report::Finished { id, metrics }) if id == step => return Ok(metrics),
+                    Some(Report::Failed { id, kind, message, hint }) if id == step => {
+                        return Err(Ended::Reported(StageError { kind, message, hint }));
+                    }
+                    Some(report) => on_report(report),
+                    None if stopping => return Err(Ended::Died(FailureKind::Interrupted)),
+                    None => return Err(Ended::Died(FailureKind::Transient)),
+                },
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::action::{Action, Ingredient};
 /// One ingredient that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// A path in the settings (`training.updates`), `version`, `seed`, or `input NAME`.
+    /// A path in the settings (`training.updates`, `argv[2]`), `version`, `seed`, or `input NAME`.
     pub ingredient: String,
     /// The stored execution's, as text.
     pub stored: String,
@@ -89,6 +89,15 @@ fn compare(path: &str, stored: &Ingredient, wanted: &Ingredient, found: &mut Vec
         }
         return;
     }
+    if let (Ingredient::List(before), Ingredient::List(after)) = (stored, wanted)
+        && before.len() == after.len()
+        && before.iter().zip(after).any(|(before, after)| before == after)
+    {
+        for (index, (before, after)) in before.iter().zip(after).enumerate() {
+            compare(&format!("{path}[{index}]"), before, after, found);
+        }
+        return;
+    }
     found.push(Difference {
         ingredient: if path.is_empty() { "settings".to_owned() } else { path.to_owned() },
         stored: stored.to_string(),
@@ -121,6 +130,12 @@ mod tests {
         assert_eq!(texts(&action(11, b"a"), &stored), ["training.updates 10 → 11"]);
         let (a, b) = (Digest::of(b"a").short(), Digest::of(b"b").short());
         assert_eq!(texts(&action(10, b"b"), &stored), [format!("input dataset {a} → {b}")]);
+        let list = |items: [i64; 2]| Action {
+            config: Ingredient::map([("l", items.to_vec().into())]),
+            ..stored.clone()
+        };
+        assert_eq!(texts(&list([1, 3]), &list([1, 2])), ["l[1] 2 → 3"]);
+        assert_eq!(texts(&list([3, 4]), &list([1, 2])), ["l [1, 2] → [3, 4]"], "nothing in common");
         let unseeded = Action { seed: None, ..stored.clone() };
         assert_eq!(texts(&unseeded, &stored), ["seed 1 → none"]);
     }

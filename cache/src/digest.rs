@@ -1,8 +1,11 @@
 //! The identity of bytes: a BLAKE3 hash.
 
+mod blocks;
+
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -10,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// How much of a file is held in memory at once: enough for the widest vector unit to stay busy.
 pub(crate) const BLOCK: usize = 1 << 18;
+const SMALL_BLOCK: usize = 1 << 13;
 
 /// A 32-byte BLAKE3 hash. Displayed as 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,19 +26,50 @@ impl Digest {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The digest of a file's content, read in blocks.
+    /// The digest of a file's content. Big files are read and hashed on all cores.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// When the file cannot be read, or becomes shorter meanwhile.
     pub fn of_file(path: &Path) -> io::Result<Self> {
-        Ok(Self::of_copy(&mut File::open(path)?, &mut io::sink())?.0)
+        Ok(Self::and_length_of(path)?.0)
+    }
+
+    /// The digest and the length of a file.
+    pub(crate) fn and_length_of(path: &Path) -> io::Result<(Self, u64)> {
+        let mut file = File::open(path)?;
+        let metadata = file.metadata()?;
+        // What says that it is empty may be made as it is read, like the files of `/proc`.
+        if !metadata.is_file() || metadata.len() == 0 {
+            return Self::of_copy(&mut file, &mut io::sink());
+        }
+        let digest = blocks::digest(metadata.len(), &|start, block| file.read_exact_at(block, start))?;
+        Ok((digest, metadata.len()))
+    }
+
+    /// Copies a file, each block being hashed as it passes; gives the digest and the length of what was
+    /// copied.
+    pub(crate) fn of_file_copy(source: &mut File, target: &mut File) -> io::Result<(Self, u64)> {
+        let metadata = source.metadata()?;
+        if !metadata.is_file() || metadata.len() <= BLOCK as u64 {
+            return Self::of_copy(source, target);
+        }
+        let (source, target) = (&*source, &*target);
+        let digest = blocks::digest(metadata.len(), &|start, block| {
+            source.read_exact_at(block, start)?;
+            target.write_all_at(block, start)
+        })?;
+        Ok((digest, metadata.len()))
     }
 
     /// Copies everything from `reader` to `writer`; gives the digest and the length of what passed.
     pub(crate) fn of_copy(reader: &mut impl Read, writer: &mut impl Write) -> io::Result<(Self, u64)> {
         let mut hasher = blake3::Hasher::new();
-        let mut block = vec![0; BLOCK];
+        // Most files are small, and clearing memory for a whole block would cost more than they do.
+        let mut block = vec![0; SMALL_BLOCK];
         loop {
+            if block.len() < BLOCK && hasher.count() > 0 {
+                block.resize(BLOCK, 0);
+            }
             match reader.read(&mut block) {
                 Ok(0) => return Ok((Self::from_hasher(&hasher), hasher.count())),
                 Ok(read) => {
@@ -53,6 +88,12 @@ impl Digest {
         Self(*hasher.finalize().as_bytes())
     }
 
+    /// A digest from its raw bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The raw bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
@@ -68,7 +109,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+        formatter.write_str(blake3::Hash::from_bytes(self.0).to_hex().as_str())
     }
 }
 
@@ -100,8 +141,19 @@ impl Serialize for Digest {
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
+        struct Text;
+        impl de::Visitor<'_> for Text {
+            type Value = Digest;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a digest")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Digest, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Text)
     }
 }
 
@@ -121,10 +173,17 @@ mod tests {
     fn file_has_the_digest_of_its_bytes_whatever_its_length() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
-        for length in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7] {
+        let copy = folder.path().join("copy");
+        let lengths =
+            [0, 1, 1023, 1025, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7, 8 * BLOCK, 21 * BLOCK + 1];
+        for length in lengths {
             let bytes: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
             std::fs::write(&path, &bytes).unwrap();
             assert_eq!(Digest::of_file(&path).unwrap(), Digest::of(&bytes), "{length} bytes");
+            let mut target = File::create(&copy).unwrap();
+            let copied = Digest::of_file_copy(&mut File::open(&path).unwrap(), &mut target).unwrap();
+            assert_eq!(copied, (Digest::of(&bytes), length as u64), "{length} bytes");
+            assert!(std::fs::read(&copy).unwrap() == bytes, "{length} bytes");
         }
         assert_eq!(Digest::of_file(&folder.path().join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
@@ -134,6 +193,14 @@ mod tests {
         let mut copied = Vec::new();
         let (digest, length) = Digest::of_copy(&mut &b"content"[..], &mut copied).unwrap();
         assert_eq!((digest, length, copied.as_slice()), (Digest::of(b"content"), 7, &b"content"[..]));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_that_says_nothing_of_its_length_is_read_to_its_end() {
+        let (digest, length) = Digest::and_length_of(Path::new("/proc/self/cmdline")).unwrap();
+        let bytes = std::fs::read("/proc/self/cmdline").unwrap();
+        assert_eq!((digest, length), (Digest::of(&bytes), bytes.len() as u64));
     }
 
     #[test]

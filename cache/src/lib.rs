@@ -18,4 +18,7 @@ pub use action::{Action, ActionKey, Ingredient};
 pub use difference::Difference;
 pub use digest::{Digest, NotADigest};
 pub use manifest::{Artifact, Manifest, Provenance, timestamp, tree_digest};
-pub use store::{Published, StageStat, Stat, Store, StoreError, Verification};
+pub use store::{
+    Collected, Collection, Freed, Holder, Inventory, Lease, LeaseOptions, LeaseRequest, Object, Published,
+    Retired, StageStat, Standing, Stat, Store, StoreError, Unneeded, Verification,
+};

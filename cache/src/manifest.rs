@@ -46,6 +46,20 @@ pub struct Provenance {
     pub started: String,
     /// Seconds from start to end.
     pub wall_s: f64,
+    /// The file or folder that was taken for the result; absent for a result of an execution.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adopted_from: Option<String>,
+}
+
+impl Provenance {
+    /// Who made it, for people: `setup.sft of run 3f9c21ab`.
+    #[must_use]
+    pub fn maker(&self) -> String {
+        match &self.adopted_from {
+            Some(path) => format!("{}, adopted from {path} on {}", self.step, self.host),
+            None => format!("{} of run {}", self.step, self.run),
+        }
+    }
 }
 
 /// The record of one execution.

@@ -5,8 +5,12 @@
 //! blobs/ab/cdef…            content, named by its digest; read-only files on a disk
 //! manifests/ab/cdef….json   results, named by their action key
 //! runs/…                    records of runs
+//! pins/RUN.json             runs whose results are kept
+//! leases/KEY/…              who executes which key, where the store is not a folder
+//! retired/KEY.json          outputs that were deleted on purpose
 //! quarantine/…              damaged objects, kept for inspection
 //! tmp/…                     blobs being written, on a disk
+//! pending/…                 results on their way to a bucket, in the folder in front of it
 //! ```
 //!
 //! # What survives
@@ -15,22 +19,36 @@
 //! step, with its whole content. So a process that is killed at any point leaves either a whole result
 //! or none, and temporary files, which nothing looks at; those in `tmp/` are deleted a day later.
 //!
-//! Manifests are flushed to the disk before they get their name; blobs are not, because training and
-//! sampling write many gigabytes. After a power cut a manifest can therefore refer to a blob that is
-//! missing, cut off, or full of zeros. A missing or shorter blob makes [`Store::lookup`] miss.
-//! One with wrong content is found when it is used: all reading compares the digest, moves the damaged
-//! blob aside, and fails with [`StoreError::Corrupt`], and the next lookup misses. In all cases the step is
-//! executed again, and a wrong result is never used.
+//! After a power cut, recent results can be gone: those of the last two seconds or so, as a store in a
+//! folder is synced as a whole, in the background, while results come in ([`Store::commit`] does it at
+//! once; a run does so before its last word). What the power cut left behind of the others may be a
+//! manifest that is empty or torn, which fails its seal, or one whose blob is missing or shorter: both make
+//! [`Store::lookup`] miss. A blob with wrong content is found when it is used: all reading compares the
+//! digest, moves the damaged blob aside, and fails with [`StoreError::Corrupt`], and the next lookup
+//! misses. In all cases the step is executed again, and a wrong result is never used.
+//!
+//! # Buckets
+//!
+//! A store may be a prefix in a bucket: `s3://bucket/prefix`. What is published is in the bucket, as durable as
+//! that is; a folder on this machine stands in front of it ([`StoreOptions::tier`]). What fails for
+//! the moment is tried again for some minutes.
 
 mod audit;
+mod commit;
+mod copy;
 mod error;
+mod gc;
 mod layout;
+mod lease;
 mod local;
 mod manifests;
 mod objects;
+mod pace;
+mod remote;
+mod retire;
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use object_store::local::LocalFileSystem;
@@ -40,12 +58,21 @@ use object_store::{Error as ObjectError, ObjectStore, PutMode};
 use serde::Deserialize;
 
 pub use audit::{StageStat, Stat, Verification};
+pub use copy::Copied;
 pub use error::StoreError;
+pub use gc::{Collected, Collection, Inventory, Object, Unneeded};
+pub use lease::{Holder, Lease, LeaseOptions, LeaseRequest, Standing};
 pub use manifests::Published;
+pub use remote::failure::{Endpoint, Problem, RemoteFailure};
+pub use remote::retry::Retries;
+pub use retire::{Freed, Retired};
 
 use crate::digest::Digest;
 use crate::manifest::Artifact;
 use local::Local;
+use remote::Remote;
+use remote::retry::{Objects, Patient};
+use remote::tier::Tier;
 
 /// The format of stores that this version makes, and the latest it reads.
 const FORMAT: u64 = 1;
@@ -62,10 +89,12 @@ pub struct Store {
 struct Inner {
     location: String,
     objects: Arc<dyn ObjectStore>,
-    /// The same objects; what is written through here survives a power cut.
+    /// The same objects; what is written through here survives a power cut at once.
     durable: Arc<dyn ObjectStore>,
     /// The same objects as files, where they are files of this machine.
     local: Option<Arc<Local>>,
+    /// The same objects, where they are elsewhere.
+    remote: Option<Arc<Remote>>,
 }
 
 #[derive(Deserialize)]
@@ -73,13 +102,51 @@ struct Marker {
     format: u64,
 }
 
+impl Marker {
+    fn text(format: u64) -> Vec<u8> {
+        format!("{{\"format\":{format}}}\n").into_bytes()
+    }
+}
+
+/// How a store is opened.
+#[derive(Debug, Clone, Default)]
+pub struct StoreOptions {
+    /// The folder in front of a bucket.
+    pub tier: TierFolder,
+    /// How long failing operations on a bucket are tried again.
+    pub retries: Retries,
+    /// The `AWS_…` variables; `None`: those of the environment.
+    pub variables: Option<Vec<(String, String)>>,
+}
+
+/// Where a bucket's content is kept on this machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum TierFolder {
+    /// Below the folder that `BSTAR_TIER` names, or the user's cache folder; `BSTAR_TIER=off` is [`TierFolder::Off`].
+    #[default]
+    Default,
+    /// Below this folder, in one of its own for each bucket, prefix and server.
+    Below(PathBuf),
+    /// Nowhere: everything is read from the bucket each time.
+    Off,
+}
+
 impl Store {
-    /// Opens the store at `location`, and makes it if there is none: a path, a `file://` address, or
-    /// `memory://` for a new store that ends with its last clone.
+    /// Opens the store at `location`, and makes it if there is none: a path, a `file://` address,
+    /// `s3://bucket/prefix`, or `memory://` for a new store that ends with its last clone.
     ///
     /// # Errors
     /// When the location is not understood or cannot be used, or the store has a later format.
     pub async fn open(location: &str) -> Result<Self, StoreError> {
+        let retries = Retries::of_environment();
+        Self::open_with(location, StoreOptions { retries, ..StoreOptions::default() }).await
+    }
+
+    /// As [`Store::open`], with options.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub async fn open_with(location: &str, options: StoreOptions) -> Result<Self, StoreError> {
         let inner = match location.split_once("://") {
             None => Inner::on_disk(location, Path::new(location))?,
             Some(("file", _)) => {
@@ -88,8 +155,21 @@ impl Store {
                 Inner::on_disk(location, &path.ok_or_else(invalid)?)?
             }
             Some(("memory", _)) => {
-                let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-                Inner { location: location.to_owned(), durable: objects.clone(), objects, local: None }
+                let endpoint = Endpoint { address: location.to_owned(), variable: None };
+                let objects = Patient::new(Arc::new(InMemory::new()), options.retries, endpoint);
+                Inner::remote(location, objects, None)
+            }
+            Some(("s3", _)) => {
+                let variables = options.variables.unwrap_or_else(remote::s3::environment);
+                let bucket = remote::s3::bucket(location, &variables)?;
+                return Self::open_remote(
+                    location,
+                    bucket.objects,
+                    bucket.endpoint,
+                    options.retries,
+                    &options.tier,
+                )
+                .await;
             }
             Some((scheme, _)) => {
                 let (location, scheme) = (location.to_owned(), scheme.to_owned());
@@ -101,12 +181,39 @@ impl Store {
         Ok(store)
     }
 
+    /// Opens a store on a server.
+    async fn open_remote(
+        location: &str,
+        objects: Arc<dyn Objects>,
+        endpoint: Endpoint,
+        retries: Retries,
+        tier: &TierFolder,
+    ) -> Result<Self, StoreError> {
+        let folder = match tier {
+            TierFolder::Default => remote::tier::default_folder(),
+            TierFolder::Below(folder) => Some(folder.clone()),
+            TierFolder::Off => None,
+        };
+        let tier = match folder {
+            Some(folder) => {
+                let place = format!("{} {}", endpoint.address, location.trim_end_matches('/'));
+                Some(Tier::open(&folder.join(Digest::of(place.as_bytes()).short())).await?)
+            }
+            None => None,
+        };
+        let objects = Patient::new(objects, retries, endpoint);
+        remote::probe(location, &objects).await?;
+        let store = Self { inner: Arc::new(Inner::remote(location, objects, tier)) };
+        store.remote()?.begin_sending().await;
+        Ok(store)
+    }
+
     async fn check_format(&self) -> Result<(), StoreError> {
         let path = ObjectPath::from(layout::MARKER);
         let stored = match self.fetch(&path).await? {
             Some(stored) => stored,
             None => {
-                let text = format!("{{\"format\":{FORMAT}}}\n").into_bytes();
+                let text = Marker::text(FORMAT);
                 match self.inner.durable.put_opts(&path, text.clone().into(), PutMode::Create.into()).await {
                     Ok(_) => text,
                     Err(ObjectError::AlreadyExists { .. }) => self.fetch(&path).await?.unwrap_or_default(),
@@ -117,13 +224,19 @@ impl Store {
                 }
             }
         };
-        let location = self.inner.location.clone();
-        match serde_json::from_slice::<Marker>(&stored) {
-            Ok(Marker { format: 1..=FORMAT }) => Ok(()),
-            Ok(Marker { format: found }) if found > FORMAT => {
-                Err(StoreError::NewerFormat { location, found, known: FORMAT })
-            }
-            _ => Err(StoreError::DamagedMarker { location, marker: layout::MARKER }),
+        check_marker(&self.inner.location, &stored)
+    }
+
+    /// Waits until results of earlier runs that this process has begun to send to the bucket are there.
+    /// What [`Store::publish`] has published needs no waiting.
+    ///
+    /// # Errors
+    /// When one could not be sent. It is kept in the folder in front of the bucket, and sent when the
+    /// store is opened again.
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        match &self.inner.remote {
+            Some(remote) => remote.flush().await,
+            None => Ok(()),
         }
     }
 
@@ -139,6 +252,19 @@ impl Store {
         self.inner.local.as_ref().map(|local| local.root())
     }
 
+    /// The absolute path of the folder in which the store keeps files on this machine: its own, or the one in
+    /// front of its bucket. Files next to it can be moved into the store.
+    #[must_use]
+    pub fn folder(&self) -> Option<&Path> {
+        self.local_root().or_else(|| self.inner.remote.as_ref()?.tier_root())
+    }
+
+    /// The part of a store that is not on this machine's disks; callers have seen that it is not.
+    fn remote(&self) -> Result<&Arc<Remote>, StoreError> {
+        let none = || std::io::Error::other("it is on this machine");
+        self.inner.remote.as_ref().ok_or_else(|| StoreError::io(|| "use the store remotely")(none()))
+    }
+
     fn objects(&self) -> &dyn ObjectStore {
         self.inner.objects.as_ref()
     }
@@ -149,7 +275,10 @@ impl Store {
     /// When writing fails.
     pub async fn put_bytes(&self, bytes: Vec<u8>) -> Result<Artifact, StoreError> {
         match self.inner.local.clone() {
-            Some(local) => blocking(move || local.put_bytes(&bytes)).await,
+            Some(local) => {
+                let size = bytes.len() as u64;
+                short(&local.clone(), size, move || local.put_bytes(&bytes)).await
+            }
             None => self.upload_bytes(bytes).await,
         }
     }
@@ -162,9 +291,9 @@ impl Store {
         match self.inner.local.clone() {
             Some(local) => {
                 let path = path.to_owned();
-                blocking(move || local.put_file(&path)).await
+                short(&local.clone(), size_of(&path), move || local.put_file(&path)).await
             }
-            None => self.upload_file(path).await,
+            None => self.upload_file(path, false).await,
         }
     }
 
@@ -178,9 +307,9 @@ impl Store {
         match self.inner.local.clone() {
             Some(local) => {
                 let path = path.to_owned();
-                blocking(move || local.adopt_file(&path)).await
+                short(&local.clone(), size_of(&path), move || local.adopt_file(&path)).await
             }
-            None => self.upload_file(path).await,
+            None => self.upload_file(path, true).await,
         }
     }
 
@@ -207,10 +336,36 @@ impl Store {
     pub async fn materialise(&self, artifact: &Artifact, target: &Path) -> Result<(), StoreError> {
         match self.inner.local.clone() {
             Some(local) => {
-                let (digest, target) = (artifact.digest, target.to_owned());
-                blocking(move || local.materialise(&digest, &target)).await
+                let (artifact, target) = (*artifact, target.to_owned());
+                short(&local.clone(), artifact.size, move || local.materialise(&artifact.digest, &target))
+                    .await
             }
-            None => self.download_file(&artifact.digest, target).await,
+            None => self.download_file(artifact, target).await,
+        }
+    }
+
+    /// Whether the store holds a blob of this digest and size; its content is verified when it is used.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn contains(&self, artifact: &Artifact) -> Result<bool, StoreError> {
+        match self.inner.local.clone() {
+            Some(local) => {
+                let artifact = *artifact;
+                short(&local.clone(), 0, move || local.has(&artifact)).await
+            }
+            None => self.remote()?.holds(artifact).await,
+        }
+    }
+
+    /// Returns when everything that was published through this store survives a power cut.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub async fn commit(&self) -> Result<(), StoreError> {
+        match self.inner.local.clone() {
+            Some(local) => blocking(move || local.commit()).await,
+            None => Ok(()),
         }
     }
 
@@ -224,7 +379,7 @@ impl Store {
                 .await
             }
             None => {
-                self.quarantine(&object).await;
+                self.remote()?.quarantine(&object).await;
                 Ok(())
             }
         }
@@ -252,8 +407,53 @@ impl Inner {
             objects: Arc::new(objects()?),
             durable: Arc::new(objects()?.with_fsync(true)),
             local: Some(Arc::new(Local::new(root))),
+            remote: None,
         })
     }
+
+    fn remote(location: &str, objects: Patient, tier: Option<Tier>) -> Self {
+        let shared: Arc<dyn ObjectStore> = Arc::new(objects.clone());
+        Self {
+            location: location.to_owned(),
+            durable: Arc::clone(&shared),
+            objects: shared,
+            local: None,
+            remote: Some(Arc::new(Remote::new(objects, tier))),
+        }
+    }
+}
+
+/// Whether this version reads the store with that marker.
+fn check_marker(location: &str, stored: &[u8]) -> Result<(), StoreError> {
+    let location = location.to_owned();
+    match serde_json::from_slice::<Marker>(stored) {
+        Ok(Marker { format: 1..=FORMAT }) => Ok(()),
+        Ok(Marker { format: found }) if found > FORMAT => {
+            Err(StoreError::NewerFormat { location, found, known: FORMAT })
+        }
+        _ => Err(StoreError::DamagedMarker { location, marker: layout::MARKER }),
+    }
+}
+
+/// Carries out file operations that read or write `size` bytes: at once, while they are short.
+async fn short<T: Send + 'static>(
+    local: &Arc<Local>,
+    size: u64,
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    if size > pace::SMALL {
+        blocking(work).await
+    } else if local.pace.is_quick() {
+        local.pace.measure(work)
+    } else {
+        let local = Arc::clone(local);
+        blocking(move || local.pace.measure(work)).await
+    }
+}
+
+/// The size of a file; of one that cannot be read, what is soon said of it.
+fn size_of(path: &Path) -> u64 {
+    path.metadata().map_or(0, |metadata| if metadata.is_file() { metadata.len() } else { u64::MAX })
 }
 
 /// Carries out file operations off the threads that drive other tasks.

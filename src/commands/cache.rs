@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::cli::{Failure, Format, Global, open_store};
 use crate::commands::{answer, answer_json, columns};
 use crate::report::{count, size};
+use crate::run_record;
 
 /// How much is stored.
 ///
@@ -16,16 +17,21 @@ use crate::report::{count, size};
 pub async fn cache_stat(global: &Global) -> Result<u8, Failure> {
     let store = open_store(global).await?;
     let stat = store.stat().await?;
+    let pins = run_record::pins(&store).await?;
     if global.format == Format::Json {
-        answer_json(&json!({"store": store.location(), "stat": stat}))?;
+        answer_json(&json!({"store": store.location(), "stat": stat, "pinned": pins.len()}))?;
         return Ok(0);
     }
     let mut rows = vec![["stage", "results", "size"].map(str::to_owned).to_vec()];
     for (stage, entry) in &stat.stages {
         rows.push(vec![stage.clone(), entry.manifests.to_string(), size(entry.bytes)]);
     }
+    let mut more = if pins.is_empty() { String::new() } else { format!(" ({} pinned)", pins.len()) };
+    if stat.retired > 0 {
+        more.push_str(&format!(", {} retired", size(stat.retired)));
+    }
     answer(&format!(
-        "{}: {}, {} in {}, {}\n\n{}",
+        "{}: {}, {} in {}, {}{more}\n\n{}",
         store.location(),
         count(stat.manifests, "result"),
         size(stat.bytes),

@@ -109,6 +109,9 @@ fn worker() -> Vec<Check> {
 
 /// Tries the store in a corner of its own, which is removed again.
 async fn store(location: &str) -> Check {
+    if location.starts_with("s3://") {
+        return bucket(location).await;
+    }
     let folder = location.strip_prefix("file://").unwrap_or(location);
     let existed = Path::new(folder).exists();
     let corner = format!("{folder}/doctor-{}", std::process::id());
@@ -120,6 +123,20 @@ async fn store(location: &str) -> Check {
     match tried {
         Ok(()) => Check::good("store", format!("{location}: reads, writes, first writer wins")),
         Err((found, fix)) => Check::bad("store", found, fix),
+    }
+}
+
+/// A bucket is only opened, which tries what matters: what is written there cannot be cleaned up as a folder can.
+async fn bucket(location: &str) -> Check {
+    match Store::open(location).await {
+        Ok(store) => {
+            let tier = store.folder().map_or("no folder".to_owned(), |folder| folder.display().to_string());
+            Check::good("store", format!("{location}: reads, first writer wins; in front of it: {tier}"))
+        }
+        Err(error) => {
+            let fix = || "use another folder or URL: --store or $BSTAR_STORE".to_owned();
+            Check::bad("store", chain(&error), error.hint().unwrap_or_else(fix))
+        }
     }
 }
 

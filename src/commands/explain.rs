@@ -1,17 +1,17 @@
 //! `bstar step explain`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use bstar_cache::{Action, ActionKey, Ingredient};
+use bstar_cache::{Action, ActionKey, Ingredient, Manifest};
 use serde_json::json;
 
 use crate::cli::{Failure, Format, Global, open_store};
-use crate::commands::pipeline::{load, preview_failure};
+use crate::commands::pipeline::preview_failure;
+use crate::commands::step::{Found, fates, find};
 use crate::commands::{answer, answer_json, columns};
-use crate::executor::preview::{Fate, Nearest, preview};
-use crate::plan::Plan;
+use crate::executor::preview::{Fate, Miss, Partial, partial};
+use crate::reason::{Explained, explain};
 use crate::report::duration;
-use crate::run_record;
 
 /// Shows what a step's key is made of, and how it differs from the nearest stored result.
 ///
@@ -24,78 +24,95 @@ pub async fn step_explain(
     overrides: &[String],
 ) -> Result<u8, Failure> {
     let store = open_store(global).await?;
-    let (file, overrides) = match file {
-        Some(file) => (file.to_path_buf(), overrides.to_vec()),
-        None => {
-            let run = run_record::find(&store, "latest").await.map_err(|_| Failure::Usage {
-                message: "no pipeline file is given, and there is no run to take it from".to_owned(),
-                hint: Some("bstar step explain STEP math.yaml".to_owned()),
-            })?;
-            (PathBuf::from(run.start.file), run.start.overrides)
+    let json = global.format == Format::Json;
+    let (pipeline, plan, id) = match find(&store, name, file, overrides).await? {
+        Found::Step(pipeline, plan, id) => (pipeline, plan, id),
+        Found::Stored(manifest) => {
+            let step = &manifest.provenance.step;
+            if json {
+                answer_json(&json!({"step": step, "state": "cached", "manifest": manifest}))?;
+            } else {
+                answer(&stored(step, &manifest));
+            }
+            return Ok(0);
         }
     };
-    let pipeline = load(&file, &overrides)?;
-    let plan = Plan::new(&pipeline);
-    let Some(id) = plan.find(name) else {
-        let names = plan.ids().map(|id| plan.step(id).name.clone());
-        let nearest = names.min_by_key(|candidate| strsim::damerau_levenshtein(candidate, name));
-        return Err(Failure::Usage {
-            message: format!("{} has no step `{name}`", file.display()),
-            hint: nearest.map(|nearest| format!("did you mean `{nearest}`?")),
-        });
-    };
-    let fates = preview(&store, &plan).await.map_err(preview_failure)?;
-    let Some((_, fate)) = fates.into_iter().find(|(step, _)| *step == id) else {
+    let fates = fates(&store, &plan).await?;
+    let Some((_, fate)) = fates.iter().find(|(step, _)| *step == id) else {
         return Err(Failure::usage(format!("{name} is not in the plan")));
     };
-    if global.format == Format::Json {
-        answer_json(&match &fate {
-            Fate::Cached(manifest) => json!({"step": name, "state": "cached", "manifest": manifest}),
-            Fate::WillRun(miss) => json!({"step": name, "state": "will_run", "miss": miss}),
-            Fate::Unknown(waits) => json!({"step": name, "state": "unknown", "until": waits}),
-        })?;
-        return Ok(0);
-    }
-    answer(&match &fate {
-        Fate::Cached(manifest) => {
-            let by = &manifest.provenance;
-            format!(
-                "{name} is stored: made by {} of run {} in {}\n\n{}",
-                by.step,
-                by.run,
-                duration(by.wall_s),
-                ingredients(&manifest.key, &manifest.action)
-            )
+    match fate {
+        Fate::Cached(manifest) if json => {
+            answer_json(&json!({"step": name, "state": "cached", "manifest": manifest}))?;
         }
-        Fate::WillRun(miss) => format!(
-            "{name} is not stored\n\n{}\n\n{}",
-            difference(miss.nearest.as_ref()),
-            ingredients(&miss.key, &miss.action)
-        ),
+        Fate::Cached(manifest) => answer(&stored(name, manifest)),
+        Fate::WillRun(miss) => {
+            let differences = explain(&pipeline, &plan, plan.step(id), miss);
+            if json {
+                let answer =
+                    json!({"step": name, "state": "will_run", "miss": miss, "differences": differences});
+                answer_json(&answer)?;
+            } else {
+                let key = ingredients(Some(&miss.key), &miss.action);
+                answer(&format!("{name} is not stored\n\n{}\n\n{key}", difference(miss, &differences)));
+            }
+        }
         Fate::Unknown(waits) => {
-            format!("{name} has no key yet: it needs the results of {}", waits.join(", "))
+            let known = partial(&store, &plan, &fates, id).await.map_err(preview_failure)?;
+            if json {
+                answer_json(&json!({"step": name, "state": "unknown", "until": waits, "known": known}))?;
+            } else {
+                answer(&undecided(name, waits, &known));
+            }
         }
-    });
+    }
     Ok(0)
 }
 
-fn difference(nearest: Option<&Nearest>) -> String {
-    let Some(nearest) = nearest else { return "no result of this stage is stored".to_owned() };
-    let lines: Vec<String> = nearest.differences.iter().map(|line| format!("  {line}")).collect();
+fn stored(name: &str, manifest: &Manifest) -> String {
+    let by = &manifest.provenance;
+    let outputs: Vec<Vec<String>> = manifest
+        .outputs
+        .iter()
+        .map(|(path, artifact)| vec![format!("output {path}"), artifact.digest.to_string()])
+        .collect();
     format!(
-        "the nearest stored result (key {}, {} of run {}) differs in\n{}",
+        "{name} is stored: made by {} in {}, {}\n\n{}\n\n{}",
+        by.maker(),
+        duration(by.wall_s),
+        by.started,
+        ingredients(Some(&manifest.key), &manifest.action),
+        columns(&outputs)
+    )
+}
+
+fn undecided(name: &str, waits: &[String], known: &Partial) -> String {
+    let mut rows: Vec<Vec<String>> =
+        known.missing.iter().map(|(input, step)| vec![input.clone(), format!("made by {step}")]).collect();
+    rows.insert(0, vec!["not known yet".to_owned(), String::new()]);
+    format!(
+        "{name} has no key yet: it needs the results of {}\nwhat will run and decides: {}\n\n{}\n\nknown so far\n{}",
+        waits.join(", "),
+        known.deciding.join(", "),
+        columns(&rows),
+        ingredients(None, &known.action)
+    )
+}
+
+fn difference(miss: &Miss, differences: &[Explained]) -> String {
+    let Some(nearest) = &miss.nearest else { return "no result of this stage is stored".to_owned() };
+    let lines: Vec<String> = differences.iter().map(|line| format!("  {}", line.text)).collect();
+    format!(
+        "the nearest stored result (key {}, {}) differs in\n{}",
         nearest.key.short(),
-        nearest.step,
-        nearest.run,
+        nearest.maker,
         lines.join("\n")
     )
 }
 
-fn ingredients(key: &ActionKey, action: &Action) -> String {
-    let mut rows = vec![
-        vec!["key".to_owned(), key.to_string()],
-        vec!["stage".to_owned(), format!("{} (version {})", action.stage, action.version)],
-    ];
+fn ingredients(key: Option<&ActionKey>, action: &Action) -> String {
+    let mut rows: Vec<Vec<String>> = key.iter().map(|key| vec!["key".to_owned(), key.to_string()]).collect();
+    rows.push(vec!["stage".to_owned(), format!("{} (version {})", action.stage, action.version)]);
     rows.extend(action.seed.map(|seed| vec!["seed".to_owned(), seed.to_string()]));
     rows.extend(action.inputs.iter().map(|(name, digest)| vec![format!("input {name}"), digest.to_string()]));
     settings("", &action.config, &mut rows);

@@ -1,16 +1,28 @@
 //! One function a command: it asks the engine, and prints the answer on standard output.
 
 mod cache;
+mod copy;
 mod doctor;
 mod explain;
+mod gc;
+mod graph;
 mod pipeline;
+mod plan;
 mod runs;
+mod step;
+mod sweep;
 
 pub use cache::{cache_cat, cache_stat, cache_verify};
+pub use copy::{cache_pull, cache_push};
 pub use doctor::doctor;
 pub use explain::step_explain;
-pub use pipeline::{pipeline_check, pipeline_plan, pipeline_run};
-pub use runs::{run_list, run_show};
+pub use gc::{Gc, cache_gc};
+pub use graph::pipeline_graph;
+pub use pipeline::{pipeline_check, pipeline_run};
+pub use plan::pipeline_plan;
+pub use runs::{run_list, run_pin, run_show, run_unpin};
+pub use step::{Wanted, step_adopt, step_log};
+pub use sweep::pipeline_sweep;
 
 use std::io::Write;
 

@@ -2,18 +2,23 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bstar_cache::Store;
 use serde_json::{Value, json};
 
 use crate::cli::{Execution, Failure, Format, Global, Source, open_store};
-use crate::commands::{answer, answer_json, columns};
+use crate::commands::step::forced;
+use crate::commands::{answer, answer_json};
 use crate::event::{Event, Summary};
-use crate::executor::preview::{Fate, Miss, PreviewError, preview};
-use crate::executor::{Executor, Level, Options, Outcome, Stop};
+use crate::executor::preview::PreviewError;
+use crate::executor::{Executor, Finished, Level, Options, Outcome, Stop};
+use crate::gc::Retention;
 use crate::pipeline::{Diagnostic, Origin, Pipeline};
-use crate::plan::{Plan, Step};
-use crate::report::{Human, Json, Report, count, duration, iterations_text};
+use crate::plan::Plan;
+use crate::report::{Human, Json, Report, count, iterations_text};
 use crate::run_record::{RunRecord, RunStart};
+use crate::sweep;
 
 /// Reads a pipeline file.
 pub(crate) fn load(file: &Path, overrides: &[String]) -> Result<Pipeline, Failure> {
@@ -32,8 +37,8 @@ pub(crate) fn preview_failure(error: PreviewError) -> Failure {
 /// # Errors
 /// When the file has problems; for programs they are the answer.
 pub fn pipeline_check(global: &Global, source: &Source) -> Result<u8, Failure> {
-    let pipeline = match Pipeline::load(&source.file, &source.overrides) {
-        Ok(pipeline) => pipeline,
+    let (pipeline, variants) = match sweep::check(&source.file, &source.overrides) {
+        Ok(checked) => checked,
         Err(problems) if global.format == Format::Json => {
             let problems: Vec<_> = problems.iter().map(problem_json).collect();
             answer_json(&json!({"file": source.file, "ok": false, "problems": problems}))?;
@@ -45,11 +50,12 @@ pub fn pipeline_check(global: &Global, source: &Source) -> Result<u8, Failure> {
     if global.format == Format::Json {
         answer_json(&json!({
             "pipeline": pipeline.name, "file": pipeline.path, "ok": true,
-            "iterations": pipeline.iterations, "steps": plan.len(),
+            "iterations": pipeline.iterations, "steps": plan.len(), "variants": variants,
         }))?;
     } else {
+        let variants = if variants > 0 { format!(", {}", count(variants, "variant")) } else { String::new() };
         answer(&format!(
-            "{} is fine: {} in {}",
+            "{} is fine: {} in {}{variants}",
             pipeline.path.display(),
             count(plan.len(), "step"),
             count(pipeline.iterations, "iteration")
@@ -69,135 +75,129 @@ fn problem_json(problem: &Diagnostic) -> Value {
     })
 }
 
-/// Shows what running would do, and why.
-///
-/// # Errors
-/// When the pipeline or the store cannot be read.
-pub async fn pipeline_plan(global: &Global, source: &Source) -> Result<u8, Failure> {
-    let pipeline = load(&source.file, &source.overrides)?;
-    let store = open_store(global).await?;
-    let plan = Plan::new(&pipeline);
-    let fates = preview(&store, &plan).await.map_err(preview_failure)?;
-    let described: Vec<(&Step, &str, String)> = fates
-        .iter()
-        .map(|(id, fate)| {
-            let step = plan.step(*id);
-            let (state, reason) = match fate {
-                Fate::Cached(manifest) => {
-                    ("cached", format!("took {}", duration(manifest.provenance.wall_s)))
-                }
-                Fate::WillRun(miss) => ("will_run", why(&pipeline, step, miss)),
-                Fate::Unknown(waits) => ("unknown", format!("until {} ran", waits.join(", "))),
-            };
-            (step, state, reason)
-        })
-        .collect();
-    let number = |wanted: &str| described.iter().filter(|(_, state, _)| *state == wanted).count();
-    let (will_run, cached, unknown) = (number("will_run"), number("cached"), number("unknown"));
-    if global.format == Format::Json {
-        let steps: Vec<_> = described
-            .iter()
-            .map(|(step, state, reason)| {
-                json!({"name": step.name, "stage": step.stage.kind(), "state": state, "reason": reason})
-            })
-            .collect();
-        answer_json(&json!({"steps": steps, "will_run": will_run, "cached": cached, "unknown": unknown}))?;
-        return Ok(0);
-    }
-    let rows: Vec<Vec<String>> = described
-        .iter()
-        .map(|(step, state, reason)| vec![state.replace('_', " "), step.name.clone(), reason.clone()])
-        .collect();
-    answer(&format!(
-        "{}\n\n{}: {cached} cached, {will_run} will run, {unknown} unknown until others ran",
-        columns(&rows),
-        count(plan.len(), "step")
-    ));
-    Ok(0)
-}
-
-/// The difference to the nearest stored result, with the place in the file where it was made.
-fn why(pipeline: &Pipeline, step: &Step, miss: &Miss) -> String {
-    let Some(nearest) = &miss.nearest else { return "no result of this stage is stored".to_owned() };
-    let shown: Vec<String> = nearest
-        .differences
-        .iter()
-        .take(3)
-        .map(|difference| {
-            let field = format!("{}.{}.with.{}", step.section.key(), step.entry, difference.ingredient);
-            let place = match pipeline.origin(&field) {
-                Origin::File { line, .. } => format!(" ({}:{line})", pipeline.path.display()),
-                Origin::CommandLine(text) => format!(" ({text})"),
-                Origin::Nowhere => String::new(),
-            };
-            format!("{difference}{place}")
-        })
-        .collect();
-    let more = nearest.differences.len() - shown.len();
-    let rest = if more > 0 { format!(", and {more} more") } else { String::new() };
-    format!("{}{rest}", shown.join(", "))
-}
-
 /// Runs a pipeline.
 ///
 /// # Errors
 /// When the pipeline or the store cannot be read; failures of steps are an exit code.
-pub async fn pipeline_run(global: &Global, source: &Source, execution: &Execution) -> Result<u8, Failure> {
+pub async fn pipeline_run(
+    global: &Global,
+    source: &Source,
+    execution: &Execution,
+    force: &[String],
+) -> Result<u8, Failure> {
     let pipeline = load(&source.file, &source.overrides)?;
-    if execution.jobs == Some(0) {
-        return Err(Failure::usage("--jobs must be at least 1"));
-    }
     let store = open_store(global).await?;
     let plan = Plan::new(&pipeline);
+    let force = forced(&plan, force)?;
     let file = source.file.to_string_lossy();
     let start =
         RunStart::now(&pipeline.name, &file, source.overrides.clone(), pipeline.seed, pipeline.resolved());
-    let record = Arc::new(RunRecord::begin(&store, &start).await?);
+    let mut options = options(&start, &pipeline, execution)?;
+    options.force = force;
+    let run = Run { global, store, plan: &plan, start: &start, options };
+    let finished = carry_out(run, Vec::new(), |_| {}).await?;
+    if global.format == Format::Text {
+        if let Some(table) = iterations_text(&finished.summary) {
+            answer(&format!("\n{table}"));
+        }
+        conclude(&source.file, &finished.summary, &finished.outcome);
+    }
+    exit_code(finished)
+}
+
+/// How a run is to be carried out.
+pub(crate) fn options(
+    start: &RunStart,
+    pipeline: &Pipeline,
+    execution: &Execution,
+) -> Result<Options, Failure> {
+    if execution.jobs == Some(0) {
+        return Err(Failure::usage("--jobs must be at least 1"));
+    }
     let mut options = Options::new(&start.id, &pipeline.name, pipeline.base.clone());
     options.jobs = execution.jobs.unwrap_or(options.jobs);
     options.device.clone_from(&execution.device);
     options.gpus = usize::from(execution.device.starts_with("cuda"));
     options.keep_going = execution.keep_going;
+    options.lease_ttl = lease_ttl(options.lease_ttl)?;
+    options.retain = Retention::new(pipeline.retain.clone());
+    Ok(options)
+}
+
+/// A plan with all that is needed to carry it out.
+pub(crate) struct Run<'a> {
+    pub(crate) global: &'a Global,
+    pub(crate) store: Store,
+    pub(crate) plan: &'a Plan,
+    pub(crate) start: &'a RunStart,
+    pub(crate) options: Options,
+}
+
+/// Carries out a plan, reporting and recording what happens: `first` before everything else, the summary
+/// last, as `complete` leaves it.
+pub(crate) async fn carry_out(
+    run: Run<'_>,
+    first: Vec<Event>,
+    complete: impl FnOnce(&mut Finished),
+) -> Result<Finished, Failure> {
+    let Run { global, store, plan, start, options } = run;
+    let record = Arc::new(RunRecord::begin(&store, start).await?);
     let report: Arc<dyn Report> = match global.format {
         Format::Text => Arc::new(Human::default()),
         Format::Json => Arc::new(Json::new(std::io::stdout())),
     };
     let stop = Stop::default();
     let signals = tokio::spawn(watch_signals(stop.clone(), Arc::clone(&report)));
+    let flushes = tokio::spawn(flush_often(Arc::clone(&record), Arc::clone(&report)));
     let events = {
         let (record, report) = (Arc::clone(&record), Arc::clone(&report));
         move |event: Event| {
-            record.event(&event);
-            // The summary is the last line, and is told once the record is complete.
+            // The summary is the last line, and is told once it is complete.
             if !matches!(event, Event::Summary(_)) {
+                record.event(&event);
                 report.event(&event);
             }
         }
     };
-    let finished = Executor::new(store, options, stop.clone(), events).run(&plan).await;
+    first.into_iter().for_each(&events);
+    let mut finished = Executor::new(store, options, stop.clone(), events).run(plan).await;
     signals.abort();
+    flushes.abort();
+    complete(&mut finished);
+    let summary = Event::Summary(Box::new(finished.summary.clone()));
+    record.event(&summary);
     let recorded = record.end(&finished.summary).await;
-    report.event(&Event::Summary(Box::new(finished.summary.clone())));
-    if global.format == Format::Text {
-        conclude(source, &finished.summary, &finished.outcome);
+    report.event(&summary);
+    if !matches!(finished.outcome, Outcome::Store(_)) {
+        recorded?;
     }
-    if let Outcome::Store(error) = finished.outcome {
-        return Err(Failure::Store(error));
-    }
-    recorded?;
-    Ok(finished.outcome.exit_code())
+    Ok(finished)
 }
 
-/// The table, and what people do next.
-#[expect(clippy::print_stderr, reason = "advice for people")]
-fn conclude(source: &Source, summary: &Summary, outcome: &Outcome) {
-    if let Some(table) = iterations_text(summary) {
-        answer(&format!("\n{table}"));
+/// `$BSTAR_LEASE_S`: seconds after which a silent machine counts as dead.
+fn lease_ttl(default: Duration) -> Result<Duration, Failure> {
+    let Some(text) = std::env::var_os("BSTAR_LEASE_S") else { return Ok(default) };
+    let seconds = text.to_str().and_then(|text| text.parse().ok()).filter(|seconds| *seconds > 0);
+    seconds.map(Duration::from_secs).ok_or_else(|| {
+        Failure::usage(format!("BSTAR_LEASE_S is `{}`, not a number of seconds", text.display()))
+    })
+}
+
+/// The exit code of a run that is over.
+pub(crate) fn exit_code(finished: Finished) -> Result<u8, Failure> {
+    match finished.outcome {
+        Outcome::Store(error) => Err(Failure::Store(error)),
+        outcome => Ok(outcome.exit_code()),
     }
+}
+
+/// What people do next.
+#[expect(clippy::print_stderr, reason = "advice for people")]
+pub(crate) fn conclude(file: &Path, summary: &Summary, outcome: &Outcome) {
     let run = &summary.run;
     let next = match outcome {
         Outcome::Done => {
-            format!("bstar run show {run} · bstar cache stat · bstar pipeline plan {}", source.file.display())
+            format!("bstar run show {run} · bstar cache stat · bstar pipeline plan {}", file.display())
         }
         Outcome::Stopped => format!("to go on: {}", same_command()),
         Outcome::Failed(_) | Outcome::Store(_) => {
@@ -215,6 +215,16 @@ fn same_command() -> String {
     };
     let arguments = std::env::args().skip(1).map(quote);
     std::iter::once("bstar".to_owned()).chain(arguments).collect::<Vec<_>>().join(" ")
+}
+
+/// Events are written together, but none waits for long.
+async fn flush_often(record: Arc<RunRecord>, report: Arc<dyn Report>) {
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        tick.tick().await;
+        record.flush();
+        report.flush();
+    }
 }
 
 /// The first signal asks the run to stop, the second ends the process.
@@ -235,8 +245,10 @@ async fn watch_signals(stop: Stop, report: Arc<dyn Report>) {
         if stop.level() == Level::Go {
             stop.stop();
             report.event(&Event::Stopping);
+            report.flush();
         } else {
             stop.kill();
+            report.flush();
             // Workers die with this process: they end when their standard input does.
             std::process::exit(code);
         }

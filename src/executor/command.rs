@@ -12,7 +12,21 @@
 //! | `BSTAR_PARAMS` | `{params}` | `params` as a JSON file |
 //! | `BSTAR_ATTEMPT` | | 1 for the first attempt, 2 for the next, … |
 //!
-//! Exit code 75 asks for another attempt. SIGTERM asks to save progress to the scratch folder and end.
+//! What decides the result is `argv`, `outputs`, `env:`, `params` and the contents of `inputs` and `files`
+//! (read where they are); `timeout`, `cpu`, `gpu` and `memory` do not, nor does the engine's environment.
+//!
+//! - **Outputs**: all that `outputs` lists must be there, and be a file or a folder as listed; what has a kind
+//!   is read row by row ([`bstar_stages::kind`]); links that leave the folder are refused; what is not
+//!   listed is a note.
+//! - **End**: exit code 0 is success, 75 asks for another attempt (after a while, at most `retries` times), any
+//!   other is a failure. What the program left running in its process group is killed.
+//! - **Stop and timeout**: the group gets SIGTERM, and has the grace to save its progress to the scratch folder;
+//!   then it is killed. A stopped step goes on in the next run; one over its limit has failed.
+//! - **Resources**: `cpu`, `gpu` and `memory` are what the scheduler keeps free for it; nothing is enforced.
+//! - **Log**: standard output and standard error go to `logs/KEY.log` in the work folder, a new one for every
+//!   execution, with all its attempts.
+//!
+//! `examples/README.md` says the same to those who write programs.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -24,7 +38,9 @@ use std::time::Duration;
 
 use bstar_stages::config::Command;
 use bstar_stages::protocol::{FailureKind, StageError};
-use rustix::process::{Pid, Signal, kill_process_group};
+use bstar_stages::units::show_duration;
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
+use tokio::time::Instant;
 
 use super::{Level, Stop};
 
@@ -32,6 +48,17 @@ use super::{Level, Stop};
 const TRY_AGAIN: i32 = 75;
 /// Lines of the program's output in the error message.
 const TAIL: usize = 20;
+/// How often it is looked whether what a program started has ended.
+const POLL: Duration = Duration::from_millis(50);
+
+/// How long a program is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// Most time it may take.
+    pub(super) limit: Option<Duration>,
+    /// Most time it may take to end on request.
+    pub(super) grace: Duration,
+}
 
 /// Where a program finds things.
 #[derive(Debug)]
@@ -41,6 +68,7 @@ pub(super) struct Places<'a> {
     pub(super) inputs: &'a BTreeMap<String, PathBuf>,
     pub(super) output: &'a Path,
     pub(super) scratch: &'a Path,
+    /// Written here unless there are none: then the file is there already.
     pub(super) params: &'a Path,
     /// Takes what the program prints.
     pub(super) log: &'a Path,
@@ -52,12 +80,14 @@ pub(super) async fn run(
     places: &Places<'_>,
     attempt: u32,
     stop: &Stop,
-    grace: Duration,
+    patience: Patience,
 ) -> Result<(), StageError> {
     let failed = |what: &str, error: std::io::Error| StageError::failed(format!("cannot {what}: {error}"));
-    let params = serde_json::to_vec_pretty(&command.params)
-        .map_err(|error| StageError::failed(format!("cannot write params: {error}")))?;
-    std::fs::write(places.params, params).map_err(|error| failed("write params", error))?;
+    if !command.params.is_empty() {
+        let params = serde_json::to_vec_pretty(&command.params)
+            .map_err(|error| StageError::failed(format!("cannot write params: {error}")))?;
+        std::fs::write(places.params, params).map_err(|error| failed("write params", error))?;
+    }
     let log = open_log(places.log, attempt).map_err(|error| failed("open the log", error))?;
     let start = log.metadata().map_or(0, |metadata| metadata.len());
     let mut child = process(command, places, attempt, log)?.spawn().map_err(|error| {
@@ -67,19 +97,22 @@ pub(super) async fn run(
     })?;
     let mut group = Group::of(&child);
     let limit = async {
-        match command.time_limit() {
-            Some(limit) => tokio::time::sleep(limit).await,
+        match patience.limit {
+            Some(limit) => {
+                tokio::time::sleep(limit).await;
+                limit
+            }
             None => std::future::pending().await,
         }
     };
     enum End {
         Itself(std::io::Result<ExitStatus>),
-        TimedOut,
+        TimedOut(Duration),
         Stopped,
     }
     let end = tokio::select! {
         status = child.wait() => End::Itself(status),
-        () = limit => End::TimedOut,
+        limit = limit => End::TimedOut(limit),
         () = stop.reached(Level::Stop) => End::Stopped,
     };
     let status = match &end {
@@ -87,17 +120,23 @@ pub(super) async fn run(
         End::Itself(Err(error)) => {
             return Err(StageError::failed(format!("cannot wait for the program: {error}")));
         }
-        End::TimedOut | End::Stopped => {
+        End::TimedOut(_) | End::Stopped => {
             group.signal(Signal::TERM);
-            let status = tokio::time::timeout(grace, child.wait()).await;
+            let deadline = Instant::now() + patience.grace;
+            let status = tokio::time::timeout_at(deadline, child.wait()).await;
+            // What the program started may take longer to save its progress than the program itself.
+            while status.is_ok() && group.lives() && Instant::now() < deadline {
+                tokio::time::sleep(POLL).await;
+            }
+            group.signal(Signal::KILL);
             if status.is_err() {
-                group.signal(Signal::KILL);
                 drop(child.wait().await);
             }
             status.ok().and_then(Result::ok)
         }
     };
-    group.ended();
+    // What it left running must not write to outputs that are being stored.
+    group.end();
     let error = |kind, message: String| StageError {
         kind,
         message: message + &tail(places.log, start),
@@ -107,9 +146,9 @@ pub(super) async fn run(
         // Asked to stop, it may as well have finished.
         (End::Itself(_) | End::Stopped, Some(status)) if status.success() => Ok(()),
         (End::Stopped, _) => Err(error(FailureKind::Interrupted, "the program was stopped".to_owned())),
-        (End::TimedOut, _) => {
-            let limit = command.timeout.as_deref().unwrap_or_default();
-            Err(error(FailureKind::Failed, format!("the program took longer than {limit}")))
+        (End::TimedOut(limit), _) => {
+            let message = format!("the program took longer than {}", show_duration(limit));
+            Err(error(FailureKind::Failed, message))
         }
         (End::Itself(_), Some(status)) if status.code() == Some(TRY_AGAIN) => {
             Err(error(FailureKind::Transient, format!("the program asks for another attempt ({status})")))
@@ -196,12 +235,11 @@ fn place<'a>(name: &str, places: &Places<'a>) -> Option<&'a Path> {
 
 /// The first attempt begins a new log, the others go on in it.
 fn open_log(path: &Path, attempt: u32) -> std::io::Result<File> {
-    if attempt == 1 {
-        drop(std::fs::remove_file(path));
-    }
     let mut log = OpenOptions::new().create(true).append(true).open(path)?;
     if attempt > 1 {
         writeln!(log, "--- attempt {attempt}")?;
+    } else if log.metadata()?.len() > 0 {
+        log.set_len(0)?;
     }
     Ok(log)
 }
@@ -237,8 +275,24 @@ impl Group {
         }
     }
 
-    /// From now on the number may belong to another program.
-    fn ended(&mut self) {
+    /// Whether any program of the group still runs; one that has ended and that nobody has asked for its
+    /// exit code (a zombie) does not.
+    fn lives(&self) -> bool {
+        let Some(pid) = self.0.filter(|pid| test_kill_process_group(*pid).is_ok()) else { return false };
+        let Ok(processes) = std::fs::read_dir("/proc") else { return true };
+        let group = pid.as_raw_nonzero().get().to_string();
+        processes.flatten().any(|entry| {
+            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            // PID (NAME) STATE PARENT GROUP …, where the name may hold anything.
+            let mut facts = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+            let state = facts.next().unwrap_or_default();
+            facts.nth(1) == Some(group.as_str()) && state != "Z"
+        })
+    }
+
+    /// Kills what is left. From now on the number may belong to another program.
+    fn end(&mut self) {
+        self.signal(Signal::KILL);
         self.0 = None;
     }
 }

@@ -7,9 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bstar_cache::{Artifact, Digest, Manifest, Store, tree_digest};
 use bstar_stages::Output;
 use bstar_stages::protocol::StageError;
+use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::OnceCell;
 
 use super::Trouble;
+use super::stamps::Stamps;
+use super::work::WorkRoot;
+
+/// Files of one folder that are moved at a time: enough to hide the latency of a remote store.
+pub(super) const TRANSFERS: usize = 8;
 
 /// A file or a folder in the store.
 #[derive(Debug, Clone)]
@@ -42,6 +48,10 @@ impl Content {
         }
     }
 
+    pub(super) fn is_folder(&self) -> bool {
+        matches!(self, Self::Folder { .. })
+    }
+
     /// The files by their path in the folder; a lone file has the empty path.
     pub(super) fn files(&self) -> Vec<(String, Artifact)> {
         match self {
@@ -55,13 +65,16 @@ impl Content {
         match self {
             Self::File(artifact) => store.materialise(artifact, path).await?,
             Self::Folder { files, .. } => {
-                for (name, artifact) in files.iter() {
-                    let path = path.join(name);
-                    if let Some(parent) = path.parent() {
-                        create_folder(parent)?;
+                let write = |(name, artifact): &(String, Artifact)| {
+                    let (path, artifact) = (path.join(name), *artifact);
+                    async move {
+                        if let Some(parent) = path.parent() {
+                            create_folder(parent)?;
+                        }
+                        Ok::<_, Trouble>(store.materialise(&artifact, &path).await?)
                     }
-                    store.materialise(artifact, &path).await?;
-                }
+                };
+                stream::iter(files.iter().map(write)).buffer_unordered(TRANSFERS).try_collect::<()>().await?;
             }
         }
         Ok(())
@@ -72,33 +85,44 @@ impl Content {
 #[derive(Debug, Default)]
 pub(super) struct Imports {
     contents: Mutex<BTreeMap<Import, Arc<OnceCell<Content>>>>,
+    stamps: Arc<Stamps>,
 }
 
 /// A path, and whether its content is put into the store.
 type Import = (PathBuf, bool);
 
 impl Imports {
+    /// Imports of a run in that work root, which knows files that were read before.
+    pub(super) fn of(work: &WorkRoot) -> Self {
+        Self { contents: Mutex::default(), stamps: Arc::new(Stamps::of(work)) }
+    }
+
     /// A file or folder of the user, put into the store.
     pub(super) async fn import(&self, store: &Store, path: &Path) -> Result<Content, Trouble> {
         let cell = self.cell(path, true);
-        cell.get_or_try_init(|| import(store, path)).await.cloned()
+        cell.get_or_try_init(|| import(store, path, &self.stamps)).await.cloned()
     }
 
     /// The digest of a file or folder that steps find where it is: it is not put into the store.
     pub(super) async fn digest(&self, path: &Path) -> Result<Content, Trouble> {
         let cell = self.cell(path, false);
         let hash = async {
-            let path = path.to_owned();
+            let (path, stamps) = (path.to_owned(), Arc::clone(&self.stamps));
             let (sender, receiver) = tokio::sync::oneshot::channel();
-            tokio::task::spawn_blocking(move || sender.send(hash(&path)));
+            tokio::task::spawn_blocking(move || sender.send(hash(&path, &stamps)));
             receiver.await.unwrap_or_else(|_| Err(StageError::failed("reading a file was cut off").into()))
         };
         cell.get_or_try_init(|| hash).await.cloned()
     }
 
-    /// Forgets everything: the files are read again when they are next needed.
+    /// Forgets everything: the files are looked at again when they are next needed.
     pub(super) fn clear(&self) {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Writes down what was read, for the next run.
+    pub(super) fn save(&self) {
+        self.stamps.save();
     }
 
     fn cell(&self, path: &Path, stored: bool) -> Arc<OnceCell<Content>> {
@@ -107,13 +131,13 @@ impl Imports {
     }
 }
 
-async fn import(store: &Store, path: &Path) -> Result<Content, Trouble> {
+async fn import(store: &Store, path: &Path, stamps: &Stamps) -> Result<Content, Trouble> {
     if !is_folder(path)? {
-        return Ok(Content::File(store.put_file(path).await?));
+        return Ok(Content::File(import_file(store, path, stamps).await?));
     }
     let mut files = Vec::new();
     for (name, path) in files_below(path).map_err(|error| unreadable(path, &error))? {
-        files.push((name, store.put_file(&path).await?));
+        files.push((name, import_file(store, &path, stamps).await?));
     }
     if files.is_empty() {
         return Err(StageError::invalid(format!("the folder {} holds no files", path.display())).into());
@@ -121,10 +145,39 @@ async fn import(store: &Store, path: &Path) -> Result<Content, Trouble> {
     Ok(Content::folder(files))
 }
 
-fn hash(path: &Path) -> Result<Content, Trouble> {
+async fn import_file(store: &Store, path: &Path, stamps: &Stamps) -> Result<Artifact, Trouble> {
+    let path = std::path::absolute(path).map_err(|error| unreadable(path, &error))?;
+    let metadata = std::fs::metadata(&path).map_err(|error| unreadable(&path, &error))?;
+    let mut known = stamps.recall(&path, &metadata);
+    if let Some(artifact) = known
+        && store.contains(&artifact).await?
+    {
+        return Ok(artifact);
+    }
+    if known.is_none() && stamps.resembles(&path, &metadata) {
+        // Perhaps only touched: hashing costs less than a copy that nobody needs.
+        let path = path.clone();
+        let hashed = tokio::task::spawn_blocking(move || Digest::of_file(&path)).await;
+        known = hashed.ok().and_then(Result::ok).map(|digest| Artifact { digest, size: metadata.len() });
+    }
+    let artifact = match known {
+        Some(artifact) if store.contains(&artifact).await? => artifact,
+        _ => store.put_file(&path).await?,
+    };
+    stamps.remember(&path, &metadata, artifact);
+    Ok(artifact)
+}
+
+fn hash(path: &Path, stamps: &Stamps) -> Result<Content, Trouble> {
     let file = |path: &Path| {
-        let size = std::fs::metadata(path)?.len();
-        Ok(Artifact { digest: Digest::of_file(path)?, size })
+        let path = std::path::absolute(path)?;
+        let metadata = std::fs::metadata(&path)?;
+        if let Some(artifact) = stamps.recall(&path, &metadata) {
+            return Ok(artifact);
+        }
+        let artifact = Artifact { digest: Digest::of_file(&path)?, size: metadata.len() };
+        stamps.remember(&path, &metadata, artifact);
+        Ok(artifact)
     };
     if !is_folder(path)? {
         return file(path).map(Content::File).map_err(|error| unreadable(path, &error));
@@ -194,7 +247,7 @@ mod tests {
     fn a_folder_hashed_in_place_and_one_made_by_a_step_have_the_same_digest() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a"), "content").unwrap();
-        let hashed = hash(folder.path()).unwrap();
+        let hashed = hash(folder.path(), &Stamps::default()).unwrap();
         let artifact = Artifact { digest: Digest::of(b"content"), size: 7 };
         assert_eq!(hashed.digest(), tree_digest(&[("a".to_owned(), artifact)]));
     }

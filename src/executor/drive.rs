@@ -1,31 +1,36 @@
 //! The loop of a run: one task owns the plan and all states; other tasks report to it.
 
 use std::collections::BTreeMap;
+use std::future::Future as _;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::task::{Context, Poll, Waker};
 use std::time::{Instant, SystemTime};
 
-use bstar_cache::{ActionKey, Manifest, StoreError};
-use bstar_stages::Runner;
+use bstar_cache::{ActionKey, Digest, Manifest, StoreError};
 use bstar_stages::protocol::StageError;
 use serde_json::{Map, Value};
 use tokio::task::JoinSet;
 
+use super::claim::{Claims, wait};
 use super::content::{Content, Imports};
-use super::execute::{Executed, execute, provenance};
+use super::execute::{Executed, execute, provenance, publish};
+use super::force::Forced;
+use super::guard::Guard;
 use super::prepare::{Answer, Given, Pending, Resolved, prepare};
-use super::summary::{self, Count, Made};
+use super::retention::{self, Remaining};
+use super::summary::{self, Count, Made, PartSummary};
 use super::work::WorkRoot;
 use super::{Executor, Failure, Finished, Level, Outcome, Shared, Trouble};
 use crate::event::Event;
-use crate::plan::{Plan, Source, Step, StepId};
+use crate::plan::{Plan, Section, Source, StepId};
 use crate::run_record::host;
-use crate::scheduler::{Resources, Scheduler, State};
+use crate::scheduler::{Scheduler, State};
 use crate::worker::WorkerPool;
 
 /// Lookups at a time: enough to hide the latency of a remote store.
 const LOOKUPS: usize = 64;
-/// How often a run starts over because a blob was damaged.
+/// How often a run starts over because the same content is damaged or missing.
 const HEALS: usize = 3;
 
 /// Carries out a plan, starting over where damaged blobs must be made again.
@@ -36,12 +41,17 @@ pub(super) async fn run(executor: Executor, plan: &Plan) -> Finished {
     let base = if options.base.as_os_str().is_empty() { ".".into() } else { options.base };
     options.base = std::path::absolute(&base).unwrap_or(base);
     let work = options.work.clone().map_or_else(|| WorkRoot::of(&store), WorkRoot::at);
-    let folder = match work.open_run(&options.run) {
-        Ok(folder) => folder,
+    let host = host();
+    let opened = work
+        .open_run(&options.run)
+        .and_then(|folder| Ok((folder, Claims::new(&options.run, &host, &work, options.lease_ttl)?)));
+    let (folder, claims) = match opened {
+        Ok(opened) => opened,
         Err(source) => {
             let attempt = format!("use the work folder {}", work.path().display());
             let outcome = Outcome::Store(StoreError::Io { attempt, source });
-            return finish(&*events, clock, outcome, summary::empty(&options.run, plan));
+            let summary = summary::empty(&options.run, plan);
+            return finish(&*events, clock, outcome, summary, Vec::new());
         }
     };
     events(Event::Started {
@@ -53,8 +63,12 @@ pub(super) async fn run(executor: Executor, plan: &Plan) -> Finished {
     let shared = Arc::new(Shared {
         pool: WorkerPool::new(options.worker.clone(), options.grace),
         folder: folder.path().to_owned(),
-        imports: Imports::default(),
-        host: host(),
+        no_params: folder.no_params().to_owned(),
+        guard: Guard::default(),
+        imports: Imports::of(&work),
+        forced: Forced::new(options.force.clone()),
+        host,
+        claims,
         requests: AtomicU64::new(1),
         store,
         options,
@@ -63,27 +77,51 @@ pub(super) async fn run(executor: Executor, plan: &Plan) -> Finished {
         work,
     });
     let mut count = Count::default();
-    let mut heals = 0;
+    let mut lost: BTreeMap<Digest, usize> = BTreeMap::new();
+    // Content that was retired and then needed is not retired again while others may need it too.
+    let mut recalls = false;
     let (pass, outcome) = loop {
         let mut pass = Pass::new(Arc::clone(&shared), plan.clone(), std::mem::take(&mut count));
+        pass.retires = !recalls;
         let outcome = pass.run().await;
-        match outcome {
-            Outcome::Store(error) if error.lost_blob().is_some() && heals < HEALS => {
-                heals += 1;
-                (shared.events)(Event::Note {
-                    level: "warn",
-                    message: format!("{error}: the step that made it runs again"),
-                });
+        let digest = if let Outcome::Store(error) = &outcome { error.lost_blob().copied() } else { None };
+        let times = digest.map(|digest| lost.entry(digest).or_default());
+        match (outcome, digest, times) {
+            (Outcome::Store(error), Some(digest), Some(times)) if *times < HEALS => {
+                *times += 1;
+                // Retired content that is needed after all is not a reason to worry.
+                let recalled = match shared.store.recall(&digest).await {
+                    Ok(recalled) => !recalled.is_empty(),
+                    Err(error) => break (pass, Outcome::Store(error)),
+                };
+                recalls |= recalled;
+                let what = if recalled { "was retired" } else { "is lost" };
+                let level = if recalled { "info" } else { "warn" };
+                let message = format!("{error}: what made it runs again, for it {what} and is needed");
+                (shared.events)(Event::Note { level, message });
                 shared.imports.clear();
                 count = pass.count.start_over();
             }
-            outcome => break (pass, outcome),
+            (outcome, _, _) => break (pass, outcome),
         }
     };
-    let made =
-        summary::summary(&shared.options.run, &pass.plan, &pass.made, pass.scheduler.states(), &pass.count);
+    if recalls && matches!(outcome, Outcome::Done) {
+        pass.retire_all().await;
+    }
+    shared.imports.save();
+    // What earlier runs could not send to a bucket is there, or the run has not succeeded.
+    let outcome = match (outcome, shared.store.flush().await) {
+        (Outcome::Done | Outcome::Stopped, Err(error)) => Outcome::Store(error),
+        (outcome, _) => outcome,
+    };
+    if let Err(error) = shared.store.commit().await {
+        let message = format!("{error}: a power cut may take the results of this run away");
+        (shared.events)(Event::Note { level: "warn", message });
+    }
+    let parts = summary::parts(&pass.plan, &pass.made, pass.scheduler.states());
+    let made = summary::summary(&shared.options.run, &parts, pass.scheduler.states(), &pass.count);
     let events = |event| (shared.events)(event);
-    let finished = finish(&events, clock, outcome, made);
+    let finished = finish(&events, clock, outcome, made, parts);
     drop(pass);
     drop(folder);
     finished
@@ -94,6 +132,7 @@ fn finish(
     clock: Instant,
     outcome: Outcome,
     mut summary: crate::event::Summary,
+    parts: Vec<PartSummary>,
 ) -> Finished {
     summary.outcome = match &outcome {
         Outcome::Done => "done",
@@ -103,7 +142,7 @@ fn finish(
     .to_owned();
     summary.wall_s = clock.elapsed().as_secs_f64();
     events(Event::Summary(Box::new(summary.clone())));
-    Finished { outcome, summary }
+    Finished { outcome, summary, parts }
 }
 
 /// A task's report.
@@ -111,6 +150,7 @@ enum Message {
     Prepared(StepId, Result<Answer, Trouble>),
     Executed(StepId, Box<Resolved>, Result<Executed, Trouble>),
     Gathered(StepId, Result<Manifest, Trouble>),
+    Retired,
 }
 
 /// One walk through the plan.
@@ -118,16 +158,21 @@ struct Pass {
     shared: Arc<Shared>,
     plan: Plan,
     scheduler: Scheduler,
+    remaining: Remaining,
+    /// Whether outputs are retired as soon as an iteration is complete.
+    retires: bool,
     /// Results, by step.
     made: Vec<Option<Made>>,
-    /// Content of outputs that steps have read.
-    contents: BTreeMap<(StepId, String), Content>,
+    /// Folders that steps have read: their digest is that of all their files.
+    folders: BTreeMap<(StepId, String), Content>,
     /// Steps that the store does not know, ready to execute or to be gathered.
     resolved: BTreeMap<StepId, Box<Resolved>>,
     /// Keys being executed, and the steps that wait for the same result.
     followers: BTreeMap<ActionKey, Vec<StepId>>,
     shards: BTreeMap<StepId, Vec<StepId>>,
     tasks: JoinSet<Message>,
+    /// Steps that another run executes, and their keys, when it is worth asking again.
+    waits: JoinSet<(StepId, ActionKey)>,
     lookups: usize,
     failures: Vec<Failure>,
     stopped: bool,
@@ -137,21 +182,21 @@ struct Pass {
 
 impl Pass {
     fn new(shared: Arc<Shared>, plan: Plan, count: Count) -> Self {
-        let device = usize::from(shared.options.device != "cpu");
-        let options = &shared.options;
-        let capacity = Resources { cpu: options.jobs, gpu: options.gpus.max(device), memory: options.memory };
-        let mut scheduler = Scheduler::new(capacity, shared.options.keep_going);
-        scheduler.grow(&plan, |step| needs(&shared, step));
+        let mut scheduler = Scheduler::new(shared.options.capacity(), shared.options.keep_going);
+        scheduler.grow(&plan, |step| shared.options.needs(step));
         Self {
+            remaining: Remaining::of(&plan),
+            retires: true,
             shared,
             plan,
             scheduler,
             made: Vec::new(),
-            contents: BTreeMap::new(),
+            folders: BTreeMap::new(),
             resolved: BTreeMap::new(),
             followers: BTreeMap::new(),
             shards: BTreeMap::new(),
             tasks: JoinSet::new(),
+            waits: JoinSet::new(),
             lookups: 0,
             failures: Vec::new(),
             stopped: false,
@@ -168,12 +213,19 @@ impl Pass {
                 self.scheduler.halt();
                 self.tell(Event::Stopping);
             }
-            self.advance();
-            if self.tasks.is_empty() {
+            let more = self.advance();
+            // When nothing more starts, there is nothing to wait for others for.
+            if self.tasks.is_empty() && !more && (self.waits.is_empty() || self.scheduler.halted()) {
                 break;
             }
             tokio::select! {
-                message = self.tasks.join_next() => match message {
+                Some(ended) = self.waits.join_next() => {
+                    if let Ok((id, key)) = ended {
+                        self.scheduler.ask_again(id);
+                        self.ask_followers_again(&key);
+                    }
+                }
+                message = self.tasks.join_next(), if !self.tasks.is_empty() => match message {
                     Some(Ok(message)) => self.take(message),
                     // A task never panics on its own account; one that did has lost its step.
                     Some(Err(error)) => {
@@ -183,6 +235,7 @@ impl Pass {
                     }
                     None => {}
                 },
+                () = tokio::task::yield_now(), if more => {}
                 () = stop.reached(Level::Stop), if !self.stopped => {}
                 () = stop.reached(Level::Kill) => {
                     self.tasks.shutdown().await;
@@ -205,11 +258,14 @@ impl Pass {
         }
     }
 
-    /// Starts all that can start.
-    fn advance(&mut self) {
+    /// Starts all that can start; whether there may be more to look up at once.
+    fn advance(&mut self) -> bool {
+        let mut asked = 0;
         while self.lookups < LOOKUPS
+            && asked < LOOKUPS
             && let Some(id) = self.scheduler.next_ready()
         {
+            asked += 1;
             self.look_up(id);
         }
         while let Some(id) = self.scheduler.next_gathered() {
@@ -218,12 +274,13 @@ impl Pass {
         while let Some(id) = self.scheduler.start() {
             let Some(resolved) = self.resolved.remove(&id) else { continue };
             let (shared, name) = (Arc::clone(&self.shared), self.plan.step(id).name.clone());
-            let retries = self.plan.step(id).retries;
+            let policy = self.plan.step(id).policy;
             self.tasks.spawn(async move {
-                let outcome = execute(&shared, &name, retries, &resolved).await;
+                let outcome = execute(&shared, &name, policy, &resolved).await;
                 Message::Executed(id, resolved, outcome)
             });
         }
+        asked == LOOKUPS
     }
 
     fn look_up(&mut self, id: StepId) {
@@ -231,36 +288,52 @@ impl Pass {
             Ok(pending) => {
                 let shared = Arc::clone(&self.shared);
                 self.lookups += 1;
-                self.tasks.spawn(async move { Message::Prepared(id, prepare(&shared, pending).await) });
+                let mut answer = Box::pin(async move { prepare(&shared, pending).await });
+                // A store on a local disk answers at once: a task would cost more than that. One that has
+                // to wait is asked again by a task.
+                match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(answer) => self.take(Message::Prepared(id, answer)),
+                    Poll::Pending => {
+                        self.tasks.spawn(async move { Message::Prepared(id, answer.await) });
+                    }
+                }
             }
             Err(error) => self.trouble(id, error.into()),
         }
     }
 
     fn pending(&mut self, id: StepId) -> Result<Pending, StageError> {
-        let Step { stage, seed, inputs, settings, .. } = self.plan.step(id).clone();
-        let mut given = |sources: BTreeMap<String, Source>| -> Result<BTreeMap<String, Given>, StageError> {
-            sources.into_iter().map(|(name, source)| Ok((name, self.given(source)?))).collect()
+        let step = self.plan.shared(id);
+        let forced = self.shared.forced.names(&step.name);
+        let mut given = |sources: &BTreeMap<String, Source>| -> Result<BTreeMap<String, Given>, StageError> {
+            sources.iter().map(|(name, source)| Ok((name.clone(), self.given(source)?))).collect()
         };
-        Ok(Pending { stage, seed, inputs: given(inputs)?, settings: given(settings)? })
+        let (inputs, settings) = (given(&step.inputs)?, given(&step.settings)?);
+        Ok(Pending { step, inputs, settings, forced })
     }
 
-    fn given(&mut self, source: Source) -> Result<Given, StageError> {
+    fn given(&mut self, source: &Source) -> Result<Given, StageError> {
         let (step, output) = match source {
-            Source::File(path) => return Ok(Given::File(path)),
-            Source::Content(artifact) => return Ok(Given::Content(Content::File(artifact))),
-            Source::Output { step, output } => (step, output),
+            Source::File(path) => return Ok(Given::File(path.clone())),
+            Source::Content(artifact) => return Ok(Given::Content(Content::File(*artifact))),
+            Source::Output { step, output } => (*step, output),
         };
+        let made = self.made.get(step.index()).and_then(Option::as_ref);
+        let find = || {
+            made.and_then(|made| Content::of_output(&made.manifest, output)).ok_or_else(|| {
+                let step = &self.plan.step(step).name;
+                StageError::failed(format!("the stored result of {step} has no output `{}`", output.path))
+            })
+        };
+        if !output.folder {
+            return Ok(Given::Content(find()?));
+        }
         let place = (step, output.name.clone());
-        if let Some(content) = self.contents.get(&place) {
+        if let Some(content) = self.folders.get(&place) {
             return Ok(Given::Content(content.clone()));
         }
-        let made = self.made.get(step.index()).and_then(Option::as_ref);
-        let content = made.and_then(|made| Content::of_output(&made.manifest, &output)).ok_or_else(|| {
-            let step = &self.plan.step(step).name;
-            StageError::failed(format!("the stored result of {step} has no output `{}`", output.path))
-        })?;
-        self.contents.insert(place, content.clone());
+        let content = find()?;
+        self.folders.insert(place, content.clone());
         Ok(Given::Content(content))
     }
 
@@ -284,8 +357,8 @@ impl Pass {
             let outputs = shards.iter().filter_map(file).collect();
             let provenance = provenance(&shared, &name, SystemTime::now(), wall_s);
             let manifest = Manifest::new(resolved.action, outputs, metrics, provenance);
-            let published = shared.store.publish(manifest).await;
-            Message::Gathered(id, published.map(|published| published.manifest).map_err(Trouble::from))
+            let forced = shared.forced.wants(&name, &resolved.key);
+            Message::Gathered(id, publish(&shared, manifest, forced).await.map_err(Trouble::from))
         });
     }
 
@@ -308,18 +381,19 @@ impl Pass {
             Message::Executed(id, resolved, outcome) => {
                 let key = resolved.key;
                 match outcome {
-                    Ok(Executed { manifest, cached }) => self.done(id, *resolved, manifest, cached),
+                    Ok(Executed::Here(manifest)) => self.done(id, *resolved, manifest, false),
+                    Ok(Executed::Found(manifest)) => self.done(id, *resolved, manifest, true),
+                    Ok(Executed::Elsewhere) => return self.elsewhere(id, key),
                     Err(trouble) => self.trouble(id, trouble),
                 }
-                for follower in self.followers.remove(&key).into_iter().flatten() {
-                    self.scheduler.ask_again(follower);
-                }
+                self.ask_followers_again(&key);
             }
             Message::Gathered(id, outcome) => match (outcome, self.resolved.remove(&id)) {
                 (Ok(manifest), Some(resolved)) => self.done(id, *resolved, manifest, false),
                 (Ok(_), None) => {}
                 (Err(trouble), _) => self.trouble(id, trouble),
             },
+            Message::Retired => {}
         }
     }
 
@@ -328,7 +402,7 @@ impl Pass {
         self.resolved.insert(id, resolved);
         self.shards.insert(id, shards);
         let shared = Arc::clone(&self.shared);
-        self.scheduler.unfolded(id, &self.plan, |step| needs(&shared, step));
+        self.scheduler.unfolded(id, &self.plan, |step| shared.options.needs(step));
     }
 
     /// Queues a step, unless the same work is already queued or running.
@@ -340,6 +414,22 @@ impl Pass {
         self.followers.insert(resolved.key, Vec::new());
         self.resolved.insert(id, resolved);
         self.scheduler.missed(id);
+    }
+
+    /// Another run executes the step: waits for it without keeping others from running.
+    fn elsewhere(&mut self, id: StepId, key: ActionKey) {
+        self.scheduler.elsewhere(id);
+        let shared = Arc::clone(&self.shared);
+        self.waits.spawn(async move {
+            wait(&shared, &key).await;
+            (id, key)
+        });
+    }
+
+    fn ask_followers_again(&mut self, key: &ActionKey) {
+        for follower in self.followers.remove(key).into_iter().flatten() {
+            self.scheduler.ask_again(follower);
+        }
     }
 
     fn done(&mut self, id: StepId, resolved: Resolved, manifest: Manifest, cached: bool) {
@@ -369,6 +459,33 @@ impl Pass {
         }
         self.made[id.index()] = Some(Made { stage: resolved.stage, manifest: Arc::new(manifest) });
         self.scheduler.finished(id, cached);
+        if let Some(iteration) = self.remaining.done(self.plan.step(id)) {
+            self.retire(iteration);
+        }
+    }
+
+    /// Retires what nobody needs now that an iteration is complete.
+    fn retire(&mut self, iteration: usize) {
+        let retain = &self.shared.options.retain;
+        if retain.is_empty() || !self.retires {
+            return;
+        }
+        let due = retention::due(&self.plan, self.scheduler.states(), &self.made, retain, iteration);
+        let shared = Arc::clone(&self.shared);
+        self.tasks.spawn(async move {
+            retention::retire(&shared, due).await;
+            Message::Retired
+        });
+    }
+
+    /// Retires what nobody needs at the end of a run.
+    async fn retire_all(&self) {
+        let sections = self.plan.ids().map(|id| self.plan.step(id).section);
+        if let Some(Section::Iteration(last)) = sections.max() {
+            let (retain, states) = (&self.shared.options.retain, self.scheduler.states());
+            let due = retention::due(&self.plan, states, &self.made, retain, last);
+            retention::retire(&self.shared, due).await;
+        }
     }
 
     fn trouble(&mut self, id: StepId, trouble: Trouble) {
@@ -406,15 +523,6 @@ impl Pass {
     fn tell(&self, event: Event) {
         (self.shared.events)(event);
     }
-}
-
-/// What a step takes while it runs.
-fn needs(shared: &Shared, step: &Step) -> Resources {
-    let stage = step.stage.stage();
-    let device = usize::from(stage.runner() == Runner::Worker && shared.options.device != "cpu");
-    let gpu =
-        if let bstar_stages::StageConfig::Command(command) = &step.stage { command.gpu } else { device };
-    Resources { cpu: stage.cpu().max(1), gpu, memory: stage.memory() }
 }
 
 /// The figures of a whole from those of its shards: counts and seconds add up; averages do not, and

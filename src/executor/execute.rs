@@ -5,59 +5,78 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bstar_cache::{Artifact, Manifest, Provenance, timestamp};
+use bstar_cache::{Manifest, Provenance, StoreError, timestamp};
 use bstar_stages::protocol::{FailureKind, InputPath, Report, Request, StageError};
 use bstar_stages::run::{self, Work};
-use bstar_stages::{Output, Runner, StageConfig};
+use bstar_stages::units::show_duration;
+use bstar_stages::{Runner, StageConfig};
 use serde_json::{Map, Value};
 
-use super::command::{self, Places};
-use super::content::{create_folder, files_below};
+use super::command::{self, Patience, Places};
+use super::content::create_folder;
+use super::outputs::{RESPONSES, store_outputs};
 use super::prepare::Resolved;
-use super::work::Lock;
-use super::{Level, Shared, Trouble};
+use super::{Level, Shared, Trouble, claim};
 use crate::event::Event;
+use crate::pipeline::Policy;
 
 /// Wait before the second attempt; doubled for every further one.
 const BACKOFF: Duration = Duration::from_millis(500);
-/// How often a run looks whether another process has finished the same work.
-const POLL: Duration = Duration::from_millis(100);
-
-/// A result that is now in the store.
+/// What became of a step.
 #[derive(Debug)]
-pub(super) struct Executed {
-    pub(super) manifest: Manifest,
+pub(super) enum Executed {
+    /// Its result is now in the store.
+    Here(Manifest),
     /// Another process did the work meanwhile.
-    pub(super) cached: bool,
+    Found(Manifest),
+    /// Another process is doing the work.
+    Elsewhere,
 }
 
-/// Carries out a step, as often as its retries allow, and publishes the result.
+/// Carries out a step, unless another process does, and publishes the result.
 pub(super) async fn execute(
     shared: &Arc<Shared>,
     name: &str,
-    retries: u32,
+    policy: Policy,
     resolved: &Resolved,
 ) -> Result<Executed, Trouble> {
-    let Some(_claim) = claim(shared, name, resolved).await? else {
-        return Err(Trouble::Stopped);
+    let Some(claim) = claim::claim(shared, name, &resolved.key).await? else {
+        return Ok(Executed::Elsewhere);
     };
+    let forced = shared.forced.wants(name, &resolved.key);
     // Another process may have published between this one's lookup and its claim.
-    if let Some(manifest) = shared.store.lookup(&resolved.key).await? {
-        return Ok(Executed { manifest, cached: true });
-    }
+    let stored = if forced { Ok(None) } else { shared.store.lookup(&resolved.key).await };
+    let outcome = match stored {
+        Ok(Some(manifest)) => Ok(Executed::Found(manifest)),
+        Ok(None) => carry_out(shared, name, policy, resolved, forced).await.map(Executed::Here),
+        Err(error) => Err(error.into()),
+    };
+    claim.release().await;
+    outcome
+}
+
+/// Carries out a step, as often as its retries allow, and publishes the result.
+async fn carry_out(
+    shared: &Arc<Shared>,
+    name: &str,
+    policy: Policy,
+    resolved: &Resolved,
+    forced: bool,
+) -> Result<Manifest, Trouble> {
+    shared.work.end_orphans(&resolved.key);
     let stage = resolved.stage.kind();
     let mut attempt = 1;
     loop {
         (shared.events)(Event::Running { step: name.to_owned(), stage, attempt });
         let outcome = tokio::select! {
-            outcome = self::attempt(shared, name, resolved, attempt) => outcome,
+            outcome = self::attempt(shared, name, policy, resolved, attempt) => outcome,
             () = shared.stop.reached(Level::Kill) => Err(Trouble::Stopped),
         };
         let error = match outcome {
             Ok(manifest) => {
-                let published = shared.store.publish(manifest).await?;
-                drop(std::fs::remove_dir_all(shared.work.scratch(&resolved.key)));
-                return Ok(Executed { manifest: published.manifest, cached: false });
+                let manifest = publish(shared, manifest, forced).await?;
+                shared.work.spares().keep_scratch(&shared.work.scratch(&resolved.key));
+                return Ok(manifest);
             }
             Err(Trouble::Step(error)) => error,
             Err(trouble) => return Err(trouble),
@@ -65,7 +84,7 @@ pub(super) async fn execute(
         if error.kind == FailureKind::Interrupted && shared.stop.level() >= Level::Stop {
             return Err(Trouble::Stopped);
         }
-        if error.kind != FailureKind::Transient || attempt > retries {
+        if error.kind != FailureKind::Transient || attempt > policy.retries {
             return Err(Trouble::Step(error));
         }
         let wait = BACKOFF * 2_u32.saturating_pow(attempt - 1);
@@ -85,57 +104,55 @@ pub(super) async fn execute(
     }
 }
 
-/// Waits for the exclusive right to execute the key on this machine; `None` when the run is to stop.
-async fn claim(shared: &Shared, name: &str, resolved: &Resolved) -> Result<Option<Lock>, Trouble> {
-    let mut told = false;
-    loop {
-        let lock = shared.work.claim(&resolved.key);
-        if let Some(lock) = lock.map_err(|error| Trouble::io("lock a scratch folder".to_owned(), error))? {
-            return Ok(Some(lock));
-        }
-        if !std::mem::replace(&mut told, true) {
-            let message = format!("{name}: another run is executing the same step; waiting for its result");
-            (shared.events)(Event::Note { level: "info", message });
-        }
-        tokio::select! {
-            () = tokio::time::sleep(POLL) => {}
-            () = shared.stop.reached(Level::Stop) => return Ok(None),
-        }
-    }
+/// Publishes what this run made; a forced step's takes the place of what was stored.
+pub(super) async fn publish(
+    shared: &Shared,
+    manifest: Manifest,
+    forced: bool,
+) -> Result<Manifest, StoreError> {
+    let key = manifest.key;
+    let manifest = if forced {
+        shared.store.replace(manifest).await?
+    } else {
+        shared.store.publish(manifest).await?.manifest
+    };
+    shared.forced.executed(key);
+    Ok(manifest)
 }
 
 async fn attempt(
     shared: &Arc<Shared>,
     name: &str,
+    policy: Policy,
     resolved: &Resolved,
     attempt: u32,
 ) -> Result<Manifest, Trouble> {
-    let folder = tempfile::Builder::new()
-        .prefix(&format!("{}-", resolved.key.short()))
-        .tempdir_in(&shared.folder)
-        .map_err(|error| Trouble::io(format!("create a folder in {}", shared.folder.display()), error))?;
-    let output = folder.path().join("out");
+    let path = shared.folder.join(format!("{}-{}", resolved.key.short(), shared.next_request()));
+    let failed = |error| Trouble::io(format!("create a folder in {}", shared.folder.display()), error);
+    let mut folder = shared.work.spares().attempt(path).map_err(failed)?;
+    let output = folder.output();
     let scratch = shared.work.scratch(&resolved.key);
-    create_folder(&output)?;
-    create_folder(&scratch)?;
+    shared.work.spares().take_scratch(&scratch).map_err(failed)?;
     let mut inputs = BTreeMap::new();
     for (input, content) in &resolved.inputs {
-        let path = folder.path().join("in").join(input);
-        create_folder(path.parent().unwrap_or(folder.path()))?;
+        let path = folder.input(input, content.is_folder()).map_err(failed)?;
         content.materialise(&shared.store, &path).await?;
         inputs.insert(input.clone(), InputPath { path, digest: content.digest() });
     }
     let outputs = resolved.stage.stage().outputs();
     for path in outputs.iter().filter_map(|declared| Path::new(&declared.path).parent()) {
-        create_folder(&output.join(path))?;
+        if !path.as_os_str().is_empty() {
+            create_folder(&output.join(path))?;
+        }
     }
+    let responses = inputs.get(RESPONSES).map(|input| input.path.clone());
     let started = SystemTime::now();
     let clock = Instant::now();
-    let task = Task { name, resolved, inputs, output: &output, scratch, attempt };
+    let task = Task { name, resolved, inputs, output: &output, scratch, attempt, limit: policy.timeout };
     let metrics = match resolved.stage.stage().runner() {
         Runner::InProcess => task.in_process(shared).await?,
         Runner::Worker => task.by_worker(shared).await?,
-        Runner::Command => task.by_command(shared, &folder.path().join("params.json")).await?,
+        Runner::Command => task.by_command(shared, &folder.params()).await?,
         Runner::None => {
             return Err(
                 StageError::failed(format!("`{}` is not a stage that runs", resolved.stage.name())).into()
@@ -143,7 +160,7 @@ async fn attempt(
         }
     };
     let wall_s = clock.elapsed().as_secs_f64();
-    let outputs = store_outputs(shared, &output, &outputs).await?;
+    let outputs = store_outputs(shared, name, &resolved.stage, &output, responses).await?;
     let provenance = provenance(shared, name, started, wall_s);
     Ok(Manifest::new(resolved.action.clone(), outputs, metrics, provenance))
 }
@@ -158,38 +175,8 @@ pub(super) fn provenance(shared: &Shared, name: &str, started: SystemTime, wall_
         device: shared.options.device.clone(),
         started: timestamp(started),
         wall_s,
+        adopted_from: None,
     }
-}
-
-/// Moves the declared outputs into the store.
-async fn store_outputs(
-    shared: &Shared,
-    folder: &Path,
-    outputs: &[Output],
-) -> Result<BTreeMap<String, Artifact>, Trouble> {
-    let mut artifacts = BTreeMap::new();
-    for output in outputs {
-        let path = folder.join(&output.path);
-        let missing = || {
-            let what = if output.folder { "the folder " } else { "" };
-            Trouble::from(StageError::failed(format!("did not write {what}`{}`", output.path)))
-        };
-        let files = if output.folder {
-            let files = files_below(&path).map_err(|_| missing())?;
-            files.into_iter().map(|(name, path)| (format!("{}/{name}", output.path), path)).collect()
-        } else if path.is_file() {
-            vec![(output.path.clone(), path)]
-        } else {
-            Vec::new()
-        };
-        if files.is_empty() {
-            return Err(missing());
-        }
-        for (name, path) in files {
-            artifacts.insert(name, shared.store.adopt_file(&path).await?);
-        }
-    }
-    Ok(artifacts)
 }
 
 /// One attempt, ready to be carried out.
@@ -200,11 +187,13 @@ struct Task<'a> {
     output: &'a Path,
     scratch: PathBuf,
     attempt: u32,
+    /// Most time it may take.
+    limit: Option<Duration>,
 }
 
 impl Task<'_> {
     fn request(self, shared: &Shared) -> Request {
-        let stage = self.resolved.stage.clone();
+        let stage = StageConfig::clone(&self.resolved.stage);
         let threads = stage.stage().cpu().clamp(1, shared.options.jobs.max(1));
         Request {
             id: shared.next_request(),
@@ -219,7 +208,7 @@ impl Task<'_> {
     }
 
     async fn in_process(self, shared: &Arc<Shared>) -> Result<Map<String, Value>, Trouble> {
-        let stage = self.resolved.stage.clone();
+        let stage = StageConfig::clone(&self.resolved.stage);
         let inputs = self.inputs.into_iter().map(|(name, input)| (name, input.path)).collect();
         let work = Work { inputs, output: self.output.to_owned(), seed: self.resolved.seed };
         let task = tokio::task::spawn_blocking(move || run::run(&stage, &work));
@@ -227,12 +216,25 @@ impl Task<'_> {
             shared.stop.reached(Level::Stop).await;
             tokio::time::sleep(shared.options.grace).await;
         };
+        let passed = async {
+            match self.limit {
+                Some(limit) => {
+                    tokio::time::sleep(limit).await;
+                    limit
+                }
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             outcome = task => match outcome {
                 Ok(outcome) => Ok(outcome?),
                 Err(error) => Err(StageError::failed(format!("the stage broke off: {error}")).into()),
             },
             () = late => Err(Trouble::Stopped),
+            // The thread computes on, into a folder that nobody looks at any more.
+            limit = passed => {
+                Err(StageError::failed(format!("took longer than {}", show_duration(limit))).into())
+            }
         }
     }
 
@@ -248,15 +250,17 @@ impl Task<'_> {
             }
             Report::Ready { .. } | Report::Finished { .. } | Report::Failed { .. } => {}
         };
-        Ok(shared.pool.run(self.request(shared), &shared.stop, on_report).await?)
+        let limit = self.limit;
+        Ok(shared.pool.run(self.request(shared), limit, &shared.stop, on_report).await?)
     }
 
     async fn by_command(self, shared: &Arc<Shared>, params: &Path) -> Result<Map<String, Value>, Trouble> {
-        let StageConfig::Command(command) = &self.resolved.stage else {
+        let StageConfig::Command(command) = &*self.resolved.stage else {
             return Err(StageError::failed("only `command` stages run programs").into());
         };
         let inputs = self.inputs.into_iter().map(|(name, input)| (name, input.path)).collect();
         let log = shared.work.log(&self.resolved.key);
+        let params = if command.params.is_empty() { &shared.no_params } else { params };
         let places = Places {
             base: &shared.options.base,
             inputs: &inputs,
@@ -265,7 +269,14 @@ impl Task<'_> {
             params,
             log: &log,
         };
-        command::run(command, &places, self.attempt, &shared.stop, shared.options.grace).await?;
+        if self.attempt == 1 {
+            shared.work.spares().take_log(&log);
+        }
+        shared.guard.watch(&shared.folder);
+        let limit = self.limit.into_iter().chain(command.time_limit()).min();
+        let patience = Patience { limit, grace: shared.options.grace };
+        command::run(command, &places, self.attempt, &shared.stop, patience).await?;
+        shared.work.spares().keep_log(&log);
         Ok(Map::new())
     }
 }

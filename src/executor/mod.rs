@@ -1,36 +1,57 @@
 //! Carries out a [`Plan`]: looks results up, runs what is missing, publishes.
 //!
 //! - `drive`: the loop that owns all state; everything else is a task that reports to it.
-//! - [`preview`]: what a run would do, without doing it.
+//! - [`preview`]: what a run would do, without doing it; [`survey`]: how much.
 //! - [`prepare`]: from known inputs to the key, the lookup, and the shards of a sharded step.
-//! - `execute`: one step from a miss to a published manifest; `command`: any program as a stage.
-//! - `content`: what inputs consist of; [`work`]: folders and locks; `summary`: the figures of a run.
+//! - `execute`: one step from a miss to a published manifest; `command`: any program as a stage;
+//!   [`adopt`]: results made elsewhere.
+//! - `outputs`: what a step wrote, checked and stored; `force`: steps that execute in any case.
+//! - `claim`: who may execute a key, of all who want to; `guard`: no program outlives its engine.
+//! - `retention`: outputs that are deleted when later iterations no longer need them.
+//! - `content`: what inputs consist of; [`work`]: folders and locks; [`abandoned`]: what is left in them;
+//!   `summary`: the figures of a run.
 //!
 //! Only this module, the workers and the store are async. No option here changes a result or a key.
 
+pub mod abandoned;
+pub mod adopt;
+mod claim;
 mod command;
 mod content;
 mod drive;
 mod execute;
+mod force;
+mod guard;
+mod outputs;
 pub mod prepare;
 pub mod preview;
+mod retention;
+mod spare;
+mod stamps;
 mod stop;
 mod summary;
+pub mod survey;
 #[cfg(test)]
 mod tests;
 pub mod work;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bstar_cache::{Store, StoreError};
+use bstar_cache::{LeaseOptions, Store, StoreError};
 use bstar_stages::protocol::{FailureKind, StageError};
+use bstar_stages::{Runner, StageConfig};
 
+pub use self::force::{UnknownStep, steps_named};
 pub use self::stop::{Level, Stop};
+pub use self::summary::PartSummary;
 use self::work::WorkRoot;
 use crate::event::{Event, Summary};
-use crate::plan::Plan;
+use crate::gc::Retention;
+use crate::plan::{Plan, Step};
+use crate::scheduler::Resources;
 use crate::worker::{Launch, WorkerPool};
 
 /// How a run is carried out.
@@ -58,6 +79,13 @@ pub struct Options {
     pub worker: Option<Launch>,
     /// How long a step may take to end on request before it is killed.
     pub grace: Duration,
+    /// Names of steps that execute although their results are stored (see [`steps_named`]).
+    pub force: BTreeSet<String>,
+    /// Where the store is no folder: how long another machine may be silent before it counts as dead and
+    /// its steps are executed here; also what this run promises to others.
+    pub lease_ttl: Duration,
+    /// Outputs that are kept of the last iterations only.
+    pub retain: Retention,
 }
 
 impl Options {
@@ -76,7 +104,26 @@ impl Options {
             work: None,
             worker: None,
             grace: Duration::from_secs(10),
+            force: BTreeSet::new(),
+            lease_ttl: LeaseOptions::default().ttl,
+            retain: Retention::default(),
         }
+    }
+
+    /// What there is to take.
+    #[must_use]
+    pub fn capacity(&self) -> Resources {
+        let device = usize::from(self.device != "cpu");
+        Resources { cpu: self.jobs, gpu: self.gpus.max(device), memory: self.memory }
+    }
+
+    /// What a step takes while it runs.
+    #[must_use]
+    pub fn needs(&self, step: &Step) -> Resources {
+        let stage = step.stage.stage();
+        let device = usize::from(stage.runner() == Runner::Worker && self.device != "cpu");
+        let gpu = if let StageConfig::Command(command) = &step.stage { command.gpu } else { device };
+        Resources { cpu: stage.cpu().max(1), gpu, memory: stage.memory() }
     }
 }
 
@@ -133,6 +180,8 @@ pub struct Finished {
     pub outcome: Outcome,
     /// Its figures; also sent as the last event.
     pub summary: Summary,
+    /// The figures of each pipeline that the plan was laid out for.
+    pub parts: Vec<PartSummary>,
 }
 
 /// Carries out plans with one store.
@@ -167,10 +216,15 @@ struct Shared {
     stop: Stop,
     events: Box<dyn Fn(Event) + Send + Sync>,
     work: WorkRoot,
+    claims: claim::Claims,
     /// Where this run's attempts work.
     folder: PathBuf,
+    /// A JSON file of no parameters.
+    no_params: PathBuf,
+    guard: guard::Guard,
     pool: WorkerPool,
     imports: content::Imports,
+    forced: force::Forced,
     host: String,
     requests: AtomicU64,
 }

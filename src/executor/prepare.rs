@@ -1,7 +1,9 @@
 //! From a step whose inputs are known to its key, and to what the store has under it.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bstar_cache::{Action, ActionKey, Artifact, Digest, Manifest, Store};
 use bstar_stages::protocol::StageError;
@@ -9,6 +11,7 @@ use bstar_stages::{Setting, Shard, ShardSource, StageConfig};
 
 use super::content::Content;
 use super::{Shared, Trouble};
+use crate::plan::Step;
 use crate::unfold::Piece;
 
 /// Inputs whose name begins so are part of the key, and found by the program where they are.
@@ -34,19 +37,38 @@ pub(super) enum Given {
     File(PathBuf),
 }
 
+/// The settings of a step: those of the plan, or a copy in which references are replaced by values.
+#[derive(Debug, Clone)]
+pub(super) enum Settled {
+    Planned(Arc<Step>),
+    Own(Arc<StageConfig>),
+}
+
+impl Deref for Settled {
+    type Target = StageConfig;
+
+    fn deref(&self) -> &StageConfig {
+        match self {
+            Self::Planned(step) => &step.stage,
+            Self::Own(stage) => stage,
+        }
+    }
+}
+
 /// A step whose inputs are done.
 #[derive(Debug)]
 pub(super) struct Pending {
-    pub(super) stage: StageConfig,
-    pub(super) seed: u64,
+    pub(super) step: Arc<Step>,
     pub(super) inputs: BTreeMap<String, Given>,
     pub(super) settings: BTreeMap<String, Given>,
+    /// Whether it is to execute whatever the store has.
+    pub(super) forced: bool,
 }
 
 /// A step with everything that decides its result.
 #[derive(Debug, Clone)]
 pub(super) struct Resolved {
-    pub(super) stage: StageConfig,
+    pub(super) stage: Settled,
     pub(super) seed: u64,
     pub(super) action: Action,
     pub(super) key: ActionKey,
@@ -65,32 +87,32 @@ pub(super) enum Answer {
 
 /// Resolves a step and asks the store for its result.
 pub(super) async fn prepare(shared: &Shared, pending: Pending) -> Result<Answer, Trouble> {
+    let forced = pending.forced.then(|| Arc::clone(&pending.step));
     let resolved = Box::new(resolve(shared, pending).await?);
-    if let Some(manifest) = shared.store.lookup(&resolved.key).await? {
+    let forced = forced.is_some_and(|step| shared.forced.wants(&step.name, &resolved.key));
+    if !forced && let Some(manifest) = shared.store.lookup(&resolved.key).await? {
         return Ok(Answer::Hit(resolved, Box::new(manifest)));
     }
     if !resolved.stage.stage().sharded() {
         return Ok(Answer::Miss(resolved));
     }
-    let (shards, pieces) = cut(shared, &resolved).await?;
+    let (shards, pieces) = cut(&shared.store, &resolved.stage, &resolved.inputs, Keep::Yes).await?;
     Ok(Answer::Unfold(resolved, shards, pieces))
 }
 
 async fn resolve(shared: &Shared, pending: Pending) -> Result<Resolved, Trouble> {
-    let Pending { mut stage, seed, inputs, settings } = pending;
+    let Pending { step, inputs, settings, forced: _ } = pending;
     let mut values = BTreeMap::new();
     for (name, given) in settings {
         let content = read_given(shared, &given).await?;
         values.insert(name, number(&shared.store, &content.digest()).await?);
     }
-    for (name, setting) in stage.stage_mut().settings() {
-        if let Some(value) = values.get(name) {
-            *setting = Setting::Value(*value);
-        }
-        if let Setting::Reference(reference) = setting {
-            return Err(StageError::invalid(format!("the setting {name}: {reference} has no source")).into());
-        }
-    }
+    let seed = step.seed;
+    let stage = if step.stage.stage().has_settings() {
+        Settled::Own(Arc::new(settle(&step.stage, &values)?))
+    } else {
+        Settled::Planned(step)
+    };
     let mut digests = BTreeMap::new();
     let mut contents = BTreeMap::new();
     for (name, given) in inputs {
@@ -105,6 +127,20 @@ async fn resolve(shared: &Shared, pending: Pending) -> Result<Resolved, Trouble>
     }
     let action = action(&stage, seed, digests);
     Ok(Resolved { key: action.key(), stage, seed, action, inputs: contents })
+}
+
+/// The stage with its references replaced.
+fn settle(stage: &StageConfig, values: &BTreeMap<String, f64>) -> Result<StageConfig, StageError> {
+    let mut stage = stage.clone();
+    for (name, setting) in stage.stage_mut().settings() {
+        if let Some(value) = values.get(name) {
+            *setting = Setting::Value(*value);
+        }
+        if let Setting::Reference(reference) = setting {
+            return Err(StageError::invalid(format!("the setting {name}: {reference} has no source")));
+        }
+    }
+    Ok(stage)
 }
 
 async fn read_given(shared: &Shared, given: &Given) -> Result<Content, Trouble> {
@@ -124,20 +160,29 @@ pub(crate) async fn number(store: &Store, digest: &Digest) -> Result<f64, Troubl
     })
 }
 
-/// Cuts a step into shards, and stores the chunks of rows that they read.
-async fn cut(
-    shared: &Shared,
-    resolved: &Resolved,
+/// Whether the chunks of rows that shards read are put into the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    Yes,
+    No,
+}
+
+/// Cuts a step into shards, and finds the pieces of inputs that they read.
+pub(super) async fn cut(
+    store: &Store,
+    stage: &StageConfig,
+    inputs: &BTreeMap<String, Content>,
+    keep: Keep,
 ) -> Result<(Vec<Shard>, BTreeMap<Piece, Artifact>), Trouble> {
     let mut rows: BTreeMap<&str, Rows> = BTreeMap::new();
-    if let Some(content) = resolved.inputs.get("queries") {
-        rows.insert("queries", Rows::new(shared.store.read(&content.digest()).await?));
+    if let Some(content) = inputs.get("queries") {
+        rows.insert("queries", Rows::new(store.read(&content.digest()).await?));
     }
     let source = ShardSource {
         queries: rows.get("queries").map_or(0, Rows::len),
-        responses: resolved.inputs.get("responses").map(file_names).unwrap_or_default(),
+        responses: inputs.get("responses").map(file_names).unwrap_or_default(),
     };
-    let Some(shards) = resolved.stage.stage().shards(&source).filter(|shards| !shards.is_empty()) else {
+    let Some(shards) = stage.stage().shards(&source).filter(|shards| !shards.is_empty()) else {
         return Err(StageError::invalid("there is nothing to do: `queries` has no rows").into());
     };
     let mut pieces: BTreeMap<Piece, Artifact> = BTreeMap::new();
@@ -147,10 +192,14 @@ async fn cut(
             Piece::Rows { input, start, end } => {
                 let chunk = rows.get(input.as_str()).and_then(|rows| rows.chunk(*start, *end));
                 let missing = || invalid(format!("`{input}` has no rows {start} to {end}"));
-                shared.store.put_bytes(chunk.ok_or_else(missing)?.to_vec()).await?
+                let chunk = chunk.ok_or_else(missing)?;
+                match keep {
+                    Keep::Yes => store.put_bytes(chunk.to_vec()).await?,
+                    Keep::No => Artifact { digest: Digest::of(chunk), size: chunk.len() as u64 },
+                }
             }
             Piece::File { input, path } => {
-                let content = resolved.inputs.get(input);
+                let content = inputs.get(input);
                 let found = content.and_then(|content| file(content, path));
                 found.ok_or_else(|| invalid(format!("`{input}` has no file {path}")))?
             }

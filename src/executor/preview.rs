@@ -1,16 +1,20 @@
 //! What a run would do, without doing it: keys and lookups only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bstar_cache::{Action, ActionKey, Difference, Manifest, Store, StoreError};
-use bstar_stages::Setting;
 use bstar_stages::protocol::StageError;
+use bstar_stages::{Setting, StageConfig};
 use serde::Serialize;
 
 use super::Trouble;
 use super::content::{Content, Imports};
 use super::prepare::{action, number};
+use super::work::WorkRoot;
 use crate::plan::{Plan, Source, Step, StepId};
+
+/// How many stored results a missing one is compared with.
+const CANDIDATES: usize = 200;
 
 /// What a run would do with a step.
 #[derive(Debug, Clone)]
@@ -23,6 +27,18 @@ pub enum Fate {
     Unknown(Vec<String>),
 }
 
+impl Fate {
+    /// As answers for programs call it.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        match self {
+            Self::Cached(_) => "cached",
+            Self::WillRun(_) => "will_run",
+            Self::Unknown(_) => "unknown",
+        }
+    }
+}
+
 /// A step whose result is not stored.
 #[derive(Debug, Clone, Serialize)]
 pub struct Miss {
@@ -32,6 +48,8 @@ pub struct Miss {
     pub action: Action,
     /// The stored result of the same stage that differs least.
     pub nearest: Option<Nearest>,
+    /// It executes whatever is stored.
+    pub forced: bool,
 }
 
 /// The stored result that is most like a missing one.
@@ -41,8 +59,10 @@ pub struct Nearest {
     pub key: ActionKey,
     /// The step that made it, in its run.
     pub step: String,
-    /// The run.
+    /// The run; empty for a result that was adopted.
     pub run: String,
+    /// Who made it, in words.
+    pub maker: String,
     /// How it differs.
     pub differences: Vec<Difference>,
     /// Seconds it took.
@@ -79,25 +99,99 @@ impl From<StoreError> for PreviewError {
 /// # Errors
 /// When a file of the user or the store cannot be read.
 pub async fn preview(store: &Store, plan: &Plan) -> Result<Vec<(StepId, Fate)>, PreviewError> {
-    let mut preview =
-        Preview { store, plan, imports: Imports::default(), stored: None, fates: BTreeMap::new() };
+    preview_forced(store, plan, &BTreeSet::new()).await
+}
+
+/// [`preview`] of a run in which the steps of these names execute whatever is stored.
+///
+/// # Errors
+/// When a file of the user or the store cannot be read.
+pub async fn preview_forced(
+    store: &Store,
+    plan: &Plan,
+    force: &BTreeSet<String>,
+) -> Result<Vec<(StepId, Fate)>, PreviewError> {
+    let mut preview = Preview::new(store, plan, force);
     for id in plan.ids() {
         let fate = preview.fate(id).await?;
         preview.fates.insert(id, fate);
     }
+    preview.imports.save();
     Ok(preview.fates.into_iter().collect())
 }
 
-struct Preview<'a> {
+/// What is known of a step whose key is not.
+#[derive(Debug, Clone, Serialize)]
+pub struct Partial {
+    /// The ingredients so far: settings that are not known are the references as written, and inputs that
+    /// are not known are left out.
+    pub action: Action,
+    /// Inputs and settings that are not known → the steps that make them.
+    pub missing: BTreeMap<String, String>,
+    /// The steps whose results are not stored and whose keys are known: they decide.
+    pub deciding: Vec<String>,
+}
+
+/// What is known of a step that is [`Fate::Unknown`].
+///
+/// # Errors
+/// As [`preview`].
+pub async fn partial(
+    store: &Store,
+    plan: &Plan,
+    fates: &[(StepId, Fate)],
+    id: StepId,
+) -> Result<Partial, PreviewError> {
+    let none = BTreeSet::new();
+    let mut preview = Preview::new(store, plan, &none);
+    preview.fates = fates.iter().cloned().collect();
+    let mut step = plan.step(id).clone();
+    let mut missing = BTreeMap::new();
+    let known = |name: &String, source: &mut Source| match source {
+        Source::Output { step, .. } if !matches!(preview.fates.get(step), Some(Fate::Cached(_))) => {
+            missing.insert(name.clone(), plan.step(*step).name.clone());
+            false
+        }
+        _ => true,
+    };
+    let mut known = known;
+    step.inputs.retain(&mut known);
+    step.settings.retain(&mut known);
+    let (_, action, _) = preview.resolve(&step).await?;
+    let (mut open, mut seen, mut deciding) = (vec![id], BTreeSet::from([id]), Vec::new());
+    while let Some(next) = open.pop() {
+        for needed in plan.dependencies(next) {
+            if !seen.insert(needed) {
+                continue;
+            }
+            match preview.fates.get(&needed) {
+                Some(Fate::WillRun(_)) => deciding.push(needed),
+                Some(Fate::Unknown(_)) => open.push(needed),
+                Some(Fate::Cached(_)) | None => {}
+            }
+        }
+    }
+    deciding.sort_unstable();
+    let deciding = deciding.into_iter().map(|id| plan.step(id).name.clone()).collect();
+    Ok(Partial { action, missing, deciding })
+}
+
+pub(super) struct Preview<'a> {
     store: &'a Store,
     plan: &'a Plan,
     imports: Imports,
-    /// All manifests, read when the first miss wants its nearest.
-    stored: Option<Vec<Manifest>>,
-    fates: BTreeMap<StepId, Fate>,
+    force: &'a BTreeSet<String>,
+    /// All manifests by stage, the youngest first; read when the first miss wants its nearest.
+    stored: Option<BTreeMap<String, Vec<Manifest>>>,
+    pub(super) fates: BTreeMap<StepId, Fate>,
 }
 
-impl Preview<'_> {
+impl<'a> Preview<'a> {
+    pub(super) fn new(store: &'a Store, plan: &'a Plan, force: &'a BTreeSet<String>) -> Self {
+        let imports = Imports::of(&WorkRoot::of(store));
+        Self { store, plan, imports, force, stored: None, fates: BTreeMap::new() }
+    }
+
     async fn fate(&mut self, id: StepId) -> Result<Fate, PreviewError> {
         let step = self.plan.step(id);
         let mut waits: Vec<String> = Vec::new();
@@ -113,16 +207,22 @@ impl Preview<'_> {
             waits.dedup();
             return Ok(Fate::Unknown(waits));
         }
-        let action = self.action(step).await?;
+        let (_, action, _) = self.resolve(step).await?;
         let key = action.key();
-        if let Some(manifest) = self.store.lookup(&key).await? {
+        let forced = self.force.contains(&step.name);
+        if !forced && let Some(manifest) = self.store.lookup(&key).await? {
             return Ok(Fate::Cached(Box::new(manifest)));
         }
         let nearest = self.nearest(&action, &step.name).await?;
-        Ok(Fate::WillRun(Box::new(Miss { key, action, nearest })))
+        Ok(Fate::WillRun(Box::new(Miss { key, action, nearest, forced })))
     }
 
-    async fn action(&self, step: &Step) -> Result<Action, PreviewError> {
+    /// A step whose inputs are stored: its stage with all settings, what decides its result, and what
+    /// it reads.
+    pub(super) async fn resolve(
+        &self,
+        step: &Step,
+    ) -> Result<(StageConfig, Action, BTreeMap<String, Content>), PreviewError> {
         let mut stage = step.stage.clone();
         for (name, setting) in stage.stage_mut().settings() {
             if let Some(source) = step.settings.get(name) {
@@ -132,9 +232,11 @@ impl Preview<'_> {
         }
         let mut inputs = BTreeMap::new();
         for (name, source) in &step.inputs {
-            inputs.insert(name.clone(), self.content(source).await?.digest());
+            inputs.insert(name.clone(), self.content(source).await?);
         }
-        Ok(action(&stage, step.seed, inputs))
+        let digests = inputs.iter().map(|(name, content)| (name.clone(), content.digest())).collect();
+        let action = action(&stage, step.seed, digests);
+        Ok((stage, action, inputs))
     }
 
     async fn content(&self, source: &Source) -> Result<Content, PreviewError> {
@@ -153,25 +255,32 @@ impl Preview<'_> {
         }
     }
 
-    /// Few differences first, then the same step's name, then the youngest.
+    /// Of the results of the same step (or else of the same stage) the one with the fewest differences,
+    /// of several the youngest.
     async fn nearest(&mut self, action: &Action, name: &str) -> Result<Option<Nearest>, StoreError> {
         if self.stored.is_none() {
-            self.stored = Some(self.store.manifests().await?);
+            let mut stored: BTreeMap<String, Vec<Manifest>> = BTreeMap::new();
+            for manifest in self.store.manifests().await? {
+                stored.entry(manifest.action.stage.clone()).or_default().push(manifest);
+            }
+            for manifests in stored.values_mut() {
+                manifests.sort_by(|a, b| b.provenance.started.cmp(&a.provenance.started));
+            }
+            self.stored = Some(stored);
         }
-        let candidates =
-            self.stored.iter().flatten().filter(|manifest| manifest.action.stage == action.stage);
-        let ranked = candidates.map(|manifest| {
-            let differences = action.differences(&manifest.action);
-            (differences.len(), manifest.provenance.step != name, manifest, differences)
-        });
-        let best = ranked.min_by(|a, b| {
-            let started = |manifest: &Manifest| manifest.provenance.started.clone();
-            (a.0, a.1).cmp(&(b.0, b.1)).then_with(|| started(b.2).cmp(&started(a.2)))
-        });
-        Ok(best.map(|(_, _, manifest, differences)| Nearest {
+        let of_stage = || self.stored.iter().filter_map(|stored| stored.get(&action.stage)).flatten();
+        let of_step = || of_stage().filter(|manifest| manifest.provenance.step == name);
+        let here = of_step().next().is_some();
+        let candidates: Box<dyn Iterator<Item = &Manifest>> =
+            if here { Box::new(of_step()) } else { Box::new(of_stage()) };
+        let compared =
+            candidates.take(CANDIDATES).map(|manifest| (manifest, action.differences(&manifest.action)));
+        let best = compared.min_by_key(|(_, differences)| differences.len());
+        Ok(best.map(|(manifest, differences)| Nearest {
             key: manifest.key,
             step: manifest.provenance.step.clone(),
             run: manifest.provenance.run.clone(),
+            maker: manifest.provenance.maker(),
             differences,
             wall_s: manifest.provenance.wall_s,
         }))

@@ -1,4 +1,4 @@
-//! The figures of a run.
+//! The figures of a run, and of each pipeline in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,15 +7,16 @@ use bstar_cache::{ActionKey, Manifest};
 use bstar_stages::{OneOrMany, StageConfig};
 use serde_json::{Map, Value};
 
+use super::prepare::Settled;
 use crate::event::Summary;
-use crate::plan::{Plan, Section, Source, StepId};
+use crate::plan::{Part, Plan, Section, Source, StepId};
 use crate::scheduler::State;
 
 /// A step's result.
 #[derive(Debug)]
 pub(super) struct Made {
     /// Its settings, references resolved.
-    pub(super) stage: StageConfig,
+    pub(super) stage: Settled,
     pub(super) manifest: Arc<Manifest>,
 }
 
@@ -62,18 +63,65 @@ pub(super) fn empty(run: &str, plan: &Plan) -> Summary {
     Summary { run: run.to_owned(), skipped: plan.len(), ..Summary::default() }
 }
 
-/// The figures of a run, all but its outcome and its time.
-pub(super) fn summary(
-    run: &str,
-    plan: &Plan,
-    made: &[Option<Made>],
-    states: &[State],
-    count: &Count,
-) -> Summary {
+/// The figures of one pipeline of a run.
+#[derive(Debug, Clone, Default)]
+pub struct PartSummary {
+    /// Its steps that executed (a sharded step counts by its shards), shared ones with the first
+    /// pipeline that has them.
+    pub executed: usize,
+    /// Its other steps that are done.
+    pub cached: usize,
+    /// Whether all its steps are done.
+    pub complete: bool,
+    /// As in [`Summary`], by the pipeline's own names.
+    pub results: BTreeMap<String, String>,
+    /// One row an iteration.
+    pub iterations: Vec<Map<String, Value>>,
+    /// Figures of the policy before the first iteration.
+    pub start: Map<String, Value>,
+}
+
+/// The figures of every pipeline of a run.
+pub(super) fn parts(plan: &Plan, made: &[Option<Made>], states: &[State]) -> Vec<PartSummary> {
+    let mut seen = BTreeSet::new();
+    let part = |part: &Part| {
+        let figures = Figures { plan, part, made };
+        let done =
+            |id: &StepId| states.get(id.index()).copied().filter(|state| matches!(state, State::Done { .. }));
+        let mut summary = PartSummary {
+            complete: part.steps.iter().all(|(_, id)| done(id).is_some()),
+            results: figures.results(),
+            iterations: figures.iterations(),
+            start: figures.start(),
+            ..PartSummary::default()
+        };
+        for (_, id) in &part.steps {
+            let executed = |id: &StepId| done(id) == Some(State::Done { cached: false });
+            let executions = match plan.shards_of(*id) {
+                [] => usize::from(executed(id)),
+                shards => shards.iter().filter(|shard| executed(shard)).count(),
+            };
+            if seen.insert(*id) && executions > 0 {
+                summary.executed += executions;
+            } else if done(id).is_some() {
+                summary.cached += 1;
+            }
+        }
+        summary
+    };
+    plan.parts().iter().map(part).collect()
+}
+
+/// The figures of a run, all but its outcome and its time; with those of its pipeline where it
+/// has only one.
+pub(super) fn summary(run: &str, parts: &[PartSummary], states: &[State], count: &Count) -> Summary {
     let state = |wanted: fn(&State) -> bool| states.iter().filter(|state| wanted(state)).count();
     let done = state(|state| matches!(state, State::Done { .. }));
     let failed = state(|state| *state == State::Failed);
-    let figures = Figures { plan, made };
+    let only = match parts {
+        [only] => only.clone(),
+        _ => PartSummary::default(),
+    };
     Summary {
         run: run.to_owned(),
         executed: count.executed,
@@ -82,27 +130,27 @@ pub(super) fn summary(
         skipped: states.len() - done - failed,
         saved_s: count.saved_s,
         executed_by_stage: count.executed_by_stage.clone(),
-        results: figures.results(),
-        iterations: figures.iterations(),
-        start: figures.start(),
+        results: only.results,
+        iterations: only.iterations,
+        start: only.start,
         ..Summary::default()
     }
 }
 
-/// Steps with results, shards left out.
+/// The steps of a pipeline with their results.
 struct Figures<'a> {
     plan: &'a Plan,
+    part: &'a Part,
     made: &'a [Option<Made>],
 }
 
 impl<'a> Figures<'a> {
     fn steps(&self) -> impl Iterator<Item = (StepId, Section, &'a Made)> {
         let (plan, made) = (self.plan, self.made);
-        plan.ids().filter_map(move |id| {
-            let step = plan.step(id);
-            let made = made.get(id.index())?.as_ref()?;
-            step.parent.is_none().then_some((id, step.section, made))
-        })
+        self.part
+            .steps
+            .iter()
+            .filter_map(move |(_, id)| Some((*id, plan.step(*id).section, made.get(id.index())?.as_ref()?)))
     }
 
     fn results(&self) -> BTreeMap<String, String> {
@@ -111,8 +159,8 @@ impl<'a> Figures<'a> {
             let made = self.made.get(step.index())?.as_ref()?;
             Some(made.manifest.under(&output.path, output.folder)?.digest.to_string())
         };
-        let results = self.plan.results().iter();
-        results.filter_map(|(name, source)| Some((name.clone(), digest(source)?))).collect()
+        let results = self.plan.results(self.part).into_iter();
+        results.filter_map(|(name, source)| Some((name, digest(&source)?))).collect()
     }
 
     /// The measures of the policy that the iterations start from.
@@ -179,7 +227,7 @@ impl<'a> Figures<'a> {
         }
         let Some(Source::Output { step, .. }) = self.plan.step(id).inputs.get("responses") else { return };
         let sampled = self.made.get(step.index()).and_then(Option::as_ref).map(|made| &made.stage);
-        if let Some(StageConfig::Sample(sample)) = sampled
+        if let Some(StageConfig::Sample(sample)) = sampled.map(|stage| &**stage)
             && let OneOrMany::One(setting) = &sample.temperature
             && let (false, Some(temperature)) = (row.contains_key("temperature"), setting.value())
         {

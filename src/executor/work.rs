@@ -4,39 +4,51 @@
 //! |---|---|---|
 //! | `steps/RUN/KEY-*` | inputs and outputs of one attempt | its end; a dead run's by the next run |
 //! | `scratch/KEY` | checkpoints of one execution | its result is published |
-//! | `logs/KEY.log` | what a program printed | overwritten by its next execution |
+//! | `logs/KEY.log` | what a program printed, if anything | overwritten by its next execution |
+//! | `stamps.json` | the user's files that were read before | they change |
+//! | `id` | a random name | for ever |
 //!
-//! Locks are the kernel's: they end with the process that holds them, however it ends.
+//! Locks are the kernel's: they end with the process that holds them, however it ends. On NFS (version 4)
+//! they hold across machines.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::collections::hash_map::RandomState;
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
+use std::hash::BuildHasher;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use bstar_cache::{ActionKey, Store};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::spare::Spares;
+
+/// How long a killed process may take to disappear.
+const DYING: Duration = Duration::from_secs(5);
+
 /// The folder that holds all of the above.
 #[derive(Debug, Clone)]
-pub struct WorkRoot(PathBuf);
+pub struct WorkRoot(PathBuf, Arc<Spares>);
 
 impl WorkRoot {
-    /// The work root of a store: inside it when it is a folder, so that files need not be copied, and
-    /// in the user's cache folder otherwise.
+    /// The work root of a store: inside it when it is a folder, or in the folder in front of its bucket, so that
+    /// files need not be copied, and in the user's cache folder otherwise.
     #[must_use]
     pub fn of(store: &Store) -> Self {
-        if let Some(root) = store.local_root() {
-            return Self(root.join("work"));
+        if let Some(root) = store.folder() {
+            return Self::at(root.join("work"));
         }
         let cache = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
         let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-        Self(cache.or_else(home).unwrap_or_else(std::env::temp_dir).join("bstar/work"))
+        Self::at(cache.or_else(home).unwrap_or_else(std::env::temp_dir).join("bstar/work"))
     }
 
     /// A work root of one's own.
     #[must_use]
     pub fn at(path: PathBuf) -> Self {
-        Self(path)
+        Self(path, Arc::default())
     }
 
     /// The folder.
@@ -57,10 +69,50 @@ impl WorkRoot {
         self.0.join("logs").join(format!("{key}.log"))
     }
 
+    /// A name that no other work root has: whoever reads the same one sees the same locks.
+    pub(super) fn identity(&self) -> io::Result<String> {
+        let path = self.0.join("id");
+        loop {
+            match std::fs::read_to_string(&path) {
+                Ok(identity) => return Ok(identity.trim().to_owned()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            let random = RandomState::new().hash_one((SystemTime::now(), std::process::id()));
+            let file = tempfile::NamedTempFile::new_in(&self.0)?;
+            std::fs::write(file.path(), format!("{random:016x}\n"))?;
+            // Whoever is first names it.
+            match file.persist_noclobber(&path) {
+                Ok(_) => {}
+                Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error.error),
+            }
+        }
+    }
+
     /// Makes the right to execute that key exclusive on this machine; `None` while a living process
     /// has it.
     pub(super) fn claim(&self, key: &ActionKey) -> io::Result<Option<Lock>> {
-        Lock::acquire(&self.0.join("scratch").join(format!("{key}.lock")))
+        let path = self.0.join("scratch").join(format!("{key}.lock"));
+        let lock = |file| Lock { path: path.clone(), file: Some(file), spares: Some(Arc::clone(&self.1)) };
+        if let Some(file) = self.1.take_lock(&path) {
+            return Ok(Some(lock(file)));
+        }
+        Ok(Lock::acquire(&path)?.and_then(Lock::into_file).map(lock))
+    }
+
+    /// What the run in this folder has to spare.
+    pub(super) fn spares(&self) -> &Arc<Spares> {
+        &self.1
+    }
+
+    /// Ends the programs of an execution of that key that was cut off: whoever has the claim is the only
+    /// one to use its scratch folder, which exists only in this case.
+    pub(super) fn end_orphans(&self, key: &ActionKey) {
+        let scratch = self.scratch(key);
+        if scratch.exists() {
+            end_programs("BSTAR_SCRATCH", &scratch);
+        }
     }
 
     /// Makes the folder for the attempts of a run, and removes those of runs that died.
@@ -75,7 +127,7 @@ impl WorkRoot {
                 // Someone else may be cleaning at the same time: what is gone is gone.
                 if let Ok(Some(lock)) = Lock::acquire(&path) {
                     let dead = path.with_extension("");
-                    end_orphans(&dead);
+                    end_programs("BSTAR_OUT", &dead);
                     drop(std::fs::remove_dir_all(dead));
                     drop(lock);
                 }
@@ -90,23 +142,38 @@ impl WorkRoot {
         };
         let path = steps.join(run);
         std::fs::create_dir_all(&path)?;
-        Ok(RunFolder { path, _lock: lock })
+        let no_params = path.join("no-params.json");
+        std::fs::write(&no_params, "{}")?;
+        std::fs::set_permissions(&no_params, Permissions::from_mode(0o444))?;
+        self.1.keep_in(&path);
+        Ok(RunFolder { path, no_params, _lock: lock })
     }
 }
 
-/// Ends programs that a dead run left behind, so that their step is not executed twice at a time. They
-/// are known by their environment, which names the run's folder; without `/proc` they go on.
-fn end_orphans(folder: &Path) {
+/// Ends the programs that a dead run left behind, and returns when they are gone. They are known by their
+/// environment, which says that they work below `folder`; without `/proc` they go on.
+fn end_programs(variable: &str, folder: &Path) {
+    let work = [variable.as_bytes(), b"=", folder.as_os_str().as_encoded_bytes()].concat();
+    let below = |rest: &[u8]| rest.is_empty() || rest.starts_with(b"/");
     let mine = |environment: &[u8]| {
-        let output = [b"BSTAR_OUT=", folder.as_os_str().as_encoded_bytes(), b"/"].concat();
-        environment.split(|byte| *byte == 0).any(|variable| variable.starts_with(&output))
+        environment.split(|byte| *byte == 0).any(|set| set.strip_prefix(&*work).is_some_and(below))
     };
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        let Some(pid) = number.and_then(Pid::from_raw) else { continue };
-        if std::fs::read(entry.path().join("environ")).is_ok_and(|environment| mine(&environment)) {
-            let _may_be_gone = kill_process(pid, Signal::KILL);
+    let deadline = Instant::now() + DYING;
+    loop {
+        let mut found = false;
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            let Some(pid) = number.and_then(Pid::from_raw) else { continue };
+            if std::fs::read(entry.path().join("environ")).is_ok_and(|environment| mine(&environment)) {
+                found = true;
+                let _may_be_gone = kill_process(pid, Signal::KILL);
+            }
         }
+        // One that was being started while others were killed is found by the next look.
+        if !found || Instant::now() > deadline {
+            return;
+        }
+        std::thread::yield_now();
     }
 }
 
@@ -114,12 +181,18 @@ fn end_orphans(folder: &Path) {
 #[derive(Debug)]
 pub(super) struct RunFolder {
     path: PathBuf,
+    no_params: PathBuf,
     _lock: Lock,
 }
 
 impl RunFolder {
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What all steps without parameters are given for them.
+    pub(super) fn no_params(&self) -> &Path {
+        &self.no_params
     }
 }
 
@@ -129,11 +202,13 @@ impl Drop for RunFolder {
     }
 }
 
-/// An exclusive lock on a file that exists only while it is locked.
+/// An exclusive lock on a file that has its name only while it is locked.
 #[derive(Debug)]
 pub(super) struct Lock {
     path: PathBuf,
-    _file: File,
+    file: Option<File>,
+    /// Who keeps the file in the end.
+    spares: Option<Arc<Spares>>,
 }
 
 impl Lock {
@@ -150,7 +225,7 @@ impl Lock {
             // a file without a name keeps nobody out.
             match std::fs::metadata(path) {
                 Ok(named) if named.ino() == file.metadata()?.ino() => {
-                    return Ok(Some(Self { path: path.to_owned(), _file: file }));
+                    return Ok(Some(Self { path: path.to_owned(), file: Some(file), spares: None }));
                 }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -160,9 +235,20 @@ impl Lock {
     }
 }
 
+impl Lock {
+    /// The file, locked, under its name.
+    fn into_file(mut self) -> Option<File> {
+        self.file.take()
+    }
+}
+
 impl Drop for Lock {
     fn drop(&mut self) {
-        drop(std::fs::remove_file(&self.path));
+        match (self.file.take(), &self.spares) {
+            (Some(file), Some(spares)) => spares.keep_lock(&self.path, file),
+            (Some(_locked), None) => drop(std::fs::remove_file(&self.path)),
+            (None, _) => {}
+        }
     }
 }
 
@@ -179,6 +265,33 @@ mod tests {
         drop(lock);
         assert!(!path.exists());
         assert!(Lock::acquire(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_lock_on_a_file_used_again_keeps_others_out_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = |digit: &str| digit.repeat(64).parse::<ActionKey>().unwrap();
+        let (one, other) = (WorkRoot::at(folder.path().to_owned()), WorkRoot::at(folder.path().to_owned()));
+        let _runs = (one.open_run("one").unwrap(), other.open_run("other").unwrap());
+        drop(one.claim(&key("a")).unwrap().unwrap());
+        let again = one.claim(&key("b")).unwrap().unwrap();
+        assert!(other.claim(&key("b")).unwrap().is_none());
+        drop(other.claim(&key("a")).unwrap().unwrap());
+        assert!(other.claim(&key("b")).unwrap().is_none(), "a spare file does not replace a name");
+        drop(again);
+        assert!(other.claim(&key("b")).unwrap().is_some());
+        // What a killed process leaves behind: a name without a lock.
+        std::fs::write(folder.path().join(format!("scratch/{}.lock", key("c"))), "").unwrap();
+        assert!(one.claim(&key("c")).unwrap().is_some());
+        assert_eq!(std::fs::read_dir(folder.path().join("scratch")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_work_root_keeps_its_name() {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let name = |index: usize| WorkRoot::at(folders[index].path().to_owned()).identity().unwrap();
+        assert_eq!(name(0), name(0));
+        assert_ne!(name(0), name(1));
     }
 
     #[test]

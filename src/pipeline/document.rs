@@ -1,27 +1,33 @@
 //! A pipeline file as plain data, with the origin of every part of it.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
-use serde::de::{self, Deserialize, Deserializer, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
+use serde::de::{
+    self, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor,
+};
 use serde_json::{Map, Value};
 use serde_yaml::Value as Yaml;
+use serde_yaml::mapping::Entry;
 
 use super::diagnostic::{Diagnostic, Origin};
-use super::overrides::{self, Override};
+use super::overrides::{self, Change, Override};
 use super::position::{At, Mark, Positions, join};
 
 /// A text that is a YAML mapping, with its overrides applied.
 #[derive(Debug, Clone)]
 pub(crate) struct Document {
     pub(crate) path: PathBuf,
-    pub(crate) value: Map<String, Value>,
+    pub(crate) value: Arc<Map<String, Value>>,
     pub(crate) overrides: Vec<Override>,
     /// Fields of stages that an override wants to be absent although the file does not give them.
     pub(crate) removed: BTreeSet<String>,
-    positions: Positions,
-    lines: Vec<String>,
+    text: String,
+    /// Made when something is to be said about a place: most files are fine.
+    positions: OnceLock<Positions>,
 }
 
 /// A document and the problems found so far.
@@ -32,34 +38,36 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    /// Reads the text and applies the overrides (`key.path=value`).
+    /// Reads the text and applies the changes.
     ///
     /// # Errors
     /// When the text is no YAML mapping: then there is nothing to go on with.
-    pub(crate) fn read(path: &Path, text: &str, overrides: &[String]) -> Result<Self, Box<Diagnostic>> {
-        let positions = Positions::of(text);
+    pub(crate) fn read(path: &Path, text: &str, changes: &[Change]) -> Result<Self, Box<Diagnostic>> {
         let document = Document {
             path: path.to_path_buf(),
-            value: Map::new(),
+            value: Arc::default(),
             overrides: Vec::new(),
             removed: BTreeSet::new(),
-            positions,
-            lines: text.lines().map(str::to_owned).collect(),
+            text: text.to_owned(),
+            positions: OnceLock::new(),
         };
         let mut draft = Self { document, problems: Vec::new() };
-        let yaml = parse(text).map_err(|error| draft.not_yaml(&error))?;
+        let repeated = Cell::new(false);
+        let yaml = parse(text, &repeated).map_err(|error| draft.not_yaml(&error))?;
         let mut infinite = Vec::new();
-        draft.document.value = match to_json(yaml, "", &mut infinite) {
-            Ok(Value::Object(value)) => value,
+        draft.document.value = match to_json(yaml, &mut infinite) {
+            Ok(Value::Object(value)) => Arc::new(value),
             Ok(Value::Null) => return Err(draft.of_file("the pipeline file is empty").into()),
             Ok(_) => return Err(draft.of_file("a pipeline file is a mapping: `name: …`, `setup: …`").into()),
             Err(Refused { path, message }) => {
                 return Err(draft.diagnostic(&path, At::Key, message, None).into());
             }
         };
-        draft.report_duplicates();
+        if repeated.get() {
+            draft.report_duplicates();
+        }
         infinite.into_iter().for_each(|path| draft.add(&path, At::Value, NOT_FINITE, None));
-        overrides::apply(&mut draft, overrides);
+        overrides::apply(&mut draft, changes);
         Ok(draft)
     }
 
@@ -108,14 +116,14 @@ impl Draft {
             let mark = Mark { line: location.line(), column: location.column().max(1), width: 1 };
             problem.origin = self.document.origin_of(mark);
         } else if text.contains("`<<`") || text.contains("merg") {
-            let path = self.document.positions.named("<<").unwrap_or_default().to_owned();
+            let path = self.document.positions().named("<<").unwrap_or_default().to_owned();
             problem.origin = self.document.origin(&path, At::Key);
         }
         problem
     }
 
     fn report_duplicates(&mut self) {
-        for (field, mark, first) in self.document.positions.duplicates.clone() {
+        for (field, mark, first) in self.document.positions().duplicates.clone() {
             let (parent, name) = field.rsplit_once('.').unwrap_or(("the file", &field));
             let mut problem =
                 self.diagnostic(&field, At::Key, format!("`{name}` is given twice in `{parent}`"), None);
@@ -129,6 +137,9 @@ impl Draft {
     }
 }
 
+/// Most mappings that are merged into each other.
+const MERGES: usize = 16;
+
 pub(crate) const NOT_FINITE: &str = "expected a finite number";
 
 impl Document {
@@ -136,22 +147,44 @@ impl Document {
     pub(crate) fn origin(&self, field: &str, at: At) -> Origin {
         let exact = self.overrides.iter().rev().find(|change| is_within(field, &change.path));
         if let Some(change) = exact {
-            return Origin::CommandLine(change.text.clone());
+            return self.origin_of_change(change, &field[change.path.len()..]);
         }
-        if self.positions.get(field, at).is_none() {
+        if self.positions().get(field, at).is_none() {
             let within = self.overrides.iter().rev().find(|change| is_within(&change.path, field));
             if let Some(change) = within.filter(|_| !field.is_empty()) {
-                return Origin::CommandLine(change.text.clone());
+                return self.origin_of_change(change, "");
             }
         }
-        match self.positions.near(field, at) {
+        self.origin_in_file(field, at)
+    }
+
+    /// Where `below` (`.thresholds.by`, or nothing) of a change is written.
+    fn origin_of_change(&self, change: &Override, below: &str) -> Origin {
+        match &change.place {
+            Some(place) => self.origin_in_file(&format!("{place}{below}"), At::Value),
+            None => Origin::CommandLine(change.text.clone()),
+        }
+    }
+
+    /// Where a field, or what is around it, is written in the file.
+    pub(crate) fn origin_in_file(&self, field: &str, at: At) -> Origin {
+        match self.positions().near(field, at) {
             Some(mark) => self.origin_of(mark),
             None => Origin::File { line: 1, column: 1, snippet: None },
         }
     }
 
+    fn positions(&self) -> &Positions {
+        self.positions.get_or_init(|| Positions::of(&self.text))
+    }
+
+    /// Whether something may stand elsewhere than in the text: put in by an override or by `<<`.
+    pub(crate) fn is_reordered(&self) -> bool {
+        !self.overrides.is_empty() || self.text.contains("<<")
+    }
+
     fn origin_of(&self, mark: Mark) -> Origin {
-        let line = self.lines.get(mark.line.saturating_sub(1));
+        let line = self.text.lines().nth(mark.line.saturating_sub(1));
         let snippet = line.map(|text| {
             let room = (text.chars().count() + 1).saturating_sub(mark.column).max(1);
             (text.trim_end().to_owned(), mark.width.min(room))
@@ -161,7 +194,7 @@ impl Document {
 
     /// The position of exactly this field in the file.
     pub(crate) fn position(&self, field: &str) -> Option<(usize, usize)> {
-        self.positions.get(field, At::Key).map(|mark| (mark.line, mark.column))
+        self.positions().get(field, At::Key).map(|mark| (mark.line, mark.column))
     }
 
     /// The value of a field.
@@ -184,19 +217,34 @@ pub(crate) fn is_within(field: &str, around: &str) -> bool {
     field.strip_prefix(around).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// Reads YAML, with `<<` merged; of a key given twice the first counts.
-fn parse(text: &str) -> Result<Yaml, serde_yaml::Error> {
-    let Lenient(mut value) = serde_yaml::from_str(text)?;
+/// Reads YAML, with `<<` merged; of a key given twice the first counts, and `repeated` is set.
+fn parse(text: &str, repeated: &Cell<bool>) -> Result<Yaml, serde_yaml::Error> {
+    let mut value = Lenient { repeated }.deserialize(serde_yaml::Deserializer::from_str(text))?;
     value.apply_merge()?;
+    // What is merged may have been merged itself.
+    for _ in 0..MERGES {
+        if !has_merge(&value) {
+            break;
+        }
+        value.apply_merge()?;
+    }
     Ok(value)
+}
+
+fn has_merge(value: &Yaml) -> bool {
+    match value {
+        Yaml::Mapping(map) => map.iter().any(|(key, value)| key.as_str() == Some("<<") || has_merge(value)),
+        Yaml::Sequence(items) => items.iter().any(has_merge),
+        _ => false,
+    }
 }
 
 /// Reads the value of an override; `Ok(Null)` stands for "remove".
 pub(crate) fn parse_value(text: &str) -> Result<Value, String> {
     // Text that is no YAML (`%d`, `[draft`) is meant as it stands.
-    let yaml = parse(text).unwrap_or_else(|_| Yaml::String(text.to_owned()));
+    let yaml = parse(text, &Cell::new(false)).unwrap_or_else(|_| Yaml::String(text.to_owned()));
     let mut infinite = Vec::new();
-    let value = to_json(yaml, "", &mut infinite).map_err(|refused| refused.message)?;
+    let value = to_json(yaml, &mut infinite).map_err(|refused| refused.message)?;
     if infinite.is_empty() { Ok(value) } else { Err(NOT_FINITE.to_owned()) }
 }
 
@@ -205,8 +253,8 @@ struct Refused {
     message: String,
 }
 
-/// Converts; numbers that JSON cannot hold become null and are listed.
-fn to_json(yaml: Yaml, path: &str, infinite: &mut Vec<String>) -> Result<Value, Refused> {
+/// Converts; numbers that JSON cannot hold become null, and their paths are listed.
+fn to_json(yaml: Yaml, infinite: &mut Vec<String>) -> Result<Value, Refused> {
     Ok(match yaml {
         Yaml::Null => Value::Null,
         Yaml::Bool(value) => Value::Bool(value),
@@ -219,7 +267,7 @@ fn to_json(yaml: Yaml, path: &str, infinite: &mut Vec<String>) -> Result<Value, 
                 (None, None, None) => None,
             };
             if value.is_none() {
-                infinite.push(path.to_owned());
+                infinite.push(String::new());
             }
             value.map_or(Value::Null, Value::Number)
         }
@@ -227,28 +275,39 @@ fn to_json(yaml: Yaml, path: &str, infinite: &mut Vec<String>) -> Result<Value, 
             let items = items.into_iter().enumerate();
             Value::Array(
                 items
-                    .map(|(index, item)| to_json(item, &join(path, &index.to_string()), infinite))
+                    .map(|(index, item)| below(infinite, &|| index.to_string(), |found| to_json(item, found)))
                     .collect::<Result<_, _>>()?,
             )
         }
         Yaml::Mapping(entries) => {
-            let mut map = Map::new();
+            let mut map = Map::with_capacity(entries.len());
             for (key, value) in entries {
                 let Yaml::String(key) = key else {
                     let key = serde_yaml::to_string(&key).unwrap_or_default();
                     let key = key.trim_end().lines().next().unwrap_or_default();
-                    let path = join(path, key);
                     let message = format!("the key `{key}` is no text: put it in quotes");
-                    return Err(Refused { path, message });
+                    return Err(Refused { path: key.to_owned(), message });
                 };
-                let value = to_json(value, &join(path, &key), infinite)?;
+                let value = below(infinite, &|| key.clone(), |found| to_json(value, found))?;
                 map.insert(key, value);
             }
             Value::Object(map)
         }
         // `Lenient` refuses tags.
-        Yaml::Tagged(tagged) => to_json(tagged.value, path, infinite)?,
+        Yaml::Tagged(tagged) => to_json(tagged.value, infinite)?,
     })
+}
+
+/// Puts `name` before the paths that `convert` speaks of. Most speak of none, so none is made in advance.
+fn below(
+    infinite: &mut Vec<String>,
+    name: &dyn Fn() -> String,
+    convert: impl FnOnce(&mut Vec<String>) -> Result<Value, Refused>,
+) -> Result<Value, Refused> {
+    let before = infinite.len();
+    let value = convert(infinite);
+    infinite[before..].iter_mut().for_each(|path| *path = join(&name(), path));
+    value.map_err(|refused| Refused { path: join(&name(), &refused.path), ..refused })
 }
 
 /// The parser's words, made kinder where they mislead.
@@ -267,18 +326,21 @@ fn explain_syntax(text: &str) -> (String, Option<String>) {
     (format!("this is no YAML: {message}"), hint.map(str::to_owned))
 }
 
-/// A YAML value whose mappings may repeat a key: duplicates are reported with the other problems.
-struct Lenient(Yaml);
+/// Reads a YAML value whose mappings may repeat a key: duplicates are reported with the other problems.
+#[derive(Clone, Copy)]
+struct Lenient<'a> {
+    repeated: &'a Cell<bool>,
+}
 
-impl<'de> Deserialize<'de> for Lenient {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(LenientVisitor).map(Self)
+impl<'de> DeserializeSeed<'de> for Lenient<'_> {
+    type Value = Yaml;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Yaml, D::Error> {
+        deserializer.deserialize_any(self)
     }
 }
 
-struct LenientVisitor;
-
-impl<'de> Visitor<'de> for LenientVisitor {
+impl<'de> Visitor<'de> for Lenient<'_> {
     type Value = Yaml;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -307,21 +369,24 @@ impl<'de> Visitor<'de> for LenientVisitor {
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Yaml, A::Error> {
         let mut values = Vec::new();
-        while let Some(Lenient(value)) = items.next_element()? {
+        while let Some(value) = items.next_element_seed(self)? {
             values.push(value);
         }
         Ok(Yaml::Sequence(values))
     }
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Yaml, A::Error> {
         let mut mapping = serde_yaml::Mapping::new();
-        while let Some((Lenient(key), Lenient(value))) = entries.next_entry()? {
-            mapping.entry(key).or_insert(value);
+        while let Some((key, value)) = entries.next_entry_seed(self, self)? {
+            match mapping.entry(key) {
+                Entry::Vacant(entry) => drop(entry.insert(value)),
+                Entry::Occupied(_) => self.repeated.set(true),
+            }
         }
         Ok(Yaml::Mapping(mapping))
     }
     fn visit_enum<A: EnumAccess<'de>>(self, data: A) -> Result<Yaml, A::Error> {
         let (tag, content) = data.variant::<String>()?;
-        content.newtype_variant::<Lenient>()?;
+        content.newtype_variant_seed(self)?;
         Err(de::Error::custom(format!("the tag `!{tag}` has no meaning here")))
     }
 }

@@ -15,9 +15,12 @@ mod settings;
 mod suggest;
 #[cfg(test)]
 mod tests;
+mod variants;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bstar_stages::StageConfig;
 use serde_json::Value;
@@ -26,17 +29,46 @@ use document::{Document, Draft};
 use position::At;
 
 pub use diagnostic::{Diagnostic, Origin};
+pub(crate) use document::parse_value;
 pub use overrides::Override;
+pub(crate) use overrides::{Change, argument, full_path};
+pub(crate) use suggest::nearest;
+pub(crate) use variants::{Axis, Variations};
 
 /// The sections of a file.
-const TOP_KEYS: &[&str] =
-    &["name", "seed", "inputs", "setup", "start", "iterations", "iteration", "carry", "variants", "grid"];
+const TOP_KEYS: &[&str] = &[
+    "name",
+    "seed",
+    "inputs",
+    "setup",
+    "start",
+    "iterations",
+    "iteration",
+    "carry",
+    "retain",
+    "variants",
+    "grid",
+];
 
 /// The keys of a stage.
-const STAGE_KEYS: &[&str] = &["uses", "with", "retries"];
+const STAGE_KEYS: &[&str] = &["uses", "with", "retries", "timeout", "priority"];
 
-/// How often a transient failure is tried again, where the file does not say.
-const RETRIES: u32 = 2;
+/// How the steps of a stage are executed. None of it is in a key: it changes no result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// How often a transient failure is tried again.
+    pub retries: u32,
+    /// Most time one attempt may take; of a sharded stage, one attempt of one shard.
+    pub timeout: Option<Duration>,
+    /// Steps of a higher priority, and what they need, go first; usually 0.
+    pub priority: i64,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { retries: 2, timeout: None, priority: 0 }
+    }
+}
 
 /// A pipeline file that was read and found good.
 #[derive(Debug, Clone)]
@@ -61,11 +93,9 @@ pub struct Pipeline {
     pub iteration: Vec<StageEntry>,
     /// Carried name → reference to its value for the next iteration.
     pub carry: BTreeMap<String, String>,
-    /// Named overrides, as written; null when there are none.
-    pub variants: Value,
-    /// Lists of values to combine, as written; null when there are none.
-    pub grid: Value,
-    /// What the command line changed, in its order.
+    /// Output name → of how many iterations, counted from the last, its content is kept.
+    pub retain: BTreeMap<String, usize>,
+    /// What differs from the file, in order.
     pub overrides: Vec<Override>,
     document: Document,
 }
@@ -77,10 +107,8 @@ pub struct StageEntry {
     pub name: String,
     /// What it does.
     pub config: StageConfig,
-    /// How often a transient failure is tried again.
-    pub retries: u32,
-    /// The line in the file, 1-based; `None` when it came from elsewhere.
-    pub line: Option<usize>,
+    /// How its steps are executed.
+    pub policy: Policy,
 }
 
 impl Pipeline {
@@ -90,13 +118,19 @@ impl Pipeline {
     /// # Errors
     /// All problems, from the top of the file to its end, then those of the command line.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self, Vec<Diagnostic>> {
+        let (path, text) = Self::text(path)?;
+        Self::parse(&text, &path, overrides)
+    }
+
+    /// The file meant by `path`, and what it says.
+    pub(crate) fn text(path: &Path) -> Result<(PathBuf, String), Vec<Diagnostic>> {
         let path = locate::locate(Path::new(""), path).map_err(|problem| vec![*problem])?;
         let fail = |message: String| vec![Diagnostic::of_file(path.clone(), message, None)];
         let bytes =
             std::fs::read(&path).map_err(|error| fail(format!("cannot read {}: {error}", path.display())))?;
         let text =
             String::from_utf8(bytes).map_err(|_| fail(format!("{} is not UTF-8 text", path.display())))?;
-        Self::parse(&text, &path, overrides)
+        Ok((path, text))
     }
 
     /// Reads a pipeline from the text of the file at `path`.
@@ -104,9 +138,24 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::load`].
     pub fn parse(text: &str, path: &Path, overrides: &[String]) -> Result<Self, Vec<Diagnostic>> {
-        let mut draft = Draft::read(path, text, overrides).map_err(|problem| vec![*problem])?;
+        let changes: Vec<Change> = overrides.iter().cloned().map(Change::Argument).collect();
+        Self::changed(text, path, &changes)
+    }
+
+    /// What the file says of sweeps, as far as it can be read, and the problems of that.
+    pub(crate) fn variations(text: &str, path: &Path) -> (Variations, Vec<Diagnostic>) {
+        match Draft::read(path, text, &[]) {
+            Ok(mut draft) => (variants::read(&mut draft), draft.problems),
+            Err(problem) => (Variations::default(), vec![*problem]),
+        }
+    }
+
+    /// Reads a pipeline with changes applied in their order.
+    pub(crate) fn changed(text: &str, path: &Path, changes: &[Change]) -> Result<Self, Vec<Diagnostic>> {
+        let mut draft = Draft::read(path, text, changes).map_err(|problem| vec![*problem])?;
         let base = path.parent().unwrap_or(Path::new("")).to_path_buf();
         let parts = read::read(&mut draft);
+        drop(variants::read(&mut draft));
         if !parts.incomplete {
             names::check(&mut draft, &parts, &base);
         }
@@ -115,7 +164,6 @@ impl Pipeline {
             problems.sort_by_key(Diagnostic::order);
             return Err(problems);
         }
-        let raw = |key: &str| document.value.get(key).cloned().unwrap_or_default();
         Ok(Self {
             name: parts.name,
             seed: parts.seed,
@@ -127,8 +175,7 @@ impl Pipeline {
             iterations: parts.iterations,
             iteration: entries(&document, "iteration", parts.iteration),
             carry: parts.carry,
-            variants: raw("variants"),
-            grid: raw("grid"),
+            retain: parts.retain,
             overrides: document.overrides.clone(),
             document,
         })
@@ -137,7 +184,21 @@ impl Pipeline {
     /// The file's content with overrides applied, for the record of a run.
     #[must_use]
     pub fn resolved(&self) -> Value {
-        Value::Object(self.document.value.clone())
+        Value::Object((*self.document.value).clone())
+    }
+
+    /// As [`Pipeline::resolved`], without a copy.
+    #[must_use]
+    pub fn into_resolved(self) -> Value {
+        Value::Object(Arc::unwrap_or_clone(self.document.value))
+    }
+
+    /// The same pipeline with another seed.
+    #[must_use]
+    pub fn with_seed(&self, seed: u64) -> Self {
+        let mut pipeline = Self { seed, ..self.clone() };
+        Arc::make_mut(&mut pipeline.document.value).insert("seed".to_owned(), seed.into());
+        pipeline
     }
 
     /// Line and column of a field (`iteration.explore.with.samples`) in the file; `None` when it is not
@@ -157,10 +218,12 @@ impl Pipeline {
 /// Stages in the order of the file; those it does not hold itself come last.
 fn entries(document: &Document, section: &str, stages: Vec<read::RawStage>) -> Vec<StageEntry> {
     let entry = |stage: read::RawStage| {
-        let line = document.position(&position::join(section, &stage.name)).map(|(line, _)| line);
-        Some(StageEntry { name: stage.name, config: stage.config?, retries: stage.retries, line })
+        Some(StageEntry { name: stage.name, config: stage.config?, policy: stage.policy })
     };
     let mut entries: Vec<StageEntry> = stages.into_iter().filter_map(entry).collect();
-    entries.sort_by_key(|entry| entry.line.unwrap_or(usize::MAX));
+    if document.is_reordered() {
+        let line = |entry: &StageEntry| document.position(&position::join(section, &entry.name));
+        entries.sort_by_cached_key(|entry| line(entry).map_or(usize::MAX, |(line, _)| line));
+    }
     entries
 }

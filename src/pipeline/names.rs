@@ -11,7 +11,7 @@ use super::position::{At, join};
 use super::read::{Parts, RawStage};
 use super::settings::PLACEHOLDER;
 use super::suggest;
-use crate::lower::{Lowered, Use, lower, uses};
+use crate::lower::{Lowered, Use, lower};
 use crate::scope::{Scope, Target, Unresolved, View, cycles};
 
 /// Reports everything that is wrong with the names of a pipeline whose relative paths start at `base`.
@@ -30,9 +30,8 @@ pub(crate) fn check(draft: &mut Draft, parts: &Parts, base: &Path) {
     for (section, view, steps) in [("setup", View::Setup, &setup), ("iteration", View::Iteration, &iteration)]
     {
         for step in steps {
-            let stage = join(section, &step.entry);
-            let uses = step.config.as_ref().map(uses).unwrap_or_default();
-            for reference in uses.iter().filter(|reference| reference.reference.0 != PLACEHOLDER) {
+            let stage = join(section, step.entry);
+            for reference in step.uses.iter().filter(|reference| reference.reference.0 != PLACEHOLDER) {
                 check_use(draft, &scope, view, &stage, reference, &absent);
             }
         }
@@ -42,10 +41,32 @@ pub(crate) fn check(draft: &mut Draft, parts: &Parts, base: &Path) {
     check_section(draft, &scope, "carry", &parts.carry, View::Iteration);
     implicit_starts(draft, &scope, parts);
     misspelt_carries(draft, parts, &iteration);
+    retained(draft, parts, &iteration);
 }
 
-fn lower_all(stages: &[RawStage]) -> Vec<Lowered> {
-    stages.iter().flat_map(|stage| lower(&stage.name, stage.config.as_ref(), stage.retries)).collect()
+/// What is retained must be an output of the iteration: `optimizer`, or `train.optimizer`.
+fn retained(draft: &mut Draft, parts: &Parts, iteration: &[Lowered<'_>]) {
+    let mut names = BTreeSet::new();
+    for step in iteration {
+        // What could not be read may have any outputs.
+        let Some(config) = &step.config else { return };
+        for output in config.stage().outputs() {
+            names.insert(format!("{}.{}", step.entry, output.name));
+            names.insert(output.name);
+        }
+    }
+    for name in parts.retain.keys().filter(|name| !names.contains(*name)) {
+        let hint = suggest::nearest(name, names.iter().map(String::as_str)).map_or_else(
+            || "it names an output of a stage of `iteration`, for example `optimizer: 1`".to_owned(),
+            |meant| format!("did you mean `{meant}`?"),
+        );
+        let message = format!("no stage of `iteration` has an output `{name}`");
+        draft.add(&join("retain", name), At::Key, message, Some(hint));
+    }
+}
+
+fn lower_all(stages: &[RawStage]) -> Vec<Lowered<'_>> {
+    stages.iter().flat_map(|stage| lower(&stage.name, stage.config.as_ref(), stage.policy)).collect()
 }
 
 /// Names that mean two things.
@@ -82,11 +103,18 @@ fn files(draft: &mut Draft, parts: &Parts, base: &Path) {
             draft.add(&join("inputs", name), At::Value, format!("no such input: {path}"), Some(hint));
         }
     }
+    // Many steps use the same program.
+    let mut present: BTreeSet<&str> = BTreeSet::from([PLACEHOLDER]);
     for (section, stages) in [("setup", &parts.setup), ("iteration", &parts.iteration)] {
         for stage in stages {
             let Some(StageConfig::Command(command)) = &stage.config else { continue };
             for (index, file) in command.files.iter().enumerate() {
-                if file != PLACEHOLDER && !base.join(file).exists() {
+                if present.contains(file.as_str()) {
+                    continue;
+                }
+                if base.join(file).exists() {
+                    present.insert(file);
+                } else {
                     let field = format!("{section}.{}.with.files.{index}", stage.name);
                     let hint =
                         format!("paths are relative to the pipeline file: {}", base.join(file).display());
@@ -108,7 +136,7 @@ fn check_use(
     let text = &reference.reference.0;
     match scope.resolve(text, view) {
         Ok(Target::Carried(name)) => {
-            if let (Some(iteration), false) = (absent.get(&name), reference.optional) {
+            if let (Some(iteration), false) = (absent.get(name), reference.optional) {
                 let field = field_of(draft, stage, reference);
                 let message =
                     format!("`{name}` has no value in iteration {iteration}, and `{stage}` needs it");
@@ -266,7 +294,7 @@ fn absent(scope: &Scope, parts: &Parts) -> BTreeMap<String, usize> {
             first.entry(name.clone()).or_insert(iteration);
         }
         let hands_on = |text: &str| match scope.resolve(text, View::Iteration) {
-            Ok(Target::Carried(name)) => now.contains(&name),
+            Ok(Target::Carried(name)) => now.contains(name),
             _ => false,
         };
         now = parts.carry.iter().filter(|(_, text)| hands_on(text)).map(|(name, _)| name.clone()).collect();
@@ -274,11 +302,11 @@ fn absent(scope: &Scope, parts: &Parts) -> BTreeMap<String, usize> {
     first
 }
 
-fn check_cycles(draft: &mut Draft, scope: &Scope, view: View, section: &str, steps: &[Lowered]) {
+fn check_cycles(draft: &mut Draft, scope: &Scope, view: View, section: &str, steps: &[Lowered<'_>]) {
     for cycle in cycles(&scope.dependencies(steps, view)) {
         let mut names: Vec<&str> = cycle.iter().map(|step| steps[*step].name.as_str()).collect();
         names.extend(names.first().copied());
-        let field = join(section, &steps[cycle[0]].entry);
+        let field = join(section, steps[cycle[0]].entry);
         let message = match cycle.len() {
             1 => format!("`{}` needs its own result", names[0]),
             _ => format!("these stages need each other: {}", names.join(" → ")),
@@ -290,9 +318,9 @@ fn check_cycles(draft: &mut Draft, scope: &Scope, view: View, section: &str, ste
 }
 
 /// A carried name that nothing uses is a slip when the other section has a name much like it.
-fn misspelt_carries(draft: &mut Draft, parts: &Parts, iteration: &[Lowered]) {
-    let uses = iteration.iter().filter_map(|step| step.config.as_ref()).flat_map(uses);
-    let mut used: BTreeSet<String> = uses.map(|reference| reference.reference.0).collect();
+fn misspelt_carries(draft: &mut Draft, parts: &Parts, iteration: &[Lowered<'_>]) {
+    let uses = iteration.iter().flat_map(|step| &step.uses);
+    let mut used: BTreeSet<String> = uses.map(|reference| reference.reference.0.clone()).collect();
     used.extend(parts.carry.values().cloned());
     let sections = [("carry", &parts.carry, &parts.start), ("start", &parts.start, &parts.carry)];
     for (section, names, others) in sections {

@@ -1,34 +1,106 @@
-//! `key.path=value` on the command line.
+//! `key.path=value`: on the command line, or in the file's `variants` and `grid`.
+
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::diagnostic::{Diagnostic, Origin};
 use super::document::{Draft, is_within, parse_value};
+use super::position::At;
 use super::{STAGE_KEYS, TOP_KEYS, suggest};
 
-/// A value given on the command line.
+/// A value that replaces what the file says.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Override {
     /// The field, in full: `iteration.explore.with.samples`.
     pub path: String,
-    /// The argument as it was given: `iteration.explore.samples=64`.
+    /// As it is given on the command line: `iteration.explore.samples=64`.
     pub text: String,
     /// The value; null removes the field.
     pub value: Value,
+    /// Where in the file it is written (`variants.long.iterations`), unless on the command line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
 }
 
-/// Applies overrides in order; what cannot be applied becomes a problem.
-pub(crate) fn apply(draft: &mut Draft, overrides: &[String]) {
-    for text in overrides {
-        if let Err(Rejected { path, message, hint }) = apply_one(draft, text) {
-            draft.problems.push(Diagnostic {
-                path: draft.document.path.clone(),
-                origin: Origin::CommandLine(text.clone()),
-                field: path,
-                message,
-                hint,
-            });
+/// A wish to replace a value.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Change {
+    /// An argument: `key.path=value`.
+    Argument(String),
+    /// In the file, at `place`.
+    Written { place: String, key: String, value: Value },
+}
+
+impl Change {
+    /// As it is given on the command line.
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::Argument(text) => text.clone(),
+            Self::Written { key, value, .. } => format!("{key}={}", argument(value)),
+        }
+    }
+
+    /// The path of the field in full; `None` when it is no path.
+    pub(crate) fn path(&self) -> Option<String> {
+        let key = match self {
+            Self::Argument(text) => text.split_once('=')?.0,
+            Self::Written { key, .. } => key,
+        };
+        full_path(key.trim())
+    }
+}
+
+/// A value as text that is read back as that value.
+pub(crate) fn argument(value: &Value) -> String {
+    match value {
+        Value::String(text) if parse_value(text).as_ref() == Ok(value) => text.clone(),
+        other => flow(other),
+    }
+}
+
+/// A value in one line, as people write it: `{from: 0, to: 1}`.
+fn flow(value: &Value) -> String {
+    let plain = |text: &String| {
+        text.chars().all(|c| c.is_ascii_alphanumeric() || "_./-".contains(c))
+            && parse_value(text) == Ok(Value::String(text.clone()))
+    };
+    match value {
+        Value::String(text) if plain(text) => text.clone(),
+        Value::Array(items) => format!("[{}]", items.iter().map(flow).collect::<Vec<_>>().join(", ")),
+        Value::Object(map) => {
+            let key = |name: &String| flow(&Value::String(name.clone()));
+            let fields = map.iter().map(|(name, value)| format!("{}: {}", key(name), flow(value)));
+            format!("{{{}}}", fields.collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Adds the `with` that may be left out; `None` for a path with an empty part.
+pub(crate) fn full_path(path: &str) -> Option<String> {
+    let mut parts: Vec<&str> = path.split('.').collect();
+    if parts.iter().any(|part| part.is_empty()) {
+        return None;
+    }
+    let is_stage = parts.len() > 2 && (parts[0] == "setup" || parts[0] == "iteration");
+    if is_stage && !STAGE_KEYS.contains(&parts[2]) {
+        parts.insert(2, "with");
+    }
+    Some(parts.join("."))
+}
+
+/// Applies changes in order; what cannot be applied becomes a problem.
+pub(crate) fn apply(draft: &mut Draft, changes: &[Change]) {
+    for change in changes {
+        if let Err(Rejected { path, message, hint }) = apply_one(draft, change) {
+            let origin = match change {
+                Change::Argument(text) => Origin::CommandLine(text.clone()),
+                Change::Written { place, .. } => draft.document.origin_in_file(place, At::Key),
+            };
+            let path_of_file = draft.document.path.clone();
+            draft.problems.push(Diagnostic { path: path_of_file, origin, field: path, message, hint });
         }
     }
 }
@@ -39,40 +111,39 @@ struct Rejected {
     hint: Option<String>,
 }
 
-fn apply_one(draft: &mut Draft, text: &str) -> Result<(), Rejected> {
+fn apply_one(draft: &mut Draft, change: &Change) -> Result<(), Rejected> {
     let reject = |path: &str, message: String, hint| Err(Rejected { path: path.to_owned(), message, hint });
-    let Some((path, value)) = text.split_once('=') else {
+    let text = change.text();
+    let Some((key, value)) = text.split_once('=') else {
         let hint = "for example iteration.explore.samples=64".to_owned();
         return reject("", format!("`{text}` is no override: expected `key.path=value`"), Some(hint));
     };
-    let mut parts: Vec<&str> = path.trim().split('.').collect();
-    if parts.iter().any(|part| part.is_empty()) {
-        return reject("", format!("`{path}` is no path of keys"), None);
-    }
+    let Some(path) = full_path(key.trim()) else {
+        return reject("", format!("`{key}` is no path of keys"), None);
+    };
+    let parts: Vec<&str> = path.split('.').collect();
     if !TOP_KEYS.contains(&parts[0]) {
         let hint = stage_hint(draft, &parts, value).or_else(|| suggest::hint(parts[0], TOP_KEYS, "sections"));
-        return reject(path, format!("unknown section `{}`", parts[0]), hint);
+        return reject(key, format!("unknown section `{}`", parts[0]), hint);
     }
-    let is_stage = parts.len() > 2 && (parts[0] == "setup" || parts[0] == "iteration");
-    if is_stage && !STAGE_KEYS.contains(&parts[2]) {
-        parts.insert(2, "with");
-    }
-    let path = parts.join(".");
-    let value = match parse_value(value) {
-        Ok(value) => value,
-        Err(message) => return reject(&path, message, None),
+    let (value, place) = match change {
+        Change::Argument(_) => match parse_value(value) {
+            Ok(value) => (value, None),
+            Err(message) => return reject(&path, message, None),
+        },
+        Change::Written { place, value, .. } => (value.clone(), Some(place.clone())),
     };
     if value.is_null() {
         remove(draft, &parts, &path)?;
     } else {
-        set(&mut draft.document.value, &parts, value.clone()).map_err(|message| Rejected {
+        set(Arc::make_mut(&mut draft.document.value), &parts, value.clone()).map_err(|message| Rejected {
             path: path.clone(),
             message,
             hint: None,
         })?;
         draft.document.removed.retain(|removed| !is_within(removed, &path));
     }
-    draft.document.overrides.push(Override { path, text: text.to_owned(), value });
+    draft.document.overrides.push(Override { path, text, value, place });
     Ok(())
 }
 
@@ -116,7 +187,7 @@ fn set(map: &mut Map<String, Value>, parts: &[&str], value: Value) -> Result<(),
 /// Removes a field. One that is not there is fine where leaving it out has a meaning, and an error
 /// where it is a slip.
 fn remove(draft: &mut Draft, parts: &[&str], path: &str) -> Result<(), Rejected> {
-    if remove_existing(&mut draft.document.value, parts) {
+    if remove_existing(Arc::make_mut(&mut draft.document.value), parts) {
         return Ok(());
     }
     let section = parts[0];

@@ -1,15 +1,16 @@
 //! From plain data to typed parts, collecting every problem.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bstar_stages::StageConfig;
+use bstar_stages::units::parse_duration;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::diagnostic::Origin;
 use super::document::{Draft, is_within};
 use super::position::{At, join};
-use super::{RETRIES, STAGE_KEYS, TOP_KEYS, settings, suggest};
+use super::{Policy, STAGE_KEYS, TOP_KEYS, settings, suggest};
 
 /// The parts of a file, as far as they could be read.
 #[derive(Debug, Default)]
@@ -22,6 +23,7 @@ pub(crate) struct Parts {
     pub(crate) iterations: usize,
     pub(crate) iteration: Vec<RawStage>,
     pub(crate) carry: BTreeMap<String, String>,
+    pub(crate) retain: BTreeMap<String, usize>,
     /// Whether a section is misspelt, so that what it holds is not known.
     pub(crate) incomplete: bool,
 }
@@ -32,31 +34,32 @@ pub(crate) struct RawStage {
     pub(crate) name: String,
     /// References may be [`settings::PLACEHOLDER`].
     pub(crate) config: Option<StageConfig>,
-    pub(crate) retries: u32,
+    pub(crate) policy: Policy,
 }
 
 /// Reads all parts.
 pub(crate) fn read(draft: &mut Draft) -> Parts {
-    let mut value = draft.document.value.clone();
+    let value = Arc::clone(&draft.document.value);
     let incomplete = misspelt_sections(draft, &value);
-    let mut take = |key: &str| value.shift_remove(key);
+    let take = |key: &str| value.get(key);
     let name = take("name");
     let iteration = take("iteration");
     let iterations = take("iterations");
-    let loops = iteration.as_ref().and_then(Value::as_object).is_some_and(|stages| !stages.is_empty());
+    let loops = iteration.and_then(Value::as_object).is_some_and(|stages| !stages.is_empty());
     if loops && iterations.is_none() && !incomplete {
         let hint = "say how often `iteration` is done, for example `iterations: 3`".to_owned();
         draft.add("iterations", At::Key, "missing field `iterations`", Some(hint));
     }
     let parts = Parts {
         name: read_name(draft, name, incomplete),
-        seed: take("seed").map_or(0, |value| whole(draft, "seed", &value)),
+        seed: take("seed").map_or(0, |value| whole(draft, "seed", value)),
         inputs: texts(draft, "inputs", take("inputs"), "a path"),
         setup: stages(draft, "setup", take("setup")),
         start: texts(draft, "start", take("start"), "a reference"),
-        iterations: iterations.map_or(0, |value| whole(draft, "iterations", &value)),
+        iterations: iterations.map_or(0, |value| whole(draft, "iterations", value)),
         iteration: stages(draft, "iteration", iteration),
         carry: texts(draft, "carry", take("carry"), "a reference"),
+        retain: counts(draft, "retain", take("retain")),
         incomplete,
     };
     if parts.iterations > 0 && !loops && !incomplete && !draft.is_known("iteration") {
@@ -81,14 +84,14 @@ fn misspelt_sections(draft: &mut Draft, value: &Map<String, Value>) -> bool {
     misspelt
 }
 
-fn read_name(draft: &mut Draft, value: Option<Value>, incomplete: bool) -> String {
+fn read_name(draft: &mut Draft, value: Option<&Value>, incomplete: bool) -> String {
     match value {
         Some(Value::String(name)) => {
-            identifier(draft, "name", &name, At::Value);
-            name
+            identifier(draft, "name", name, At::Value);
+            name.clone()
         }
         Some(other) => {
-            let message = format!("`name`: expected text, found {}", suggest::found(&other));
+            let message = format!("`name`: expected text, found {}", suggest::found(other));
             draft.add("name", At::Value, message, None);
             String::new()
         }
@@ -102,7 +105,7 @@ fn read_name(draft: &mut Draft, value: Option<Value>, incomplete: bool) -> Strin
 }
 
 /// Complains about names that could not be told from paths and references.
-fn identifier(draft: &mut Draft, field: &str, name: &str, at: At) {
+pub(crate) fn identifier(draft: &mut Draft, field: &str, name: &str, at: At) {
     let mut characters = name.chars();
     let good = characters.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_')
         && characters.all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
@@ -131,28 +134,35 @@ fn whole<T: DeserializeOwned + Default>(draft: &mut Draft, field: &str, value: &
 }
 
 /// A mapping, or nothing; complains about anything else.
-fn mapping(draft: &mut Draft, field: &str, value: Option<Value>, of: &str) -> Map<String, Value> {
+pub(crate) fn mapping<'a>(
+    draft: &mut Draft,
+    field: &str,
+    value: Option<&'a Value>,
+    of: &str,
+) -> Option<&'a Map<String, Value>> {
     match value {
-        None | Some(Value::Null) => Map::new(),
-        Some(Value::Object(map)) => map,
+        None | Some(Value::Null) => None,
+        Some(Value::Object(map)) => Some(map),
         Some(other) => {
             let name = field.rsplit('.').next().unwrap_or(field);
-            let message = format!("`{name}`: expected a mapping of {of}, found {}", suggest::found(&other));
+            let message = format!("`{name}`: expected a mapping of {of}, found {}", suggest::found(other));
             draft.add(field, At::Value, message, None);
-            Map::new()
+            None
         }
     }
 }
 
-fn texts(draft: &mut Draft, section: &str, value: Option<Value>, what: &str) -> BTreeMap<String, String> {
+fn texts(draft: &mut Draft, section: &str, value: Option<&Value>, what: &str) -> BTreeMap<String, String> {
     let mut texts = BTreeMap::new();
-    for (name, value) in mapping(draft, section, value, &format!("names to {what} each")) {
-        let field = join(section, &name);
-        identifier(draft, &field, &name, At::Key);
+    for (name, value) in
+        mapping(draft, section, value, &format!("names to {what} each")).into_iter().flatten()
+    {
+        let field = join(section, name);
+        identifier(draft, &field, name, At::Key);
         match value {
-            Value::String(text) => drop(texts.insert(name, text)),
+            Value::String(text) => drop(texts.insert(name.clone(), text.clone())),
             other => {
-                let message = format!("`{name}`: expected {what}, found {}", suggest::found(&other));
+                let message = format!("`{name}`: expected {what}, found {}", suggest::found(other));
                 draft.add(&field, At::Value, message, None);
             }
         }
@@ -160,26 +170,40 @@ fn texts(draft: &mut Draft, section: &str, value: Option<Value>, what: &str) -> 
     texts
 }
 
-fn stages(draft: &mut Draft, section: &str, value: Option<Value>) -> Vec<RawStage> {
-    let entries = mapping(draft, section, value, "stages");
-    entries.into_iter().map(|(name, entry)| stage(draft, section, name, entry)).collect()
+/// Names with a number of iterations each, 1 or more.
+fn counts(draft: &mut Draft, section: &str, value: Option<&Value>) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    let given = mapping(draft, section, value, "outputs to a number of iterations each");
+    for (name, value) in given.into_iter().flatten() {
+        match value.as_u64().and_then(|count| usize::try_from(count).ok()).filter(|count| *count > 0) {
+            Some(count) => drop(counts.insert(name.clone(), count)),
+            None => {
+                let found = suggest::found(value);
+                let message = format!("`{name}`: expected a number of iterations, 1 or more, found {found}");
+                draft.add(&join(section, name), At::Value, message, None);
+            }
+        }
+    }
+    counts
 }
 
-fn stage(draft: &mut Draft, section: &str, name: String, entry: Value) -> RawStage {
-    let path = join(section, &name);
-    identifier(draft, &path, &name, At::Key);
-    let Value::Object(mut entry) = entry else {
-        let message = format!("`{name}`: expected `uses` and `with`, found {}", suggest::found(&entry));
+fn stages(draft: &mut Draft, section: &str, value: Option<&Value>) -> Vec<RawStage> {
+    let entries = mapping(draft, section, value, "stages");
+    entries.into_iter().flatten().map(|(name, entry)| stage(draft, section, name, entry)).collect()
+}
+
+fn stage(draft: &mut Draft, section: &str, name: &str, entry: &Value) -> RawStage {
+    let path = join(section, name);
+    identifier(draft, &path, name, At::Key);
+    let Value::Object(entry) = entry else {
+        let message = format!("`{name}`: expected `uses` and `with`, found {}", suggest::found(entry));
         draft.add(&path, At::Value, message, None);
-        return RawStage { name, config: None, retries: RETRIES };
+        return RawStage { name: name.to_owned(), config: None, policy: Policy::default() };
     };
-    let uses = entry.shift_remove("uses");
-    let with = entry.shift_remove("with");
-    let retries = entry.shift_remove("retries");
-    let retries = retries.map_or(RETRIES, |value| whole(draft, &join(&path, "retries"), &value));
-    let (mut uses, mut with) = (uses, with);
-    for (key, value) in entry {
-        let meant = suggest::nearest(&key, STAGE_KEYS.iter().copied());
+    let policy = policy(draft, &path, entry);
+    let (mut uses, mut with) = (entry.get("uses"), entry.get("with"));
+    for (key, value) in entry.iter().filter(|(key, _)| !STAGE_KEYS.contains(&key.as_str())) {
+        let meant = suggest::nearest(key, STAGE_KEYS.iter().copied());
         let hint = meant.map_or_else(
             || {
                 format!(
@@ -189,7 +213,7 @@ fn stage(draft: &mut Draft, section: &str, name: String, entry: Value) -> RawSta
             },
             |meant| format!("did you mean `{meant}`?"),
         );
-        draft.add(&join(&path, &key), At::Key, format!("unknown field `{key}` in `{path}`"), Some(hint));
+        draft.add(&join(&path, key), At::Key, format!("unknown field `{key}` in `{path}`"), Some(hint));
         // Go on with what was meant, so that the stage is not said to lack it too.
         match meant {
             Some("uses") => uses = uses.or(Some(value)),
@@ -197,9 +221,33 @@ fn stage(draft: &mut Draft, section: &str, name: String, entry: Value) -> RawSta
             _ => {}
         }
     }
-    let config =
-        uses_of(draft, section, &name, uses).and_then(|uses| read_settings(draft, &path, &uses, with));
-    RawStage { name, config, retries }
+    let config = uses_of(draft, section, name, uses).and_then(|uses| read_settings(draft, &path, uses, with));
+    RawStage { name: name.to_owned(), config, policy }
+}
+
+/// How a stage is executed.
+fn policy(draft: &mut Draft, path: &str, entry: &Map<String, Value>) -> Policy {
+    let mut policy = Policy::default();
+    if let Some(value) = entry.get("retries") {
+        policy.retries = whole(draft, &join(path, "retries"), value);
+    }
+    if let Some(value) = entry.get("timeout") {
+        policy.timeout = value.as_str().and_then(parse_duration);
+        if policy.timeout.is_none() {
+            let message = format!("`timeout`: expected a time, found {}", suggest::found(value));
+            let hint = "write for example 90s, 10m or 1h30m".to_owned();
+            draft.add(&join(path, "timeout"), At::Value, message, Some(hint));
+        }
+    }
+    if let Some(value) = entry.get("priority") {
+        policy.priority = value.as_i64().unwrap_or_default();
+        if value.as_i64().is_none() {
+            let message = format!("`priority`: expected a whole number, found {}", suggest::found(value));
+            let hint = "higher goes first; usual is 0".to_owned();
+            draft.add(&join(path, "priority"), At::Value, message, Some(hint));
+        }
+    }
+    policy
 }
 
 /// The names that `uses` accepts in a file: shards are the engine's.
@@ -208,18 +256,18 @@ fn usable() -> Vec<&'static str> {
 }
 
 /// The value of `uses`, when it is the name of a stage.
-fn uses_of(draft: &mut Draft, section: &str, name: &str, uses: Option<Value>) -> Option<String> {
+fn uses_of<'a>(draft: &mut Draft, section: &str, name: &str, uses: Option<&'a Value>) -> Option<&'a str> {
     let path = join(section, name);
     let field = join(&path, "uses");
     match uses {
         Some(Value::String(uses)) if usable().contains(&uses.as_str()) => Some(uses),
         Some(Value::String(uses)) => {
-            let hint = suggest::hint(&uses, &usable(), "stages");
+            let hint = suggest::hint(uses, &usable(), "stages");
             draft.add(&field, At::Value, format!("unknown stage `{uses}`"), hint);
             None
         }
         Some(other) => {
-            let message = format!("`uses`: expected the name of a stage, found {}", suggest::found(&other));
+            let message = format!("`uses`: expected the name of a stage, found {}", suggest::found(other));
             draft.add(&field, At::Value, message, None);
             None
         }
@@ -233,12 +281,11 @@ fn uses_of(draft: &mut Draft, section: &str, name: &str, uses: Option<Value>) ->
 /// A stage without `uses`: left out in the file, or made up by a misspelt override.
 fn missing_uses(draft: &mut Draft, section: &str, name: &str) {
     let path = join(section, name);
-    let invented = matches!(draft.document.origin(&path, At::Key), Origin::CommandLine(_))
-        && draft
-            .document
-            .overrides
-            .iter()
-            .any(|change| is_within(&change.path, &path) && change.path != path);
+    let written = draft.document.position(&path).is_some();
+    let changes = &draft.document.overrides;
+    let given = changes.iter().any(|change| is_within(&path, &change.path));
+    let within = changes.iter().any(|change| is_within(&change.path, &path) && change.path != path);
+    let invented = within && (given || !written);
     if !invented {
         let hint = format!("stages: {}", suggest::list(usable()));
         draft.add(&join(&path, "uses"), At::Key, format!("missing field `uses` in `{path}`"), Some(hint));
@@ -252,13 +299,14 @@ fn missing_uses(draft: &mut Draft, section: &str, name: &str) {
     draft.add(&path, At::Key, format!("there is no stage `{name}` in `{section}`"), hint);
 }
 
-fn read_settings(draft: &mut Draft, path: &str, uses: &str, with: Option<Value>) -> Option<StageConfig> {
+fn read_settings(draft: &mut Draft, path: &str, uses: &str, with: Option<&Value>) -> Option<StageConfig> {
     let root = join(path, "with");
+    let none = Value::Object(Map::new());
     let with = match with {
-        None | Some(Value::Null) => Value::Object(Map::new()),
-        Some(Value::Object(map)) => Value::Object(map),
+        None | Some(Value::Null) => &none,
+        Some(with @ Value::Object(_)) => with,
         Some(other) => {
-            let message = format!("`with`: expected a mapping of settings, found {}", suggest::found(&other));
+            let message = format!("`with`: expected a mapping of settings, found {}", suggest::found(other));
             draft.add(&root, At::Value, message, None);
             return None;
         }

@@ -28,7 +28,13 @@ pub(crate) struct Settings {
 }
 
 /// Reads `with` of the stage at `stage` (`iteration.explore`), which uses the known stage `uses`.
-pub(crate) fn read(draft: &mut Draft, stage: &str, uses: &str, mut with: Value) -> Settings {
+pub(crate) fn read(draft: &mut Draft, stage: &str, uses: &str, with: &Value) -> Settings {
+    if draft.document.removed.is_empty()
+        && let Some(Ok(config)) = StageConfig::parse(uses, with)
+    {
+        return Settings { config: Some(config), complete: true };
+    }
+    let mut with = with.clone();
     let root = join(stage, "with");
     let mut repairs = Repairs::default();
     for removed in draft.document.removed.clone() {
@@ -39,7 +45,7 @@ pub(crate) fn read(draft: &mut Draft, stage: &str, uses: &str, mut with: Value) 
         }
     }
     for _ in 0..LIMIT {
-        let error = match StageConfig::parse(uses, with.clone()) {
+        let error = match StageConfig::parse(uses, &with) {
             None => break,
             Some(Ok(config)) => return Settings { config: Some(config), complete: repairs.is_empty() },
             Some(Err(error)) => error,

@@ -58,7 +58,7 @@ fn setup_and_all_iterations_are_laid_out_inputs_before_users() {
         assert!(plan.dependencies(id).iter().all(|needed| *needed < id), "{}", plan.step(id).name);
     }
     assert_eq!(plan.step(plan.find("iteration[1].evaluate.rewards").unwrap()).entry, "iteration.evaluate");
-    assert_eq!(plan.step(plan.find("iteration[1].responses").unwrap()).retries, 5);
+    assert_eq!(plan.step(plan.find("iteration[1].responses").unwrap()).policy.retries, 5);
     assert_eq!(from(&plan, "iteration[1].responses", "temperature"), "iteration[1].search.temperature");
     assert_eq!(from(&plan, "iteration[1].dataset", "threshold"), "iteration[1].search.threshold");
     assert_eq!(from(&plan, "setup.tokenizer", "corpus1"), "setup.problems.sft");
@@ -150,7 +150,7 @@ iteration:
 #[test]
 fn results_name_every_output() {
     let plan = plan(&[]);
-    let results = plan.results();
+    let results = plan.results(&plan.parts()[0]);
     let Source::Output { step, output } = &results["iteration[2].train.policy"] else { panic!("output") };
     assert_eq!((plan.step(*step).name.as_str(), output.folder), ("iteration[2].train", true));
     for name in ["setup.problems.test", "iteration[0].search.temperature", "iteration[1].evaluate.metrics"] {
@@ -173,12 +173,12 @@ fn unfolded(plan: &mut Plan, step: &str, source: &ShardSource) -> Vec<StepId> {
 #[test]
 fn a_sharded_step_is_cut_and_its_shards_read_what_it_reads() {
     let mut plan = plan(&["iteration.explore.samples=20"]);
-    let (steps, results) = (plan.len(), plan.results().clone());
+    let (steps, parts) = (plan.len(), plan.parts().to_vec());
     let source = ShardSource { queries: 70, responses: Vec::new() };
     let shards = unfolded(&mut plan, "iteration[1].explore", &source);
     assert_eq!(shards.len(), 8, "two temperatures, two chunks of queries, two ranges of samples");
     assert_eq!(plan.len(), steps + 8);
-    assert_eq!(plan.results(), &results, "shards have no results of their own");
+    assert_eq!(plan.parts(), parts, "shards are not steps of the pipeline");
 
     let shard = plan.step(plan.find("iteration[1].explore/t=0.5/q00064-00070.s0016-0020").unwrap());
     let parent = plan.find("iteration[1].explore").unwrap();

@@ -200,6 +200,7 @@ impl Report for Human {
                 let text = format!("{pipeline} (run {run}, store {store}, {})", count(*steps, "step"));
                 self.line(state, AnsiColor::Green, "Planned", &text);
             }
+            Event::Forecast(forecast) => self.line(state, AnsiColor::Green, "Sweep", &forecast.to_string()),
             Event::Unfolded { step, shards } => self.begin(state, step, *shards as u64, "shards"),
             Event::Running { step, attempt, .. } => {
                 if *attempt > 1 {

@@ -1,6 +1,6 @@
 //! One JSON object a line on standard output.
 
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::sync::Mutex;
 
 use crate::event::Event;
@@ -8,20 +8,31 @@ use crate::report::Report;
 
 /// Writes events as JSON lines.
 pub struct Json<W: Write + Send> {
-    sink: Mutex<W>,
+    sink: Mutex<BufWriter<W>>,
 }
 
 impl<W: Write + Send> Json<W> {
-    /// Writes to `sink`, flushing after every line.
+    /// Writes to `sink`: the summary at once, other events when there are many or [`Report::flush`] is
+    /// called.
     pub fn new(sink: W) -> Self {
-        Self { sink: Mutex::new(sink) }
+        Self { sink: Mutex::new(BufWriter::with_capacity(1 << 15, sink)) }
     }
 }
 
 impl<W: Write + Send> Report for Json<W> {
     fn event(&self, event: &Event) {
-        let (Ok(line), Ok(mut sink)) = (serde_json::to_string(event), self.sink.lock()) else { return };
+        let (Ok(mut line), Ok(mut sink)) = (serde_json::to_vec(event), self.sink.lock()) else { return };
+        line.push(b'\n');
         // A closed pipe must not stop the run: its results are in the store.
-        drop(writeln!(sink, "{line}").and_then(|()| sink.flush()));
+        drop(sink.write_all(&line));
+        if matches!(event, Event::Summary(_)) {
+            drop(sink.flush());
+        }
+    }
+
+    fn flush(&self) {
+        if let Ok(mut sink) = self.sink.lock() {
+            drop(sink.flush());
+        }
     }
 }

@@ -3,17 +3,22 @@
 mod human;
 mod json;
 mod table;
+mod variants;
 
 pub use human::Human;
 pub use json::Json;
 pub use table::{iterations_table, iterations_text};
+pub use variants::{variants_csv, variants_markdown, variants_text};
 
 use crate::event::Event;
 
 /// Shows events as they happen.
 pub trait Report: Send + Sync {
-    /// Shows one.
+    /// Shows one, now or with those that follow.
     fn event(&self, event: &Event);
+
+    /// Shows what was held back.
+    fn flush(&self) {}
 }
 
 /// `75.2s`, `12m 03s`, `2h 05m`.
@@ -28,6 +33,35 @@ pub fn duration(seconds: f64) -> String {
         (0, minutes, seconds) => format!("{minutes}m {seconds:02}s"),
         (hours, minutes, _) => format!("{hours}h {minutes:02}m"),
     }
+}
+
+/// `45 s`, `3 min`, `2 h 10 min`: for times that are not measured.
+#[must_use]
+pub fn about(seconds: f64) -> String {
+    if seconds < 90.0 {
+        return format!("{:.0} s", seconds.max(1.0));
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rounded minutes of a run")]
+    let minutes = (seconds / 60.0).round() as u64;
+    match (minutes / 60, minutes % 60) {
+        (0, minutes) => format!("{minutes} min"),
+        (hours, 0) => format!("{hours} h"),
+        (hours, minutes) => format!("{hours} h {minutes} min"),
+    }
+}
+
+/// `1,944`.
+#[must_use]
+pub fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// `512 B`, `1.4 MB`, `2.7 GB` (powers of ten).
@@ -56,7 +90,7 @@ pub fn count(number: impl std::fmt::Display, noun: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{count, duration, size};
+    use super::{about, count, duration, size, thousands};
 
     #[test]
     fn durations_and_sizes_read_well() {
@@ -68,6 +102,11 @@ mod tests {
             [999, 1000, 1_400_000, 999_960_000].map(size),
             ["999 B", "1.0 kB", "1.4 MB", "1.0 GB"].map(str::to_owned)
         );
+        assert_eq!(
+            [0.2, 89.0, 91.0, 7_800.0, 7_200.0].map(about),
+            ["1 s", "89 s", "2 min", "2 h 10 min", "2 h"]
+        );
+        assert_eq!([7, 999, 1_944, 1_234_567].map(thousands), ["7", "999", "1,944", "1,234,567"]);
         assert_eq!([count(1, "step"), count(0, "step")], ["1 step", "0 steps"].map(str::to_owned));
     }
 }

@@ -8,7 +8,7 @@ use crate::event::Summary;
 use crate::report::duration;
 
 /// The figures of one iteration.
-type Row = Map<String, Value>;
+pub(super) type Row = Map<String, Value>;
 
 /// A column: its title and its text for a row; columns without any text are left out.
 struct Column {
@@ -16,7 +16,7 @@ struct Column {
     cell: Box<dyn Fn(&Row) -> String>,
 }
 
-fn number(row: &Row, path: &[&str]) -> Option<f64> {
+pub(super) fn number(row: &Row, path: &[&str]) -> Option<f64> {
     let (first, rest) = path.split_first()?;
     // Adding zero turns -0.0 into 0.0.
     Some(rest.iter().try_fold(row.get(*first)?, |value, key| value.get(key))?.as_f64()? + 0.0)
@@ -26,12 +26,12 @@ fn column(title: &str, cell: impl Fn(&Row) -> Option<String> + 'static) -> Colum
     Column { title: title.to_owned(), cell: Box::new(move |row| cell(row).unwrap_or_default()) }
 }
 
-fn percent(value: f64) -> String {
+pub(super) fn percent(value: f64) -> String {
     format!("{:.1}", 100.0 * value)
 }
 
 /// The largest key of a measure such as `pass_at_k`, by its number: the one people compare.
-fn largest(rows: &[&Row], measure: &str) -> Option<String> {
+pub(super) fn largest(rows: &[&Row], measure: &str) -> Option<String> {
     let keys = rows.iter().filter_map(|row| row.get(measure)?.as_object()).flat_map(Map::keys);
     keys.max_by_key(|key| {
         let mut parts = key.split('-').map(|part| part.parse::<u64>().unwrap_or(0));
@@ -100,12 +100,21 @@ pub fn iterations_table(summary: &Summary) -> Vec<Vec<String>> {
 #[must_use]
 pub fn iterations_text(summary: &Summary) -> Option<String> {
     let cells = iterations_table(summary);
+    markdown(&cells, CellAlignment::Right)
+}
+
+/// Cells, headings first, as text that is also Markdown; numbers are on the right, the first column as
+/// asked for.
+pub(super) fn markdown(cells: &[Vec<String>], first: CellAlignment) -> Option<String> {
     let (heading, body) = cells.split_first()?;
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN);
     table.set_header(heading);
     for row in body {
-        table.add_row(row.iter().map(|text| Cell::new(text).set_alignment(CellAlignment::Right)));
+        let cell = |(column, text): (usize, &String)| {
+            Cell::new(text).set_alignment(if column == 0 { first } else { CellAlignment::Right })
+        };
+        table.add_row(row.iter().enumerate().map(cell));
     }
     Some(table.to_string())
 }

@@ -4,7 +4,10 @@ use bstar_stages::{Output, StageConfig};
 use proptest::prelude::*;
 
 use super::*;
+use crate::pipeline::Policy;
 use crate::plan::Section;
+
+mod large;
 
 const ONE: Resources = Resources { cpu: 1, gpu: 0, memory: 0 };
 
@@ -14,13 +17,17 @@ fn stage() -> StageConfig {
 }
 
 fn add(plan: &mut Plan, inputs: &[usize], parent: Option<StepId>) -> StepId {
+    add_with(plan, inputs, parent, 0)
+}
+
+fn add_with(plan: &mut Plan, inputs: &[usize], parent: Option<StepId>, priority: i64) -> StepId {
     let source =
         |step: &usize| Source::Output { step: StepId::new(*step), output: Output::file("out", "out") };
     plan.add(Step {
         name: plan.len().to_string(),
         entry: String::new(),
         seed: 0,
-        retries: 0,
+        policy: Policy { priority, ..Policy::default() },
         section: Section::Setup,
         stage: stage(),
         inputs: inputs.iter().map(|step| (format!("i{step}"), source(step))).collect(),
@@ -30,11 +37,13 @@ fn add(plan: &mut Plan, inputs: &[usize], parent: Option<StepId>) -> StepId {
 }
 
 /// A random plan, and what happens to each of its steps.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Case {
     inputs: Vec<Vec<usize>>,
     fates: Vec<Fate>,
-    needs: Vec<usize>,
+    /// Cores and GPUs.
+    needs: Vec<(usize, usize)>,
+    priorities: Vec<i64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -42,6 +51,8 @@ enum Fate {
     Cached,
     Runs,
     Fails,
+    /// Started, it turns out to be executed by another run, and is there when asked for again.
+    Elsewhere,
     Unfolds(usize),
 }
 
@@ -50,17 +61,20 @@ fn case(failures: u32) -> impl Strategy<Value = Case> {
         3 => Just(Fate::Cached),
         6 => Just(Fate::Runs),
         failures => Just(Fate::Fails),
+        2 => Just(Fate::Elsewhere),
         2 => (0_usize..4).prop_map(Fate::Unfolds),
     ];
-    let step = (prop::collection::vec(any::<prop::sample::Index>(), 0..4), fate, 1_usize..5);
+    let inputs = prop::collection::vec(any::<prop::sample::Index>(), 0..4);
+    let step = (inputs, fate, (1_usize..5, 0_usize..3), -2_i64..3);
     prop::collection::vec(step, 1..40).prop_map(|steps| {
-        let mut case = Case { inputs: Vec::new(), fates: Vec::new(), needs: Vec::new() };
-        for (index, (inputs, fate, needs)) in steps.into_iter().enumerate() {
+        let mut case = Case::default();
+        for (index, (inputs, fate, needs, priority)) in steps.into_iter().enumerate() {
             let inputs =
                 if index == 0 { Vec::new() } else { inputs.iter().map(|i| i.index(index)).collect() };
             case.inputs.push(inputs);
             case.fates.push(fate);
             case.needs.push(needs);
+            case.priorities.push(priority);
         }
         case
     })
@@ -69,13 +83,15 @@ fn case(failures: u32) -> impl Strategy<Value = Case> {
 /// Runs a case, finishing running steps in the order that `picks` decides; checks every transition.
 fn drive(case: &Case, jobs: usize, keep_going: bool, picks: &[prop::sample::Index]) -> Vec<State> {
     let mut plan = Plan::default();
-    for inputs in &case.inputs {
-        add(&mut plan, inputs, None);
+    for (inputs, priority) in case.inputs.iter().zip(&case.priorities) {
+        add_with(&mut plan, inputs, None, *priority);
     }
     let steps = case.inputs.len();
-    let needs =
-        |id: StepId| Resources { cpu: case.needs.get(id.index()).copied().unwrap_or(1), gpu: 0, memory: 0 };
-    let mut scheduler = Scheduler::new(Resources { cpu: jobs, gpu: 0, memory: 0 }, keep_going);
+    let needs = |id: StepId| {
+        let (cpu, gpu) = case.needs.get(id.index()).copied().unwrap_or((1, 0));
+        Resources { cpu, gpu, memory: 0 }
+    };
+    let mut scheduler = Scheduler::new(Resources { cpu: jobs, gpu: 1, memory: 0 }, keep_going);
     let all: Vec<Resources> = plan.ids().map(needs).collect();
     let mut index = 0;
     let by_order = std::cell::RefCell::new(&mut index);
@@ -85,7 +101,7 @@ fn drive(case: &Case, jobs: usize, keep_going: bool, picks: &[prop::sample::Inde
         all.get(**index - 1).copied().unwrap_or(ONE)
     };
     scheduler.grow(&plan, next_needs);
-    let mut running: Vec<StepId> = Vec::new();
+    let (mut running, mut elsewhere): (Vec<StepId>, Vec<StepId>) = (Vec::new(), Vec::new());
     let mut started = vec![0; steps];
     let mut pick = picks.iter().cycle();
     loop {
@@ -95,7 +111,8 @@ fn drive(case: &Case, jobs: usize, keep_going: bool, picks: &[prop::sample::Inde
             }
             match case.fates.get(id.index()).copied().unwrap_or(Fate::Runs) {
                 Fate::Cached => scheduler.finished(id, true),
-                Fate::Runs | Fate::Fails => scheduler.missed(id),
+                Fate::Elsewhere if started[id.index()] > 0 => scheduler.finished(id, true),
+                Fate::Runs | Fate::Fails | Fate::Elsewhere => scheduler.missed(id),
                 Fate::Unfolds(shards) => {
                     for _ in 0..shards {
                         add(&mut plan, &case.inputs[id.index()], Some(id));
@@ -113,15 +130,28 @@ fn drive(case: &Case, jobs: usize, keep_going: bool, picks: &[prop::sample::Inde
                 *count += 1;
                 assert_eq!(*count, 1, "a step starts once");
             }
+            if case.fates.get(id.index()) == Some(&Fate::Elsewhere) {
+                scheduler.elsewhere(id);
+                elsewhere.push(id);
+                continue;
+            }
             running.push(id);
             let taken: usize =
                 running.iter().map(|id| all.get(id.index()).copied().unwrap_or(ONE).cpu.min(jobs)).sum();
             assert!(taken <= jobs, "{taken} of {jobs} cores taken");
+            let on_device =
+                running.iter().filter(|id| all.get(id.index()).is_some_and(|needs| needs.gpu > 0));
+            assert!(on_device.count() <= 1, "two steps on one device");
         }
-        if running.is_empty() {
+        if running.is_empty() && (elsewhere.is_empty() || scheduler.halted()) {
             return scheduler.states()[..steps].to_vec();
         }
-        let id = running.swap_remove(pick.next().unwrap().index(running.len()));
+        let next = pick.next().unwrap().index(running.len() + elsewhere.len());
+        if next >= running.len() {
+            scheduler.ask_again(elsewhere.swap_remove(next - running.len()));
+            continue;
+        }
+        let id = running.swap_remove(next);
         if case.fates.get(id.index()) == Some(&Fate::Fails) {
             drop(scheduler.failed(id));
         } else {
@@ -138,7 +168,7 @@ fn expected(case: &Case) -> Vec<State> {
         states.push(match fate {
             _ if broken => State::Skipped,
             Fate::Fails => State::Failed,
-            Fate::Cached => State::Done { cached: true },
+            Fate::Cached | Fate::Elsewhere => State::Done { cached: true },
             Fate::Runs | Fate::Unfolds(_) => State::Done { cached: false },
         });
     }
@@ -168,7 +198,7 @@ proptest! {
     ) {
         let states = drive(&case, jobs, false, &picks);
         for (state, wanted) in states.iter().zip(expected(&case)) {
-            let not_reached = matches!(state, State::Waiting | State::Ready | State::Queued | State::Unfolded);
+            let not_reached = matches!(state, State::Waiting | State::Ready | State::Queued | State::Elsewhere | State::Unfolded);
             prop_assert!(not_reached || *state == wanted, "{:?} instead of {:?}", state, wanted);
         }
     }
@@ -192,6 +222,49 @@ fn the_longest_chain_goes_first_then_the_order_of_the_plan() {
         scheduler.finished(id, false);
     }
     assert_eq!(order, [head, lone, second]);
+}
+
+/// Looks all steps up, finds nothing, and runs them one by one.
+fn one_by_one(plan: &Plan, needs: impl Fn(&Step) -> Resources) -> Vec<StepId> {
+    let mut scheduler = Scheduler::new(Resources { gpu: 1, ..ONE }, false);
+    scheduler.grow(plan, needs);
+    let mut order = Vec::new();
+    loop {
+        while let Some(id) = scheduler.next_ready() {
+            scheduler.missed(id);
+        }
+        let Some(id) = scheduler.start() else { return order };
+        order.push(id);
+        scheduler.finished(id, false);
+    }
+}
+
+#[test]
+fn a_higher_priority_goes_first_with_all_it_needs_and_a_lower_one_last() {
+    let mut plan = Plan::default();
+    let last = add_with(&mut plan, &[], None, -1);
+    let usual = add(&mut plan, &[], None);
+    add(&mut plan, &[usual.index()], None);
+    let needed = add(&mut plan, &[], None);
+    let urgent = add_with(&mut plan, &[needed.index()], None, 5);
+    let order = one_by_one(&plan, |_| ONE);
+    assert_eq!(order[..2], [needed, urgent]);
+    assert_eq!(order.last(), Some(&last));
+}
+
+#[test]
+fn what_unlocks_work_for_the_device_goes_before_longer_chains_without_any() {
+    let mut plan = Plan::default();
+    let mut chain = vec![add(&mut plan, &[], None)];
+    for before in 0..4 {
+        chain.push(add(&mut plan, &[before], None));
+    }
+    let unlocks = add(&mut plan, &[], None);
+    let on_device = add(&mut plan, &[unlocks.index()], None);
+    let needs = |step: &Step| Resources { gpu: usize::from(step.name == "6"), ..ONE };
+    let order = one_by_one(&plan, needs);
+    assert_eq!(order[..2], [unlocks, on_device]);
+    assert_eq!(order[2..], chain);
 }
 
 #[test]
@@ -228,6 +301,30 @@ fn a_step_waiting_for_a_gpu_does_not_hold_cores() {
     assert_eq!(scheduler.start(), Some(ids[0]));
     assert_eq!(scheduler.start(), Some(ids[2]));
     assert_eq!(scheduler.start(), None);
+}
+
+#[test]
+fn a_step_that_another_run_executes_takes_nothing_until_it_is_asked_for_again() {
+    let mut plan = Plan::default();
+    let first = add(&mut plan, &[], None);
+    let second = add(&mut plan, &[], None);
+    let mut scheduler = Scheduler::new(ONE, false);
+    scheduler.grow(&plan, |_| ONE);
+    while let Some(id) = scheduler.next_ready() {
+        scheduler.missed(id);
+    }
+    assert_eq!((scheduler.start(), scheduler.start()), (Some(first), None));
+    scheduler.elsewhere(first);
+    assert_eq!((scheduler.state(first), scheduler.running()), (State::Elsewhere, 0));
+    assert_eq!(scheduler.start(), Some(second), "its core is free");
+    assert_eq!(scheduler.next_ready(), None);
+    scheduler.ask_again(first);
+    assert_eq!(scheduler.next_ready(), Some(first));
+    // The other run has given up: it is executed here.
+    scheduler.missed(first);
+    scheduler.finished(second, false);
+    assert_eq!(scheduler.start(), Some(first));
+    scheduler.finished(first, false);
 }
 
 #[test]

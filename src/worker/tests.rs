@@ -18,6 +18,15 @@ impl Place {
 
     /// A step that reads a policy made of `policy`.
     async fn run(&self, id: u64, policy: &str) -> Result<Map<String, Value>, StageError> {
+        self.run_within(id, policy, None).await
+    }
+
+    async fn run_within(
+        &self,
+        id: u64,
+        policy: &str,
+        limit: Option<Duration>,
+    ) -> Result<Map<String, Value>, StageError> {
         let with = serde_json::json!({"argv": ["true"], "outputs": ["r"]});
         let stage = bstar_stages::StageConfig::parse("command", with).unwrap().unwrap();
         let input =
@@ -32,7 +41,7 @@ impl Place {
             threads: 1,
             device: "cpu".to_owned(),
         };
-        self.pool.run(request, &self.stop, |_| {}).await
+        self.pool.run(request, limit, &self.stop, |_| {}).await
     }
 }
 
@@ -95,4 +104,36 @@ async fn a_training_worker_checkpoints_when_asked_to_stop() {
     let (outcome, ()) = tokio::join!(place.run(1, "a"), async { stop.stop() });
     assert_eq!(outcome.unwrap_err().kind, FailureKind::Interrupted);
     assert!(place.folder.path().join("saved").exists());
+}
+
+#[tokio::test]
+async fn a_worker_that_takes_too_long_saves_its_progress_and_lives_on() {
+    let place = Place::new(&[("FAKE_TRAINS", "1")]);
+    let limit = Some(Duration::from_secs(1));
+    let error = place.run_within(1, "a", limit).await.unwrap_err();
+    assert_eq!((error.kind, error.message.as_str()), (FailureKind::Failed, "took longer than 1s"));
+    assert!(place.folder.path().join("saved").exists());
+    assert_eq!(place.pool.free.lock().unwrap().len(), 1);
+    // Within its time it goes on from there.
+    place.run_within(2, "a", Some(Duration::from_secs(60))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_that_does_not_heed_the_limit_is_killed() {
+    let launch = Launch {
+        program: "/bin/sh".into(),
+        args: vec![
+            "-c".into(),
+            format!(
+                "echo '{{\"report\":\"ready\",\"version\":\"{}\",\"device\":\"cpu\"}}'; exec sleep 60",
+                env!("CARGO_PKG_VERSION")
+            ),
+        ],
+        env: vec![],
+    };
+    let pool = WorkerPool::new(Some(launch), Duration::from_millis(200));
+    let place = Place { pool, ..Place::new(&[]) };
+    let error = place.run_within(1, "a", Some(Duration::from_millis(100))).await.unwrap_err();
+    assert_eq!(error.kind, FailureKind::Failed);
+    assert!(place.pool.free.lock().unwrap().is_empty());
 }

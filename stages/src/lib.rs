@@ -2,7 +2,8 @@
 //!
 //! - [`stage`]: the trait every stage configuration implements, and the enum over them.
 //! - [`config`]: one struct a stage: its settings, identity, inputs and outputs.
-//! - [`record`]: the rows stages exchange. [`files`]: reading and writing them.
+//! - [`record`]: the rows stages exchange. [`files`]: reading and writing them. [`kind`]: checking them.
+//! - [`units`]: times and sizes as people write them.
 //! - [`protocol`]: what the engine and worker processes say to each other.
 //! - [`balance`], [`metrics`]: the arithmetic of B-STaR and of its evaluation, pure.
 //! - [`problems`]: the built-in task. [`grade`]: extraction and comparison of answers.
@@ -14,6 +15,7 @@ pub mod balance;
 pub mod config;
 pub mod files;
 pub mod grade;
+pub mod kind;
 pub mod metrics;
 pub mod problems;
 pub mod protocol;
@@ -21,6 +23,7 @@ pub mod record;
 pub mod reference;
 pub mod run;
 pub mod stage;
+pub mod units;
 
 pub use reference::{OneOrMany, Reference, Setting};
 pub use stage::{Input, Output, Problem, Runner, Shard, ShardInput, ShardSource, Stage, StageConfig};

@@ -1,8 +1,7 @@
 //! What the engine needs to know of a stage.
 
 use bstar_cache::Ingredient;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::{
     Command, Draw, Evaluate, Filter, LabelSteps, Measure, Prefixes, Pretrain, Problems, RewardModel, Sample,
@@ -49,7 +48,7 @@ impl Input {
 }
 
 /// A named output of a stage.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Output {
     /// The name references use.
     pub name: String,
@@ -152,6 +151,11 @@ pub trait Stage {
     fn outputs(&self) -> Vec<Output>;
     /// The settings that matter to the result: not references, not throughput settings.
     fn identity(&self) -> Ingredient;
+    /// The names of the items of a list in [`Stage::identity`], where the pipeline file has names for them.
+    fn items(&self, ingredient: &str) -> &'static [&'static str] {
+        let _ = ingredient;
+        &[]
+    }
     /// Settings out of range.
     fn check(&self) -> Vec<Problem>;
 
@@ -166,6 +170,10 @@ pub trait Stage {
     /// Settings that may refer to a value made by another stage, by field name.
     fn settings(&mut self) -> Vec<(&'static str, &mut Setting)> {
         Vec::new()
+    }
+    /// Whether [`Stage::settings`] are any.
+    fn has_settings(&self) -> bool {
+        false
     }
     /// The pieces it is cut into, for stages that are; sorted by `path`.
     fn shards(&self, source: &ShardSource) -> Option<Vec<Shard>> {
@@ -209,13 +217,14 @@ macro_rules! stages {
             /// The names that `uses` accepts, in the order of the documentation.
             pub const NAMES: &[&str] = &[$($name),*];
 
-            /// Reads the settings of the stage called `uses`; `None` when there is no such stage.
+            /// Reads the settings of the stage called `uses` from a JSON value (or a reference to one);
+            /// `None` when there is no such stage.
             ///
             /// # Errors
             /// The path below `with` that does not fit, and why (serde's words).
-            pub fn parse(
+            pub fn parse<'de>(
                 uses: &str,
-                with: Value,
+                with: impl Deserializer<'de, Error = serde_json::Error>,
             ) -> Option<Result<Self, serde_path_to_error::Error<serde_json::Error>>> {
                 match uses {
                     $($name => Some(serde_path_to_error::deserialize(with).map(Self::$variant)),)*

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use crate::servers::skipped;
 use crate::support::{Outcome, Space, results, tiny_results};
 
 /// Runs tiny.yaml with `from` replaced by `to`.
@@ -181,10 +182,7 @@ fn a_full_disk_is_a_store_error_and_the_run_goes_on_once_there_is_room() {
         status.is_ok_and(|status| status.success())
     };
     if !mount("size=1m") {
-        #[expect(clippy::print_stderr, reason = "a skipped test says why")]
-        {
-            eprintln!("skipped: mounting a small file system needs root");
-        }
+        skipped("mounting a small file system needs root");
         return;
     }
     let full = space.run(&["pipeline", "run", "tiny.yaml"]);

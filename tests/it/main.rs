@@ -1,9 +1,20 @@
 //! The executables as a user meets them: one test binary, one module a promise.
 
 mod bad_input;
+mod care;
 mod cli;
+mod commands;
 mod damage;
+mod hazards;
 mod kill;
 mod methods;
+mod pause;
+mod race;
 mod reuse;
+#[path = "../../cache/tests-support/servers.rs"]
+mod servers;
+mod steps;
 mod support;
+mod sweep;
+mod toy;
+mod trials;

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io;
 
+use super::remote::failure::RemoteFailure;
 use crate::digest::Digest;
 use crate::manifest::Unusable;
 
@@ -16,18 +17,34 @@ pub enum StoreError {
         location: String,
     },
     /// The location cannot be understood.
-    #[error("cannot open the store `{location}`: it is not a path or a `file://` address")]
+    #[error("cannot open the store `{location}`: it is not a path, a `file://` or an `s3://` address")]
     InvalidLocation {
         /// As given.
         location: String,
     },
     /// A kind of storage that this version does not speak to.
-    #[error("cannot open the store `{location}`: `{scheme}://` is not supported yet")]
+    #[error("cannot open the store `{location}`: `{scheme}://` is not supported")]
     Unsupported {
         /// As given.
         location: String,
         /// The part before `://`.
         scheme: String,
+    },
+    /// The environment does not say who asks.
+    #[error("cannot open the store `{location}`: {missing}")]
+    NoCredentials {
+        /// As given.
+        location: String,
+        /// What is missing.
+        missing: &'static str,
+    },
+    /// The server lets a second writer replace an object even where it is told not to.
+    #[error("cannot open the store `{location}`: {endpoint} ignores or refuses conditional writes")]
+    NoConditionalPut {
+        /// As given.
+        location: String,
+        /// The server.
+        endpoint: String,
     },
     /// The store was made by a later version.
     #[error("cannot open the store `{location}`: it has format {found}, this version knows format {known}")]
@@ -85,6 +102,15 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
+    /// The server of a remote store refused, or could not be reached.
+    #[error("cannot {attempt}")]
+    Remote {
+        /// What was attempted.
+        attempt: String,
+        /// The reason.
+        #[source]
+        source: Box<RemoteFailure>,
+    },
     /// The object store refused.
     #[error("cannot {attempt}")]
     Objects {
@@ -106,7 +132,17 @@ impl StoreError {
     pub(crate) fn objects<A: Into<String>>(
         attempt: impl FnOnce() -> A,
     ) -> impl FnOnce(object_store::Error) -> Self {
-        move |source| Self::Objects { attempt: attempt().into(), source: Box::new(source) }
+        use object_store::Error::{Generic, PermissionDenied};
+        move |error| {
+            let attempt = attempt().into();
+            let (Generic { source: reason, .. } | PermissionDenied { source: reason, .. }) = &error else {
+                return Self::Objects { attempt, source: Box::new(error) };
+            };
+            match reason.downcast_ref::<RemoteFailure>() {
+                Some(failure) => Self::Remote { attempt, source: Box::new(failure.clone()) },
+                None => Self::Objects { attempt, source: Box::new(error) },
+            }
+        }
     }
 
     /// The damaged blob, when that is what went wrong.
@@ -127,9 +163,21 @@ impl StoreError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::NotAFolder { .. } => "give the path of a folder, or of one that does not exist yet",
-            Self::InvalidLocation { .. } => "write a path, `file:///absolute/path` or `memory://`",
+            Self::InvalidLocation { .. } => {
+                "write a path, `file:///absolute/path`, `s3://bucket/prefix` or `memory://`"
+            }
             Self::Unsupported { .. } => {
-                "use a folder: on a network file system all machines can share it; or mount the bucket"
+                "use a folder, `s3://bucket/prefix`, or `memory://`; other storage often has an S3 interface: \
+                 name it by AWS_ENDPOINT_URL"
+            }
+            Self::NoCredentials { .. } => {
+                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (profiles are not read: `aws configure \
+                 export-credentials` prints them); on a machine of Amazon's that has a role, set \
+                 AWS_EC2_METADATA_DISABLED=false"
+            }
+            Self::NoConditionalPut { .. } => {
+                "writers could replace each other's results: use a server that honours `If-None-Match: *`, \
+                 or a folder"
             }
             Self::NewerFormat { .. } => "update bstar, or use another store",
             Self::DamagedMarker { .. } => {
@@ -139,6 +187,7 @@ impl StoreError {
                 "run the same command again: the step that made the blob is executed again"
             }
             Self::Unpublishable { .. } | Self::InvalidName { .. } => return None,
+            Self::Remote { source, .. } => return source.hint(),
             Self::Io { .. } | Self::Objects { .. } => return self.io_kind().and_then(io_hint),
         };
         Some(hint.to_owned())

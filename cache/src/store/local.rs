@@ -1,14 +1,20 @@
 //! Blobs in a folder on this machine, with plain file operations.
 //!
-//! A blob is written below `tmp/` and renamed, so that its final name never shows a part of it.
+//! Blobs and manifests are written below `tmp/` and renamed, so that a final name never shows a part.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
-use std::io;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use super::commit::Committer;
+use super::pace::Pace;
 use super::{StoreError, layout};
 use crate::digest::Digest;
 use crate::manifest::Artifact;
@@ -19,11 +25,27 @@ const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 /// A file changed again within this time may keep its modification time: it is not remembered.
 const RACY: Duration = Duration::from_secs(1);
 
+/// A blob of this age is renewed when it is stored again.
+const YOUNG: Duration = Duration::from_secs(3600);
+/// Most manifests are shorter.
+const SHORT: usize = 1 << 13;
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 /// The blobs of a local store.
 pub(crate) struct Local {
     root: PathBuf,
     /// Blobs whose content was verified by this process, as they were then.
     verified: Mutex<HashMap<Digest, Stamp>>,
+    /// The file system of the store cannot share the storage of files.
+    no_reflink: AtomicBool,
+    committer: Arc<Committer>,
+    pub(super) pace: Pace,
+    /// Names of temporary files: what tells this process apart, and how many there were.
+    session: u64,
+    temporaries: AtomicU64,
 }
 
 /// What changes when a file's content does.
@@ -47,7 +69,16 @@ impl Stamp {
 impl Local {
     /// The blobs below `root`, an absolute path.
     pub(crate) fn new(root: PathBuf) -> Self {
-        let local = Self { root, verified: Mutex::default() };
+        let local = Self {
+            committer: Arc::new(Committer::new(root.clone())),
+            root,
+            verified: Mutex::default(),
+            no_reflink: AtomicBool::new(false),
+            pace: Pace::default(),
+            // Random numbers: the machine that shares the folder may have a process of the same number.
+            session: RandomState::new().build_hasher().finish(),
+            temporaries: AtomicU64::new(0),
+        };
         local.sweep();
         local
     }
@@ -74,24 +105,46 @@ impl Local {
         }
     }
 
+    /// As [`Local::has`], for a writer: a blob that it will rely on becomes young again, so that a
+    /// collection does not take it away.
+    fn renew(&self, artifact: &Artifact) -> Result<bool, StoreError> {
+        if !self.has(artifact)? {
+            return Ok(false);
+        }
+        let renewed = File::open(self.blob(&artifact.digest)).and_then(|blob| {
+            let age = blob.metadata()?.modified()?.elapsed().unwrap_or_default();
+            // Not each time: a blob that was touched is verified again.
+            if age > YOUNG { blob.set_modified(SystemTime::now()) } else { Ok(()) }
+        });
+        match renewed {
+            // Gone since: it is stored again.
+            Err(error) if absent(&error) => Ok(false),
+            Err(error) => {
+                tracing::debug!(blob = %artifact.digest, %error, "cannot renew a blob");
+                Ok(true)
+            }
+            Ok(()) => Ok(true),
+        }
+    }
+
     pub(crate) fn put_bytes(&self, bytes: &[u8]) -> Result<Artifact, StoreError> {
         let artifact = Artifact { digest: Digest::of(bytes), size: bytes.len() as u64 };
-        if self.has(&artifact)? {
+        if self.renew(&artifact)? {
             return Ok(artifact);
         }
-        self.store(&mut io::Cursor::new(bytes))
+        self.store(|file| file.write_all(bytes).map(|()| (artifact.digest, artifact.size)))
             .map_err(StoreError::io(|| format!("store blob {}", artifact.digest)))
     }
 
     pub(crate) fn put_file(&self, source: &Path) -> Result<Artifact, StoreError> {
-        let artifact = hash(source).map_err(StoreError::io(|| format!("read {}", source.display())))?;
-        if self.has(&artifact)? {
-            return Ok(artifact);
-        }
-        // The copy is hashed again: the name is that of what was copied, whatever happens to the source.
-        File::open(source)
-            .and_then(|mut file| self.store(&mut file))
-            .map_err(StoreError::io(|| format!("store {} as blob {}", source.display(), artifact.digest)))
+        let open = || {
+            let file = File::open(source)?;
+            if file.metadata()?.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok(file) }
+        };
+        let mut file = open().map_err(StoreError::io(|| format!("read {}", source.display())))?;
+        // Hashed as it is copied: the name is that of what was copied, whatever happens to the source.
+        self.store(|target| Digest::of_file_copy(&mut file, target))
+            .map_err(StoreError::io(|| format!("store {}", source.display())))
     }
 
     pub(crate) fn adopt_file(&self, source: &Path) -> Result<Artifact, StoreError> {
@@ -99,7 +152,7 @@ impl Local {
             return self.put_file(source);
         }
         let artifact = hash(source).map_err(StoreError::io(|| format!("read {}", source.display())))?;
-        if self.has(&artifact)? {
+        if self.renew(&artifact)? {
             return Ok(artifact);
         }
         let blob = self.blob(&artifact.digest);
@@ -115,18 +168,70 @@ impl Local {
         }
     }
 
-    fn store(&self, reader: &mut impl io::Read) -> io::Result<Artifact> {
-        let folder = self.path(layout::TEMPORARY);
-        fs::create_dir_all(&folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(&folder)?;
-        let (digest, size) = Digest::of_copy(reader, file.as_file_mut())?;
-        make_read_only(file.path())?;
-        let blob = self.blob(&digest);
-        let path = file.into_temp_path();
-        in_folder_of(&blob, || fs::rename(&path, &blob))?;
-        // Renamed: there is nothing left to delete.
-        let _gone = path.keep();
-        Ok(Artifact { digest, size })
+    /// Stores what `write` writes, under the digest that it gives.
+    fn store(&self, write: impl FnOnce(&mut File) -> io::Result<(Digest, u64)>) -> io::Result<Artifact> {
+        let temporary = self.temporary();
+        let done = in_folder_of(&temporary, || {
+            File::options().write(true).create_new(true).mode(0o444).open(&temporary)
+        })
+        .and_then(|mut file| write(&mut file))
+        .and_then(|(digest, size)| {
+            let (blob, artifact) = (self.blob(&digest), Artifact { digest, size });
+            // Also where there is one already: this one is young, and known to be sound.
+            in_folder_of(&blob, || fs::rename(&temporary, &blob))?;
+            Ok(artifact)
+        });
+        if done.is_err() {
+            // The error at hand says more than one about a file that is swept later.
+            let _ignored = fs::remove_file(&temporary);
+        }
+        done
+    }
+
+    /// Makes an object of that name, whole, unless there is one; whether it did.
+    pub(crate) fn create(&self, object: &str, content: &[u8]) -> io::Result<bool> {
+        let (temporary, target) = (self.temporary(), self.path(object));
+        let done = in_folder_of(&temporary, || File::options().write(true).create_new(true).open(&temporary))
+            .and_then(|mut file| file.write_all(content))
+            .and_then(|()| in_folder_of(&target, || rename_new(&temporary, &target)));
+        if !matches!(done, Ok(true)) {
+            let _ignored = fs::remove_file(&temporary);
+        } else {
+            self.committer.published();
+        }
+        done
+    }
+
+    /// Brings everything that was published to the disk.
+    pub(crate) fn commit(&self) -> Result<(), StoreError> {
+        self.committer.commit().map_err(StoreError::io(|| format!("flush {}", self.root.display())))
+    }
+
+    fn temporary(&self) -> PathBuf {
+        let number = self.temporaries.fetch_add(1, Ordering::Relaxed);
+        self.path(&format!("{}/{:016x}-{number}", layout::TEMPORARY, self.session))
+    }
+
+    /// Does something with the content of an object that is mostly small.
+    pub(crate) fn with_short<T>(&self, object: &str, work: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
+        let mut file = File::open(self.path(object))?;
+        // Thousands are read in turn, and clearing memory for each would take as long as reading it.
+        BUFFER.with_borrow_mut(|buffer| {
+            buffer.resize(SHORT, 0);
+            let length = loop {
+                match file.read(buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    length => break length?,
+                }
+            };
+            if length < SHORT {
+                // Less than was asked for is all there is.
+                return Ok(work(&buffer[..length]));
+            }
+            let mut content = buffer.clone();
+            file.read_to_end(&mut content)?;
+            Ok(work(&content))
+        })
     }
 
     pub(crate) fn read(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
@@ -166,16 +271,81 @@ impl Local {
 
     pub(crate) fn materialise(&self, digest: &Digest, target: &Path) -> Result<(), StoreError> {
         self.verify(digest, true)?;
+        self.write_out(digest, target)
+    }
+
+    /// As [`Local::materialise`], of a blob that was verified a moment ago.
+    pub(crate) fn write_out(&self, digest: &Digest, target: &Path) -> Result<(), StoreError> {
         let attempt = || format!("write blob {digest} to {}", target.display());
+        let blob = self.blob(digest);
+        // Most targets are new, and a link is made in one step.
+        if self.no_reflink.load(Ordering::Relaxed)
+            && in_folder_of(target, || fs::hard_link(&blob, target)).is_ok()
+        {
+            return Ok(());
+        }
         let folder = target.parent().unwrap_or(Path::new(""));
         let mut temporary = tempfile::Builder::new();
         temporary.prefix(".bstar-").suffix(".tmp");
         // A new name each time: writing to an old one that is a link to another blob would change that.
         // The name is deleted at the end if it is still there: renaming one link of a file over another
         // link of it does nothing, and leaves the first.
-        in_folder_of(target, || temporary.make_in(folder, |path| place(&self.blob(digest), path)))
+        in_folder_of(target, || temporary.make_in(folder, |path| self.place(&blob, path)))
             .and_then(|file| fs::rename(file.path(), target))
             .map_err(StoreError::io(attempt))
+    }
+
+    /// Gives the content of `blob` a second name, which must be new, in the cheapest way the file
+    /// system knows.
+    fn place(&self, blob: &Path, target: &Path) -> io::Result<()> {
+        if !self.no_reflink.load(Ordering::Relaxed) && reflink_copy::reflink(blob, target).is_ok() {
+            return make_read_only(target);
+        }
+        match fs::hard_link(blob, target) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {}
+            result => {
+                // The same file system, and yet no shared storage: not worth another try.
+                self.no_reflink.store(result.is_ok(), Ordering::Relaxed);
+                return result;
+            }
+        }
+        let mut copy = File::options().write(true).create_new(true).open(target)?;
+        let done = io::copy(&mut File::open(blob)?, &mut copy).and_then(|_| make_read_only(target));
+        if done.is_err() {
+            // The error at hand says more than one about the rest of a copy.
+            let _ignored = fs::remove_file(target);
+        }
+        done
+    }
+
+    /// A new file for what is to be renamed into the store.
+    pub(crate) fn temporary_file(&self) -> io::Result<tempfile::NamedTempFile> {
+        let folder = self.path(layout::TEMPORARY);
+        fs::create_dir_all(&folder)?;
+        tempfile::NamedTempFile::new_in(folder)
+    }
+
+    /// Takes a file on the store's file system for a blob; its content was compared with the digest.
+    pub(crate) fn keep_verified(&self, file: tempfile::NamedTempFile, digest: &Digest) -> io::Result<()> {
+        make_read_only(file.path())?;
+        let blob = self.blob(digest);
+        let path = file.into_temp_path();
+        in_folder_of(&blob, || fs::rename(&path, &blob))?;
+        // Renamed: there is nothing left to delete.
+        let _gone = path.keep();
+        Ok(())
+    }
+
+    /// Writes an object as a whole, whatever was there. It survives the process, not a power cut.
+    pub(crate) fn replace(&self, object: &str, bytes: &[u8]) -> io::Result<()> {
+        let mut file = self.temporary_file()?;
+        file.write_all(bytes)?;
+        let target = self.path(object);
+        let path = file.into_temp_path();
+        in_folder_of(&target, || fs::rename(&path, &target))?;
+        let _gone = path.keep();
+        self.committer.published();
+        Ok(())
     }
 
     /// Moves an object to where it is never looked for. Failing to do so is only reported: the caller
@@ -225,7 +395,7 @@ pub(crate) fn absent(error: &io::Error) -> bool {
 
 /// The digest and the size of a file.
 pub(crate) fn hash(path: &Path) -> io::Result<Artifact> {
-    let (digest, size) = Digest::of_copy(&mut File::open(path)?, &mut io::sink())?;
+    let (digest, size) = Digest::and_length_of(path)?;
     Ok(Artifact { digest, size })
 }
 
@@ -242,7 +412,7 @@ fn movable(path: &Path) -> bool {
 }
 
 /// Tries again after creating the folder of `path`, when that was what was missing.
-fn in_folder_of<T>(path: &Path, work: impl Fn() -> io::Result<T>) -> io::Result<T> {
+pub(crate) fn in_folder_of<T>(path: &Path, work: impl Fn() -> io::Result<T>) -> io::Result<T> {
     match work() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             path.parent().map_or(Ok(()), fs::create_dir_all)?;
@@ -252,23 +422,25 @@ fn in_folder_of<T>(path: &Path, work: impl Fn() -> io::Result<T>) -> io::Result<
     }
 }
 
-/// Gives the content of `blob` a second name, which must be new, in the cheapest way the file
-/// system knows.
-fn place(blob: &Path, target: &Path) -> io::Result<()> {
-    if reflink_copy::reflink(blob, target).is_ok() {
-        return make_read_only(target);
+/// Renames unless the new name is taken; whether it did.
+fn rename_new(from: &Path, to: &Path) -> io::Result<bool> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        use rustix::io::Errno;
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(true),
+            Err(Errno::EXIST) => return Ok(false),
+            // Not known to this file system.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
-    match fs::hard_link(blob, target) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {}
-        result => return result,
+    match fs::hard_link(from, to) {
+        Ok(()) => fs::remove_file(from).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
     }
-    let mut copy = File::options().write(true).create_new(true).open(target)?;
-    let done = io::copy(&mut File::open(blob)?, &mut copy).and_then(|_| make_read_only(target));
-    if done.is_err() {
-        // The error at hand says more than one about the rest of a copy.
-        let _ignored = fs::remove_file(target);
-    }
-    done
 }
 
 /// Blobs and what is made of them are not for writing: with hard links they are the same file.

@@ -1,17 +1,20 @@
 //! Manifests by action key: looked up before an execution, published after it.
 
+use std::sync::Arc;
+
 use futures::{StreamExt, TryStreamExt, stream};
+use object_store::ObjectStoreExt;
 use object_store::path::Path as ObjectPath;
-use object_store::{Error as ObjectError, PutMode};
 
 use super::local::{Local, absent};
-use super::{CONCURRENCY, Store, StoreError, blocking, layout};
+use super::remote::tier::Tier;
+use super::{CONCURRENCY, Store, StoreError, layout, short};
 use crate::action::ActionKey;
 use crate::digest::Digest;
 use crate::manifest::{Artifact, Manifest, Unusable};
 
 /// How often a publisher that meets an unusable manifest in its place tries again.
-const ATTEMPTS: usize = 4;
+pub(super) const ATTEMPTS: usize = 4;
 
 /// The outcome of [`Store::publish`].
 #[derive(Debug, Clone, PartialEq)]
@@ -23,14 +26,17 @@ pub struct Published {
 }
 
 /// What is stored under a key.
-enum Found {
+pub(super) enum Found {
     Nothing,
     Usable(Box<Manifest>),
     Unusable(Unusable),
+    /// A blob is missing.
+    Incomplete(Box<Manifest>, Digest),
 }
 
 impl Store {
-    /// The manifest stored under `key`, if it is whole and all its blobs are there. An unusable manifest
+    /// The manifest stored under `key`, if it is whole and all its blobs are there, but for those of
+    /// retired outputs. An unusable manifest
     /// is a miss: it is reported and moved aside, so that another can take its place. The content
     /// of the blobs is verified when it is used.
     ///
@@ -40,54 +46,86 @@ impl Store {
         let found = match self.inner.local.clone() {
             Some(local) => {
                 let key = *key;
-                blocking(move || find(&local, &key)).await?
+                short(&local.clone(), 0, move || find(&local, &key)).await?
             }
-            None => self.find_object(key).await?,
+            None => self.remote()?.find(key).await?,
         };
         match found {
             Found::Nothing => Ok(None),
             Found::Usable(manifest) => Ok(Some(*manifest)),
-            Found::Unusable(reason) => {
-                tracing::warn!(%key, %reason, "a stored result cannot be used");
-                self.set_aside(layout::manifest(key)).await?;
-                Ok(None)
+            Found::Unusable(reason) => self.unusable(key, &reason).await.map(|()| None),
+            Found::Incomplete(manifest, _) if self.misses_only_retired(&manifest).await? => {
+                Ok(Some(*manifest))
+            }
+            Found::Incomplete(manifest, digest) => {
+                self.unusable(key, &incomplete(&manifest, digest)).await.map(|()| None)
             }
         }
     }
 
+    async fn unusable(&self, key: &ActionKey, reason: &Unusable) -> Result<(), StoreError> {
+        tracing::warn!(%key, %reason, "a stored result cannot be used");
+        self.set_aside(layout::manifest(key)).await
+    }
+
     /// Stores a manifest whose blobs are already in the store. Whoever is first wins; the others adopt
-    /// what is stored.
+    /// what is stored. When this returns, every host that shares the store finds the result.
     ///
     /// # Errors
     /// [`StoreError::Missing`] when a blob is not in the store, [`StoreError::Unpublishable`] when the
     /// manifest could not be read back, and when writing fails.
     pub async fn publish(&self, manifest: Manifest) -> Result<Published, StoreError> {
         let key = manifest.key;
-        let unpublishable =
-            |reason| StoreError::Unpublishable { step: manifest.provenance.step.clone(), reason };
-        let text = manifest.to_stored().map_err(unpublishable)?;
-        Manifest::from_stored(text.as_bytes(), &key).map_err(unpublishable)?;
-        if let Some(digest) = self.first_absent(&manifest).await? {
-            return Err(StoreError::Missing { digest });
-        }
-        let attempt = || format!("publish the manifest of `{}` ({key})", manifest.provenance.step);
-        let path = ObjectPath::from(layout::manifest(&key));
-        let mut remaining = ATTEMPTS;
-        loop {
-            remaining -= 1;
-            let put = self.inner.durable.put_opts(&path, text.clone().into(), PutMode::Create.into()).await;
-            match put {
-                Ok(_) => return Ok(Published { manifest, adopted: false }),
-                Err(error @ ObjectError::AlreadyExists { .. }) => {
-                    if let Some(manifest) = self.lookup(&key).await? {
-                        return Ok(Published { manifest, adopted: true });
-                    }
-                    if remaining == 0 {
-                        return Err(StoreError::objects(attempt)(error));
-                    }
-                }
-                Err(error) => return Err(StoreError::objects(attempt)(error)),
+        let Some(local) = self.inner.local.clone() else {
+            let text = readable(&manifest)?;
+            return self.remote()?.publish(manifest, &text).await;
+        };
+        let text = self.publishable(&manifest).await?;
+        for _ in 0..ATTEMPTS {
+            if create(&local, &manifest, &text).await? {
+                return Ok(Published { manifest, adopted: false });
             }
+            if let Some(manifest) = self.lookup(&key).await? {
+                return Ok(Published { manifest, adopted: true });
+            }
+        }
+        let source = std::io::Error::other("what is stored in its place cannot be used and comes again");
+        Err(StoreError::Io { attempt: publishing(&manifest), source })
+    }
+
+    /// Stores a manifest in the place of the one under its key. That one is kept under
+    /// `quarantine/superseded/`; at no moment is there none.
+    ///
+    /// # Errors
+    /// As [`Store::publish`].
+    pub async fn replace(&self, manifest: Manifest) -> Result<Manifest, StoreError> {
+        let text = match &self.inner.local {
+            Some(_) => self.publishable(&manifest).await?,
+            None => readable(&manifest)?,
+        };
+        let object = layout::manifest(&manifest.key);
+        let path = ObjectPath::from(object.as_str());
+        if let Some(old) = self.fetch(&path).await? {
+            let aside = ObjectPath::from(layout::superseded(&object));
+            let failed = StoreError::objects(|| format!("write {aside}"));
+            self.objects().put(&aside, old.into()).await.map_err(failed)?;
+        }
+        let Some(local) = self.inner.local.clone() else {
+            return self.remote()?.replace(manifest, &text).await;
+        };
+        let attempt = format!("replace the manifest of `{}` ({})", manifest.provenance.step, manifest.key);
+        let folder = Arc::clone(&local);
+        let replace = move || folder.replace(&object, text.as_bytes()).map_err(StoreError::io(|| attempt));
+        short(&local, 0, replace).await?;
+        Ok(manifest)
+    }
+
+    /// The text of a manifest that can be read back and whose blobs are there.
+    async fn publishable(&self, manifest: &Manifest) -> Result<String, StoreError> {
+        let text = readable(manifest)?;
+        match self.first_absent(manifest).await? {
+            Some(digest) => Err(StoreError::Missing { digest }),
+            None => Ok(text),
         }
     }
 
@@ -96,19 +134,44 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn manifests(&self) -> Result<Vec<Manifest>, StoreError> {
-        Ok(self.all_manifests().await?.0)
+        let tier = self.inner.remote.as_ref().and_then(|remote| remote.tier.as_ref());
+        Ok(self.read_manifests(tier).await?.0)
     }
 
     /// All manifests that can be read, and the names of those that cannot.
     pub(super) async fn all_manifests(&self) -> Result<(Vec<Manifest>, Vec<String>), StoreError> {
+        self.read_manifests(None).await
+    }
+
+    /// Reads the manifests that are listed; with a `tier`, those that it has are read there. A manifest is
+    /// replaced when its result is made again after its deletion: what is to be deleted is decided without.
+    async fn read_manifests(&self, tier: Option<&Tier>) -> Result<(Vec<Manifest>, Vec<String>), StoreError> {
         let listed = self.list(layout::MANIFESTS).await?;
         let read = stream::iter(listed)
             .filter_map(async |(object, _)| Some((layout::parse_manifest(&object)?, object)))
             .map(async |(key, object)| {
-                let stored = self.fetch(&ObjectPath::from(object.as_str())).await?;
-                Ok((object, stored.map(|stored| Manifest::from_stored(&stored, &key))))
+                if let Some(tier) = tier
+                    && let Some(manifest) = tier.manifest(&key).await?
+                {
+                    return Ok((object, Some(Ok(manifest))));
+                }
+                let path = ObjectPath::from(object.as_str());
+                let read = async || {
+                    let stored = self.fetch(&path).await?;
+                    Ok::<_, StoreError>(stored.map(|stored| Manifest::from_stored(&stored, &key)))
+                };
+                let mut manifest = read().await?;
+                if self.inner.remote.is_some() && matches!(manifest, Some(Err(_))) {
+                    // It may have been changed on the way.
+                    manifest = read().await?;
+                }
+                if let (Some(tier), Some(Ok(manifest))) = (tier, &manifest) {
+                    tier.keep(manifest).await?;
+                }
+                Ok::<_, StoreError>((object, manifest))
             })
             .buffered(CONCURRENCY)
+            .boxed()
             .try_collect::<Vec<_>>()
             .await?;
         let (mut manifests, mut unreadable) = (Vec::with_capacity(read.len()), Vec::new());
@@ -125,53 +188,29 @@ impl Store {
         Ok((manifests, unreadable))
     }
 
-    async fn find_object(&self, key: &ActionKey) -> Result<Found, StoreError> {
-        let Some(stored) = self.fetch(&ObjectPath::from(layout::manifest(key))).await? else {
-            return Ok(Found::Nothing);
-        };
-        let manifest = match Manifest::from_stored(&stored, key) {
-            Ok(manifest) => manifest,
-            Err(reason) => return Ok(Found::Unusable(reason)),
-        };
-        Ok(match self.first_absent(&manifest).await? {
-            None => Found::Usable(Box::new(manifest)),
-            Some(digest) => Found::Unusable(incomplete(&manifest, digest)),
-        })
-    }
-
     /// The first blob of a manifest that is missing or has the wrong size.
-    async fn first_absent(&self, manifest: &Manifest) -> Result<Option<Digest>, StoreError> {
+    pub(super) async fn first_absent(&self, manifest: &Manifest) -> Result<Option<Digest>, StoreError> {
+        let Some(local) = self.inner.local.clone() else {
+            let remote = self.remote()?;
+            return remote.first_lost(manifest, remote.tier.as_ref()).await;
+        };
         let blobs = manifest.blobs();
-        if let Some(local) = self.inner.local.clone() {
-            return blocking(move || first_absent(&local, &blobs)).await;
-        }
-        let mut checked = stream::iter(blobs)
-            .map(async |blob| Ok::<_, StoreError>((blob.digest, self.has_object(&blob).await?)))
-            .buffered(CONCURRENCY);
-        while let Some((digest, present)) = checked.try_next().await? {
-            if !present {
-                return Ok(Some(digest));
-            }
-        }
-        Ok(None)
+        short(&local.clone(), 0, move || first_absent(&local, &blobs)).await
     }
 }
 
 /// [`Store::lookup`] without a detour: a run in which nothing is left to do is nothing but lookups.
 fn find(local: &Local, key: &ActionKey) -> Result<Found, StoreError> {
     let object = layout::manifest(key);
-    let stored = match std::fs::read(local.path(&object)) {
-        Ok(stored) => stored,
+    let manifest = match local.with_short(&object, |stored| Manifest::from_stored(stored, key)) {
+        Ok(Ok(manifest)) => manifest,
+        Ok(Err(reason)) => return Ok(Found::Unusable(reason)),
         Err(error) if absent(&error) => return Ok(Found::Nothing),
         Err(error) => return Err(StoreError::io(|| format!("read {object}"))(error)),
     };
-    let manifest = match Manifest::from_stored(&stored, key) {
-        Ok(manifest) => manifest,
-        Err(reason) => return Ok(Found::Unusable(reason)),
-    };
     Ok(match first_absent(local, &manifest.blobs())? {
         None => Found::Usable(Box::new(manifest)),
-        Some(digest) => Found::Unusable(incomplete(&manifest, digest)),
+        Some(digest) => Found::Incomplete(Box::new(manifest), digest),
     })
 }
 
@@ -184,7 +223,27 @@ fn first_absent(local: &Local, blobs: &[Artifact]) -> Result<Option<Digest>, Sto
     Ok(None)
 }
 
-fn incomplete(manifest: &Manifest, digest: Digest) -> Unusable {
+/// The text of a manifest that can be read back.
+fn readable(manifest: &Manifest) -> Result<String, StoreError> {
+    let unpublishable = |reason| StoreError::Unpublishable { step: manifest.provenance.step.clone(), reason };
+    let text = manifest.to_stored().map_err(unpublishable)?;
+    Manifest::from_stored(text.as_bytes(), &manifest.key).map_err(unpublishable)?;
+    Ok(text)
+}
+
+/// Puts a manifest in its place unless there is one; whether it did.
+async fn create(local: &Arc<Local>, manifest: &Manifest, text: &str) -> Result<bool, StoreError> {
+    let (object, attempt) = (layout::manifest(&manifest.key), publishing(manifest));
+    let (text, folder) = (text.to_owned(), Arc::clone(local));
+    let create = move || folder.create(&object, text.as_bytes()).map_err(StoreError::io(|| attempt));
+    short(local, 0, create).await
+}
+
+fn publishing(manifest: &Manifest) -> String {
+    format!("publish the manifest of `{}` ({})", manifest.provenance.step, manifest.key)
+}
+
+pub(super) fn incomplete(manifest: &Manifest, digest: Digest) -> Unusable {
     let output = manifest.outputs.iter().find(|(_, artifact)| artifact.digest == digest);
     Unusable::Incomplete { output: output.map(|(path, _)| path.clone()).unwrap_or_default(), digest }
 }

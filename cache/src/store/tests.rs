@@ -1,5 +1,12 @@
+mod care;
 mod conformance;
 mod disk;
+mod faults;
+mod faulty;
+mod proxy;
+mod s3;
+#[path = "../../tests-support/servers.rs"]
+pub(super) mod servers;
 
 use std::collections::BTreeMap;
 
@@ -7,7 +14,7 @@ use object_store::ObjectStoreExt;
 use serde_json::Map;
 
 use super::*;
-use crate::action::{Action, Ingredient};
+use crate::action::{Action, ActionKey, Ingredient};
 use crate::manifest::{Manifest, Provenance};
 
 /// An action that differs from those with other numbers.
@@ -36,7 +43,31 @@ async fn publish(store: &Store, number: i64, content: &str) -> Manifest {
     published.manifest
 }
 
+/// How long tests try again.
+const IMPATIENT: Retries = Retries {
+    total: std::time::Duration::from_secs(5),
+    stall: std::time::Duration::from_secs(2),
+    pause: std::time::Duration::from_millis(1),
+};
+
+/// A new store on a server, in a bucket of its own.
+pub(super) async fn bucket(server: &servers::Server, number: usize, tier: TierFolder) -> Store {
+    server.make_bucket(&format!("bucket-{number}"));
+    let options = StoreOptions { tier, retries: IMPATIENT, variables: Some(server.variables()) };
+    Store::open_with(&format!("s3://bucket-{number}/some/prefix"), options).await.unwrap()
+}
+
+/// The file of an object in the tier, if there is one.
+fn in_tier(store: &Store, object: &str) -> Option<PathBuf> {
+    let root = store.inner.remote.as_ref()?.tier_root()?;
+    Some(root.join(object)).filter(|path| path.exists())
+}
+
 async fn overwrite(store: &Store, object: &str, bytes: Vec<u8>) {
+    if let Some(path) = in_tier(store, object) {
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, &bytes).unwrap();
+    }
     store.objects().put(&ObjectPath::from(object), bytes.into()).await.unwrap();
 }
 
@@ -53,9 +84,21 @@ async fn flip(store: &Store, object: &str) {
 }
 
 async fn delete(store: &Store, object: &str) {
+    if let Some(path) = in_tier(store, object) {
+        std::fs::remove_file(&path).unwrap();
+    }
     store.objects().delete(&ObjectPath::from(object)).await.unwrap();
 }
 
+/// The objects below a folder, of a bucket and of the tier in front of it.
 async fn names(store: &Store, folder: &str) -> Vec<String> {
-    store.list(folder).await.unwrap().into_iter().map(|(name, _)| name).collect()
+    let listed = |listed: Vec<(String, u64)>| listed.into_iter().map(|(name, _)| name);
+    let mut names: Vec<String> = listed(store.list(folder).await.unwrap()).collect();
+    if let Some(root) = in_tier(store, "").filter(|_| !folder.starts_with("quarantine")) {
+        let tier = Store::open(root.to_str().unwrap()).await.unwrap();
+        names.extend(listed(tier.list(folder).await.unwrap()));
+        names.sort();
+        names.dedup();
+    }
+    names
 }

@@ -6,6 +6,7 @@ use super::*;
 
 mod names;
 mod overrides;
+mod variants;
 
 const GOOD: &str = include_str!("../testdata/loop.yaml");
 
@@ -46,9 +47,9 @@ fn a_good_file_is_read_in_order_and_with_positions() {
         names(&pipeline.iteration),
         ["explore", "explored", "search", "responses", "rewards", "dataset", "train", "evaluate"]
     );
-    assert_eq!(stage(&pipeline, "sft").retries, 2);
-    assert_eq!(stage(&pipeline, "responses").retries, 5);
-    assert_eq!(stage(&pipeline, "explore").line, Some(25));
+    assert_eq!(stage(&pipeline, "sft").policy.retries, 2);
+    assert_eq!(stage(&pipeline, "responses").policy.retries, 5);
+    assert_eq!(pipeline.position("iteration.explore"), Some((25, 3)));
     assert_eq!(pipeline.position("iteration.explore.with.temperature"), Some((30, 7)));
     assert_eq!(pipeline.base, Path::new("pipelines"));
 }
@@ -361,19 +362,6 @@ fn anchors_and_merge_keys_work_and_problems_in_them_point_near() {
     assert_eq!(brief(&text, &[])[0].split(' ').next().unwrap(), "58:86");
 }
 
-#[test]
-fn variants_and_grid_are_kept_as_written() {
-    let pipeline = parse(
-        &format!(
-            "{GOOD}variants: {{hot: {{iteration.explore.temperature: [1.5]}}}}\ngrid: {{seed: [1, 2]}}\n"
-        ),
-        &[],
-    )
-    .unwrap();
-    assert_eq!(pipeline.variants["hot"]["iteration.explore.temperature"][0], 1.5);
-    assert_eq!(pipeline.grid["seed"][1], 2);
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -398,5 +386,29 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn retained_outputs_are_counted_and_checked() {
+    let yaml =
+        "name: toy\niterations: 2\niteration:\n  a: {uses: command, with: {argv: [x], outputs: [state]}}\n";
+    let retain = |text: &str| Pipeline::parse(&format!("{yaml}retain: {text}\n"), Path::new("toy.yaml"), &[]);
+    let read = retain("{state: 2, a.state: 1}").unwrap().retain;
+    assert_eq!(read, BTreeMap::from([("state".to_owned(), 2), ("a.state".to_owned(), 1)]));
+    assert!(Pipeline::parse(yaml, Path::new("toy.yaml"), &[]).unwrap().retain.is_empty());
+    for (text, message, hint) in [
+        ("{stat: 1}", "no stage of `iteration` has an output `stat`", Some("did you mean `state`?")),
+        ("{state: 0}", "`state`: expected a number of iterations, 1 or more, found the number `0`", None),
+        (
+            "[state]",
+            "`retain`: expected a mapping of outputs to a number of iterations each, found a list",
+            None,
+        ),
+    ] {
+        let problems = retain(text).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        assert_eq!((problems[0].message.as_str(), problems[0].hint.as_deref()), (message, hint));
+        assert_eq!(problems[0].line(), Some(5));
     }
 }

@@ -24,7 +24,7 @@ fn overrides_are_yaml_values_and_may_leave_out_with() {
     assert_eq!(responses.temperature, OneOrMany::One(Setting::Value(0.9)));
     let StageConfig::Sft(train) = &stage(&pipeline, "train").config else { panic!("sft") };
     assert!((train.training.learning_rate - 1e-5).abs() < 1e-12);
-    assert_eq!(stage(&pipeline, "train").retries, 0);
+    assert_eq!(stage(&pipeline, "train").policy.retries, 0);
     let StageConfig::Problems(problems) = &stage(&pipeline, "problems").config else { panic!("problems") };
     assert_eq!(problems.steps, [1, 4]);
     let StageConfig::Search(search) = &stage(&pipeline, "search").config else { panic!("search") };
@@ -102,6 +102,6 @@ fn stages_can_be_added_and_removed_by_overrides() {
     ]);
     assert!(pipeline.iteration.iter().all(|stage| stage.name != "evaluate"));
     let more = stage(&pipeline, "more");
-    assert_eq!((more.config.name(), more.line), ("draw", None));
+    assert_eq!((more.config.name(), pipeline.position("setup.more")), ("draw", None));
     assert_eq!(good(&["iterations=0"]).iterations, 0);
 }

@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::check::Checks;
+use super::declared::{self, Declared};
 use crate::reference::Reference;
 use crate::stage::{Input, Output, Problem, Runner, Stage};
+use crate::units::{parse_duration, parse_size};
 
 /// Runs a program. In `argv`, `{in.NAME}`, `{out}`, `{scratch}` and `{params}` are replaced by paths.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,8 +25,10 @@ pub struct Command {
     /// Programs and other files whose content is part of the identity, relative to the pipeline file.
     #[serde(default)]
     pub files: Vec<String>,
-    /// Paths below `{out}` that it must write.
-    pub outputs: Vec<String>,
+    /// What it must write below `{out}`: paths, or `path: kind` to have the rows checked. A folder
+    /// ends in `/`.
+    #[serde(deserialize_with = "declared::read")]
+    pub outputs: Vec<Declared>,
     /// Its environment, added to that of the engine; only this part is in the key.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
@@ -57,44 +61,6 @@ impl Command {
     }
 }
 
-/// Reads `90s`, `10m`, `1h30m`, `2d`: whole numbers, each with its unit, from large to small.
-fn parse_duration(text: &str) -> Option<Duration> {
-    let mut rest = text.trim();
-    let mut seconds = 0_u64;
-    let mut largest = u64::MAX;
-    while !rest.is_empty() {
-        let digits = rest.find(|character: char| !character.is_ascii_digit())?;
-        let number: u64 = rest[..digits].parse().ok()?;
-        let mut tail = rest[digits..].chars();
-        let unit = match tail.next()? {
-            's' => 1,
-            'm' => 60,
-            'h' => 3600,
-            'd' => 86400,
-            _ => return None,
-        };
-        if unit >= largest {
-            return None;
-        }
-        largest = unit;
-        seconds = seconds.checked_add(number.checked_mul(unit)?)?;
-        rest = tail.as_str().trim_start();
-    }
-    (seconds > 0).then(|| Duration::from_secs(seconds))
-}
-
-/// `500MB`, `4GB`: bytes, in powers of ten.
-fn parse_size(text: &str) -> Option<u64> {
-    let digits = text.find(|character: char| !character.is_ascii_digit())?;
-    let unit: u64 = match text[digits..].trim_start() {
-        "kB" | "KB" => 1_000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        _ => return None,
-    };
-    text[..digits].parse::<u64>().ok()?.checked_mul(unit).filter(|bytes| *bytes > 0)
-}
-
 /// A JSON value as key material; object fields are ordered by name.
 fn ingredient(value: &Value) -> Ingredient {
     match value {
@@ -125,9 +91,9 @@ impl Stage for Command {
     fn outputs(&self) -> Vec<Output> {
         self.outputs
             .iter()
-            .map(|path| {
-                let name = path.trim_end_matches('/');
-                Output { name: name.to_owned(), path: name.to_owned(), folder: name.len() < path.len() }
+            .map(|output| {
+                let name = output.name().to_owned();
+                Output { path: name.clone(), folder: output.folder(), name }
             })
             .collect()
     }
@@ -140,7 +106,7 @@ impl Stage for Command {
         let params = params.iter().map(|(name, value)| (name.clone(), ingredient(value))).collect();
         Ingredient::map([
             ("argv", argv.clone().into()),
-            ("outputs", outputs.clone().into()),
+            ("outputs", Ingredient::List(outputs.iter().map(Declared::identity).collect())),
             ("env", Ingredient::Map(env)),
             ("params", Ingredient::Map(params)),
         ])
@@ -162,9 +128,9 @@ impl Stage for Command {
                 "list what the program writes below {out}; a folder ends in `/`",
             );
         }
-        for (index, path) in self.outputs.iter().enumerate() {
+        for (index, output) in self.outputs.iter().enumerate() {
             let field = format!("outputs[{index}]");
-            let name = path.trim_end_matches('/');
+            let (path, name) = (&output.path, output.name());
             let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
             if !name.split('/').all(plain) || name.contains('\\') {
                 checks.refuse(
@@ -173,7 +139,7 @@ impl Stage for Command {
                     "write a relative path without `.` and `..`",
                 );
             }
-            if self.outputs[..index].iter().any(|other| other.trim_end_matches('/') == name) {
+            if self.outputs[..index].iter().any(|other| other.name() == name) {
                 checks.refuse(&field, format!("`{path}` is listed twice"), "remove one");
             }
         }

@@ -3,6 +3,7 @@
 mod check;
 mod command;
 mod data;
+mod declared;
 mod evaluate;
 mod labels;
 mod sample;
@@ -11,6 +12,7 @@ mod train;
 
 pub use command::Command;
 pub use data::{Draw, Problems, Tokenizer, TokenizerKind};
+pub use declared::Declared;
 pub use evaluate::{Evaluate, Measure};
 pub use labels::{LabelSteps, Prefixes, StepLabels};
 pub use sample::{Aggregate, Grader, Sample, SampleShard, Score, ScoreShard};

@@ -222,6 +222,10 @@ impl Stage for Sample {
         checks.0
     }
 
+    fn has_settings(&self) -> bool {
+        true
+    }
+
     fn settings(&mut self) -> Vec<(&'static str, &mut Setting)> {
         match &mut self.temperature {
             OneOrMany::One(setting) => vec![("temperature", setting)],

@@ -118,6 +118,10 @@ impl Stage for Search {
         ])
     }
 
+    fn items(&self, ingredient: &str) -> &'static [&'static str] {
+        if ingredient == "thresholds" { &["from", "to", "by"] } else { &[] }
+    }
+
     fn check(&self) -> Vec<Problem> {
         let mut checks = Checks::default();
         let Thresholds { from, to, by } = self.thresholds;
@@ -187,6 +191,10 @@ impl Stage for Filter {
         }
         checks.keep_per_query(self.keep_per_query);
         checks.0
+    }
+
+    fn has_settings(&self) -> bool {
+        true
     }
 
     fn settings(&mut self) -> Vec<(&'static str, &mut Setting)> {

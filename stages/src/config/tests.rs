@@ -114,6 +114,14 @@ fn settings_survive_a_round_trip() {
 }
 
 #[test]
+fn stages_say_whether_they_have_settings() {
+    for mut stage in all() {
+        let has_settings = stage.stage().has_settings();
+        assert!(has_settings || stage.stage_mut().settings().is_empty(), "{}", stage.name());
+    }
+}
+
+#[test]
 fn stages_that_draw_random_numbers_depend_on_the_seed() {
     let all = all();
     let seeded: Vec<&str> =

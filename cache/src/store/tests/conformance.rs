@@ -2,54 +2,131 @@
 
 use super::*;
 
+/// Runs all functions, each on a store of its own that `$open` makes from a number.
+macro_rules! all {
+    ($open:expr, $($name:ident),*) => {{
+        let mut number = 0;
+        $({
+            number += 1;
+            eprintln!(concat!("· ", stringify!($name)));
+            super::$name(&$open(number).await).await;
+        })*
+        assert!(number > 0);
+    }};
+}
+
 macro_rules! conformance {
-    ($($name:ident),* $(,)?) => {
+    (
+        everywhere { $($name:ident),* $(,)? }
+        where_writes_are_atomic { $($atomic:ident),* $(,)? }
+        without_tier { $($plain:ident),* $(,)? }
+    ) => {
         mod in_memory {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
             async fn $name() {
                 super::$name(&super::Store::open("memory://").await.unwrap()).await;
             })*
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $atomic() {
+                super::$atomic(&super::Store::open("memory://").await.unwrap()).await;
+            })*
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $plain() {
+                super::$plain(&super::Store::open("memory://").await.unwrap()).await;
+            })*
         }
 
         mod on_disk {
+            async fn open(folder: &tempfile::TempDir) -> super::Store {
+                super::Store::open(folder.path().to_str().unwrap()).await.unwrap()
+            }
+
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
             async fn $name() {
-                let folder = tempfile::tempdir().unwrap();
-                super::$name(&super::Store::open(folder.path().to_str().unwrap()).await.unwrap()).await;
+                super::$name(&open(&tempfile::tempdir().unwrap()).await).await;
             })*
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $atomic() {
+                super::$atomic(&open(&tempfile::tempdir().unwrap()).await).await;
+            })*
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $plain() {
+                super::$plain(&open(&tempfile::tempdir().unwrap()).await).await;
+            })*
+        }
+
+        /// A server takes long to start: one test runs all functions.
+        mod on_s3 {
+            use super::super::bucket;
+            use super::super::servers::Server;
+            use super::super::TierFolder;
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn moto() {
+                let Some(server) = Server::moto() else { return };
+                let open = async |number| bucket(&server, number, TierFolder::Off).await;
+                all!(open, $($name,)* $($atomic,)* $($plain),*);
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn moto_behind_a_tier() {
+                let Some(server) = Server::moto() else { return };
+                let folder = tempfile::tempdir().unwrap();
+                let tier = super::TierFolder::Below(folder.path().to_owned());
+                let open = async |number| bucket(&server, number, tier.clone()).await;
+                all!(open, $($name,)* $($atomic),*);
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn s3s() {
+                let Some(server) = Server::s3s() else { return };
+                let open = async |number| bucket(&server, number, TierFolder::Off).await;
+                all!(open, $($name,)* $($plain),*);
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn s3s_behind_a_tier() {
+                let Some(server) = Server::s3s() else { return };
+                let folder = tempfile::tempdir().unwrap();
+                let tier = super::TierFolder::Below(folder.path().to_owned());
+                let open = async |number| bucket(&server, number, tier.clone()).await;
+                all!(open, $($name),*);
+            }
         }
     };
 }
 
 conformance! {
-    bytes_read_back,
-    files_of_any_length_read_back,
-    equal_content_is_stored_once,
-    adopted_file_is_stored,
-    absent_source_is_an_error,
-    missing_blob_is_missing,
-    materialised_file_is_the_content,
-    materialising_replaces_what_was_there,
-    damaged_blob_is_set_aside_when_read,
-    damaged_blob_is_set_aside_when_materialised,
-    published_manifest_is_looked_up,
-    absent_manifest_is_a_miss,
-    second_publisher_adopts,
-    racing_publishers_agree,
-    manifest_with_a_missing_blob_is_a_miss,
-    manifest_with_a_shortened_blob_is_a_miss,
-    truncated_manifest_is_a_miss_and_replaced,
-    changed_manifest_is_a_miss,
-    misfiled_manifest_is_a_miss,
-    publishing_replaces_an_unusable_manifest,
-    publishing_without_blobs_is_refused,
-    publishing_under_a_foreign_key_is_refused,
-    unknown_objects_are_ignored,
-    stat_counts,
-    verification_of_a_sound_store_finds_nothing,
-    verification_finds_all_damage,
-    objects_read_back_and_are_listed,
-    names_of_the_store_are_refused,
+    everywhere {
+        bytes_read_back,
+        files_of_any_length_read_back,
+        equal_content_is_stored_once,
+        adopted_file_is_stored,
+        absent_source_is_an_error,
+        missing_blob_is_missing,
+        materialised_file_is_the_content,
+        materialising_replaces_what_was_there,
+        damaged_blob_is_set_aside_when_read,
+        damaged_blob_is_set_aside_when_materialised,
+        published_manifest_is_looked_up,
+        absent_manifest_is_a_miss,
+        second_publisher_adopts,
+        manifest_with_a_missing_blob_is_a_miss,
+        manifest_with_a_shortened_blob_is_a_miss,
+        truncated_manifest_is_a_miss_and_replaced,
+        changed_manifest_is_a_miss,
+        misfiled_manifest_is_a_miss,
+        publishing_replaces_an_unusable_manifest,
+        publishing_without_blobs_is_refused,
+        publishing_under_a_foreign_key_is_refused,
+        unknown_objects_are_ignored,
+        verification_of_a_sound_store_finds_nothing,
+        verification_finds_all_damage,
+        objects_read_back_and_are_listed,
+        names_of_the_store_are_refused,
+    }
+    where_writes_are_atomic { racing_publishers_agree }
+    without_tier { stat_counts }
 }
 
 async fn bytes_read_back(store: &Store) {

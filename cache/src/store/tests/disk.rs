@@ -41,7 +41,8 @@ async fn locations_that_cannot_be_opened_say_what_to_do() {
     fs::write(&file, "").unwrap();
     let file = file.to_str().unwrap();
     for (location, message, hint) in [
-        ("s3://bucket/prefix", "`s3://` is not supported yet", "mount the bucket"),
+        ("gs://bucket/prefix", "`gs://` is not supported", "s3://bucket/prefix"),
+        ("s3://", "not a path", "s3://bucket/prefix"),
         ("file://relative/path", "not a path", "file:///absolute"),
         (file, "not a folder", "path of a folder"),
         (&format!("{file}/below"), "make the folder", "is a file"),

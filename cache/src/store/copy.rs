@@ -1,0 +1,146 @@
+//! Results from one store to another.
+
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::Serialize;
+
+use super::{CONCURRENCY, Store, StoreError, blocking, layout};
+use crate::manifest::{Artifact, Manifest};
+
+/// What [`Store::copy_to`] has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Copied {
+    /// Results that the other store has now.
+    pub results: u64,
+    /// Results that it had before.
+    pub skipped: u64,
+    /// Results of which a blob is missing or damaged here.
+    pub incomplete: u64,
+    /// Contents that were sent.
+    pub blobs: u64,
+    /// Their size.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Copies the results that `wanted` accepts, with their blobs, to another store. What is there is left
+    /// as it is. Everything is verified on the way, and a result shows only when it is whole:
+    /// cut off at any point, the same copy goes on.
+    ///
+    /// # Errors
+    /// When a store cannot be read or written.
+    pub async fn copy_to(
+        &self,
+        other: &Self,
+        wanted: impl Fn(&Manifest) -> bool,
+    ) -> Result<Copied, StoreError> {
+        let manifests = self.manifests().await?.into_iter().filter(|manifest| wanted(manifest));
+        let copied: Vec<Copied> = stream::iter(manifests)
+            .map(|manifest| self.copy_result(other, manifest))
+            .buffer_unordered(CONCURRENCY / 4)
+            .try_collect()
+            .await?;
+        Ok(copied.into_iter().fold(Copied::default(), |sum, next| Copied {
+            results: sum.results + next.results,
+            skipped: sum.skipped + next.skipped,
+            incomplete: sum.incomplete + next.incomplete,
+            blobs: sum.blobs + next.blobs,
+            bytes: sum.bytes + next.bytes,
+        }))
+    }
+
+    async fn copy_result(&self, other: &Self, manifest: Manifest) -> Result<Copied, StoreError> {
+        if other.has_result(&manifest).await? {
+            return Ok(Copied { skipped: 1, ..Copied::default() });
+        }
+        let sent: Result<Vec<u64>, StoreError> = stream::iter(manifest.blobs())
+            .map(|blob| self.copy_blob(other, blob))
+            .buffer_unordered(CONCURRENCY / 4)
+            .try_filter_map(async |sent| Ok(sent))
+            .try_collect()
+            .await;
+        let sent = match sent {
+            Ok(sent) => sent,
+            Err(error) if error.lost_blob().is_some() => {
+                let step = &manifest.provenance.step;
+                tracing::warn!(step, key = %manifest.key, "not copied: {error}");
+                return Ok(Copied { incomplete: 1, ..Copied::default() });
+            }
+            Err(error) => return Err(error),
+        };
+        other.publish(manifest).await?;
+        Ok(Copied { results: 1, blobs: sent.len() as u64, bytes: sent.iter().sum(), ..Copied::default() })
+    }
+
+    /// Whether others who use the store find a result; one that is only in front of its bucket is not there.
+    async fn has_result(&self, manifest: &Manifest) -> Result<bool, StoreError> {
+        match &self.inner.remote {
+            Some(remote) => remote.has_result(&manifest.key).await,
+            None => Ok(self.lookup(&manifest.key).await?.is_some()),
+        }
+    }
+
+    /// Sends a blob that the other store lacks; gives its size.
+    async fn copy_blob(&self, other: &Self, blob: Artifact) -> Result<Option<u64>, StoreError> {
+        let digest = blob.digest;
+        let there = match (other.inner.local.clone(), &other.inner.remote) {
+            (Some(local), _) => blocking(move || local.has(&blob)).await?,
+            (None, Some(remote)) => remote.has(&blob).await?,
+            (None, None) => false,
+        };
+        if there {
+            return Ok(None);
+        }
+        let kept = self.inner.local.clone().or_else(|| {
+            let tier = self.inner.remote.as_ref()?.tier.as_ref()?;
+            Some(tier.local().clone())
+        });
+        let object = layout::blob(&digest);
+        let file = match kept {
+            Some(local) if self.inner.local.is_some() || local.path(&object).exists() => {
+                let path = local.path(&object);
+                // What is sent is compared with its digest; what is damaged here must be known as such.
+                blocking(move || local.verify(&digest, true)).await?;
+                File::Stored(path)
+            }
+            _ => {
+                let folder = other.folder().map(|folder| folder.join(layout::TEMPORARY));
+                let folder = folder.unwrap_or_else(std::env::temp_dir);
+                File::Fetched(self.remote()?.download(&digest, Some(blob.size), &folder).await?)
+            }
+        };
+        match (other.inner.local.clone(), &other.inner.remote) {
+            (None, Some(remote)) => remote.upload_file(file.path(), &blob).await?,
+            (Some(local), _) => {
+                let attempt = move || format!("store blob {digest}");
+                match file {
+                    File::Fetched(file) => {
+                        blocking(move || local.keep_verified(file, &digest).map_err(StoreError::io(attempt)))
+                            .await?;
+                    }
+                    File::Stored(path) => {
+                        other.put_file(&path).await?;
+                    }
+                }
+            }
+            (None, None) => {}
+        }
+        Ok(Some(blob.size))
+    }
+}
+
+/// A blob's content, verified.
+enum File {
+    /// The blob of a store on disk.
+    Stored(std::path::PathBuf),
+    /// Fetched for this.
+    Fetched(tempfile::NamedTempFile),
+}
+
+impl File {
+    fn path(&self) -> &std::path::Path {
+        match self {
+            Self::Stored(path) => path,
+            Self::Fetched(file) => file.path(),
+        }
+    }
+}

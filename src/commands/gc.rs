@@ -1,0 +1,271 @@
+//! `bstar cache gc`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
+
+use bstar_cache::{ActionKey, Artifact, Collected, Collection, Freed, Inventory, Store, StoreError};
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::cli::{Failure, Format, Global, open_store};
+use crate::commands::{answer, answer_json, columns};
+use crate::executor::abandoned::{Abandoned, abandoned, remove};
+use crate::executor::work::WorkRoot;
+use crate::gc::policy::{parse_duration, parse_retain};
+use crate::gc::{Policy, Retention, Roots, refresh, retirees, roots};
+use crate::report::{count, size};
+
+/// What to keep, and whether to delete the rest.
+#[derive(Debug, Clone, Args)]
+pub struct Gc {
+    /// Delete; without, only show what would go
+    #[arg(long)]
+    pub apply: bool,
+    /// Keep the results of runs that started within this time
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = parse_duration)]
+    pub keep: Duration,
+    /// Keep the results of the last N runs of every pipeline, and of the last N that are done
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub keep_last: usize,
+    /// Keep whatever was written within this time
+    #[arg(long, value_name = "TIME", default_value = "1d", value_parser = parse_duration)]
+    pub grace: Duration,
+    /// Delete the records of runs too whose results go
+    #[arg(long)]
+    pub runs: bool,
+    /// Keep this output of the last N iterations of a run only, for example optimizer=1
+    #[arg(long, value_name = "OUTPUT=N", value_parser = parse_retain)]
+    pub retire: Vec<(String, usize)>,
+}
+
+/// All that goes.
+struct Plan {
+    roots: Roots,
+    collection: Collection,
+    retirees: BTreeMap<ActionKey, BTreeSet<String>>,
+    /// What `retirees` are at most.
+    retired_bytes: u64,
+    abandoned: Vec<Abandoned>,
+    /// Whether the records of the other runs go.
+    runs: bool,
+}
+
+/// What was done.
+struct Done {
+    collected: Collected,
+    freed: Freed,
+    abandoned: u64,
+}
+
+/// Shows what nobody needs any more, or deletes it.
+///
+/// # Errors
+/// When the store cannot be read; nothing is deleted then.
+pub async fn cache_gc(global: &Global, options: &Gc) -> Result<u8, Failure> {
+    let store = open_store(global).await?;
+    let policy = Policy { keep: options.keep, keep_last: options.keep_last, grace: options.grace };
+    // Only a plan may rely on this machine's clock.
+    let now = if options.apply { store.now().await? } else { SystemTime::now() };
+    let inventory = store.inventory().await?;
+    let mut roots = roots(&store, &policy, now).await?;
+    if options.apply {
+        refresh(&store, &mut roots).await?;
+    }
+    let collection = inventory.plan(&roots.keys, now, policy.grace);
+    let retain = Retention::new(options.retire.iter().cloned());
+    let mut retirees = retirees(&store, &inventory, &roots, &retain).await?;
+    collection.results.iter().for_each(|result| drop(retirees.remove(&result.key)));
+    let work = WorkRoot::of(&store);
+    let published = inventory.manifests().map(|manifest| manifest.key).collect();
+    let before = now.checked_sub(policy.keep).unwrap_or(SystemTime::UNIX_EPOCH);
+    let plan = Plan {
+        retired_bytes: retired_bytes(&inventory, &retirees),
+        abandoned: abandoned(&work, &published, before),
+        runs: options.runs,
+        roots,
+        collection,
+        retirees,
+    };
+    let done = if options.apply { Some(plan.apply(&store, &inventory, &work).await?) } else { None };
+    if global.format == Format::Json {
+        answer_json(&plan.to_json(done.as_ref()))?;
+    } else {
+        answer(&plan.to_text(store.location(), done.as_ref()));
+    }
+    Ok(0)
+}
+
+fn retired_bytes(inventory: &Inventory, retirees: &BTreeMap<ActionKey, BTreeSet<String>>) -> u64 {
+    let mut contents: BTreeSet<Artifact> = BTreeSet::new();
+    for manifest in inventory.manifests() {
+        let paths = retirees.get(&manifest.key).into_iter().flatten();
+        contents.extend(paths.filter_map(|path| manifest.outputs.get(path)));
+    }
+    contents.iter().map(|artifact| artifact.size).sum()
+}
+
+impl Plan {
+    async fn apply(&self, store: &Store, inventory: &Inventory, work: &WorkRoot) -> Result<Done, StoreError> {
+        let collected = store.collect(inventory, &self.collection).await?;
+        let freed = match self.retirees.is_empty() {
+            true => Freed::default(),
+            false => store.retire(&self.retirees, "cache gc").await?,
+        };
+        if self.runs {
+            for run in &self.roots.others {
+                for object in store.list_objects(&format!("runs/{}", run.start.id)).await? {
+                    store.delete_object(&object).await?;
+                }
+            }
+        }
+        let removed = self.abandoned.iter().filter(|abandoned| remove(work, abandoned));
+        let abandoned = removed.map(|abandoned| abandoned.bytes).sum();
+        Ok(Done { collected, freed, abandoned })
+    }
+
+    /// Results that go, by run and stage: how many, and their bytes.
+    fn groups(&self) -> BTreeMap<(&str, &str), (u64, u64)> {
+        let mut groups: BTreeMap<(&str, &str), (u64, u64)> = BTreeMap::new();
+        for result in &self.collection.results {
+            let group = groups.entry((&result.run, &result.stage)).or_default();
+            *group = (group.0 + 1, group.1 + result.bytes);
+        }
+        groups
+    }
+
+    fn pipeline(&self, run: &str) -> &str {
+        let kept = self.roots.kept.iter().map(|(run, _)| run);
+        let found = kept.chain(&self.roots.others).find(|info| info.start.id == run);
+        found.map_or("", |info| &info.start.pipeline)
+    }
+
+    fn abandoned_bytes(&self) -> u64 {
+        self.abandoned.iter().map(|abandoned| abandoned.bytes).sum()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.collection.bytes() + self.retired_bytes + self.abandoned_bytes()
+    }
+
+    fn to_json(&self, done: Option<&Done>) -> Value {
+        let stay: Vec<Value> = self
+            .roots
+            .kept
+            .iter()
+            .map(|(run, why)| {
+                json!({"run": run.start.id, "pipeline": run.start.pipeline, "started": run.start.started,
+                       "why": why.to_string()})
+            })
+            .collect();
+        let go: Vec<Value> = self
+            .groups()
+            .into_iter()
+            .map(|((run, stage), (results, bytes))| {
+                json!({"run": run, "pipeline": self.pipeline(run), "stage": stage, "results": results,
+                       "bytes": bytes})
+            })
+            .collect();
+        let steps: Vec<Value> = self
+            .collection
+            .results
+            .iter()
+            .map(|result| json!({"key": result.key, "step": result.step, "run": result.run}))
+            .collect();
+        let Collection { needed, young, free, kept_bytes, orphaned, .. } = &self.collection;
+        json!({
+            "applied": done.is_some(),
+            "stay": {"runs": stay, "unreadable_runs": self.roots.unreadable, "needed": needed, "young": young,
+                     "costing_nothing": free, "bytes": kept_bytes,
+                     "unreadable_manifests": self.collection.unreadable_kept},
+            "go": {"by_stage": go, "steps": steps, "results": self.collection.results.len(),
+                   "files": self.collection.blobs.len(), "orphaned_bytes": orphaned,
+                   "unreadable_manifests": self.collection.unreadable.len(),
+                   "debris": self.collection.debris.len(), "retired_results": self.retirees.len(),
+                   "retired_bytes": self.retired_bytes, "abandoned": self.abandoned.len(),
+                   "run_records": if self.runs { self.roots.others.len() } else { 0 },
+                   "bytes": self.bytes()},
+            "freed_bytes": done.map_or(0, Done::bytes),
+            "spared_files": done.map_or(0, |done| done.collected.spared),
+        })
+    }
+
+    fn to_text(&self, location: &str, done: Option<&Done>) -> String {
+        let mut text = String::new();
+        if !self.roots.kept.is_empty() {
+            let mut rows = vec![["run", "pipeline", "started", "why"].map(str::to_owned).to_vec()];
+            rows.extend(self.roots.kept.iter().map(|(run, why)| {
+                let start = &run.start;
+                vec![start.id.clone(), start.pipeline.clone(), start.started.clone(), why.to_string()]
+            }));
+            text.push_str(&format!("Results of these runs stay:\n{}\n\n", columns(&rows)));
+        }
+        let groups = self.groups();
+        if !groups.is_empty() {
+            let heading = ["made by run", "pipeline", "stage", "results", "size"];
+            let mut rows = vec![heading.map(str::to_owned).to_vec()];
+            rows.extend(groups.into_iter().map(|((run, stage), (results, bytes))| {
+                let pipeline = self.pipeline(run).to_owned();
+                vec![run.to_owned(), pipeline, stage.to_owned(), results.to_string(), size(bytes)]
+            }));
+            let verb = if done.is_some() { "These results are deleted" } else { "These results would go" };
+            text.push_str(&format!("{verb}:\n{}\n\n", columns(&rows)));
+        }
+        for line in self.notes() {
+            text.push_str(&format!("{line}\n"));
+        }
+        let stays = size(self.collection.kept_bytes);
+        match done {
+            None if self.bytes() == 0 && self.collection.is_empty() => {
+                text.push_str(&format!("{location}: nothing to delete; {stays} stay"));
+            }
+            None => text.push_str(&format!(
+                "{location}: {} would be freed, {stays} stay\nnothing was deleted; the same command with \
+                 --apply does it",
+                size(self.bytes())
+            )),
+            Some(done) => {
+                text.push_str(&format!("{location}: {} freed, {stays} stay", size(done.bytes())));
+                if done.collected.spared > 0 {
+                    let spared = count(done.collected.spared, "file");
+                    text.push_str(&format!("\n{spared} stayed: needed again, or gone before"));
+                }
+            }
+        }
+        text
+    }
+
+    /// What else goes or stays, a line each.
+    fn notes(&self) -> Vec<String> {
+        let plan = &self.collection;
+        let mut notes = Vec::new();
+        let mut note = |number: usize, noun: &str, what: &str, bytes: Option<u64>| {
+            if number > 0 {
+                let bytes = bytes.map_or(String::new(), |bytes| format!(", {}", size(bytes)));
+                notes.push(format!("{} {what}{bytes}", count(number, noun)));
+            }
+        };
+        let whole = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        note(whole(plan.young), "result", "of other runs stay: they are young", None);
+        note(whole(plan.free), "result", "of other runs stay: all their outputs do", None);
+        note(self.roots.unreadable.len(), "run", "cannot be read: what they list stays", None);
+        note(plan.unreadable_kept.len(), "manifest", "cannot be read, and stay while young", None);
+        let orphaned = usize::from(plan.orphaned > 0);
+        note(orphaned, "group", "of files that belong to no result goes", Some(plan.orphaned));
+        note(plan.unreadable.len(), "manifest", "cannot be read, and go", None);
+        let bytes = |objects: &[bstar_cache::Object]| objects.iter().map(|object| object.size).sum();
+        note(plan.debris.len(), "set-aside or forgotten object", "go", Some(bytes(&plan.debris)));
+        note(self.retirees.len(), "result", "lose a retired output", Some(self.retired_bytes));
+        let left = Some(self.abandoned_bytes());
+        note(self.abandoned.len(), "leftover", "of steps go (scratch folders and logs)", left);
+        if self.runs {
+            note(self.roots.others.len(), "record of a run", "go", None);
+        }
+        notes
+    }
+}
+
+impl Done {
+    fn bytes(&self) -> u64 {
+        self.collected.bytes + self.freed.bytes + self.abandoned
+    }
+}

@@ -1,8 +1,8 @@
 //! Files and folders that a run uses again instead of making and deleting one for every step.
 //!
-//! Some file systems (ext4) do not use the number of a deleted file again for minutes, and look at each of
-//! those numbers whenever a file is made: so deleting thousands makes everybody slow. A name is
-//! cheap: what a step has done with is renamed, emptied, and renamed again for the next one.
+//! Making and deleting files is dear where names are cheap. The worst is ext4 without a journal: it does not
+//! use the number of a deleted file again for minutes, and looks at each of those whenever a file is made. So
+//! what a step has done with is emptied, and renamed for the next one.
 
 use std::fs::File;
 use std::io;

@@ -3,6 +3,7 @@
 mod bad_input;
 mod cli;
 mod damage;
+mod grade;
 mod kill;
 mod methods;
 mod reuse;

@@ -1,0 +1,67 @@
+//! Characters that are neither letters, digits nor spaces.
+
+use super::super::number::Number;
+use super::super::units;
+use super::Token;
+
+/// The token of a character; `None` when it is part of no answer.
+pub(super) fn symbol(character: char) -> Option<Token<'static>> {
+    Some(match character {
+        '+' | '-' | '*' | '/' | '^' | '_' | '(' | ')' | '[' | ']' | '{' | '}' | '|' | ',' | ';' | ':'
+        | '=' | '<' | '>' | '!' | '%' | '&' | '\'' => Token::Symbol(character),
+        '−' | '–' | '—' | '‐' | '‑' | '﹣' | '－' => Token::Symbol('-'),
+        '，' | '、' => Token::Symbol(','),
+        '（' => Token::Symbol('('),
+        '）' => Token::Symbol(')'),
+        '：' | '∶' => Token::Symbol(':'),
+        '＝' => Token::Symbol('='),
+        '＋' => Token::Symbol('+'),
+        '％' => Token::Symbol('%'),
+        '’' | '′' => Token::Symbol('\''),
+        '⋅' | '·' | '∙' | '•' | '∗' => Token::Symbol('*'),
+        '×' | '✕' => Token::Command("times"),
+        '÷' => Token::Command("div"),
+        '∕' | '⁄' => Token::Symbol('/'),
+        '±' => Token::Command("pm"),
+        '∓' => Token::Command("mp"),
+        '√' => Token::Command("sqrt"),
+        'π' | '𝜋' => Token::Command("pi"),
+        'θ' => Token::Command("theta"),
+        'α' => Token::Command("alpha"),
+        'β' => Token::Command("beta"),
+        'γ' => Token::Command("gamma"),
+        'λ' => Token::Command("lambda"),
+        'φ' => Token::Command("phi"),
+        'ω' => Token::Command("omega"),
+        '∞' => Token::Command("infty"),
+        '≤' | '⩽' => Token::Command("le"),
+        '≥' | '⩾' => Token::Command("ge"),
+        '≠' => Token::Command("ne"),
+        '≈' => Token::Command("approx"),
+        '∪' => Token::Command("cup"),
+        '∩' => Token::Command("cap"),
+        '∈' => Token::Command("in"),
+        '∅' | 'Ø' => Token::Command("emptyset"),
+        '°' | 'º' => Token::Command("degree"),
+        'ℝ' => Token::Command("reals"),
+        '∠' => Token::Command("angle"),
+        '⟨' => Token::Command("langle"),
+        '⟩' => Token::Command("rangle"),
+        '½' => Token::Number(Number::decimal("0", Some("5"), 0)?),
+        '¼' => Token::Number(Number::decimal("0", Some("25"), 0)?),
+        '¾' => Token::Number(Number::decimal("0", Some("75"), 0)?),
+        '⁰' => Token::Superscript(0),
+        '¹' => Token::Superscript(1),
+        '²' => Token::Superscript(2),
+        '³' => Token::Superscript(3),
+        '⁴' => Token::Superscript(4),
+        '⁵' => Token::Superscript(5),
+        '⁶' => Token::Superscript(6),
+        '⁷' => Token::Superscript(7),
+        '⁸' => Token::Superscript(8),
+        '⁹' => Token::Superscript(9),
+        '€' | '£' | '¥' | '₹' | '¢' => Token::Currency(units::currency(character)?),
+        _ if character.is_alphabetic() => Token::Letter(character),
+        _ => return None,
+    })
+}

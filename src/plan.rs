@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use bstar_stages::{Output, StageConfig};
+use bstar_stages::{Output, StageConfig, hub};
 use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
 
@@ -255,8 +255,8 @@ impl Layout<'_> {
         }
     }
 
-    fn file(&self, path: &str) -> Source {
-        Source::File(self.pipeline.base.join(Path::new(path)))
+    fn file(&self, path: impl AsRef<Path>) -> Source {
+        Source::File(self.pipeline.base.join(path))
     }
 
     /// Where a reference in a section leads; `None` for a carried value that does not exist (yet).
@@ -266,7 +266,11 @@ impl Layout<'_> {
             Section::Iteration(_) => View::Iteration,
         };
         match self.scope.resolve(text, view).ok()? {
-            Target::Input(name) => Some(self.file(self.pipeline.inputs.get(&name)?)),
+            Target::Input(name) => {
+                let path = self.pipeline.inputs.get(&name)?;
+                // A model that has left the cache since the pipeline was checked fails the step.
+                Some(hub::resolve(path).map_or_else(|_| self.file(path), |path| self.file(&path)))
+            }
             Target::Carried(name) => self.carried.get(&name).cloned(),
             Target::Stage { section: of, name, output } => {
                 let home = if of == View::Setup { Section::Setup } else { section };

@@ -65,6 +65,15 @@ fn listen(stop: &Arc<AtomicBool>) -> Receiver<Box<Request>> {
     requests
 }
 
+/// Does something with a model; a panic inside libtorch's bindings is an error like any other.
+///
+/// # Errors
+/// Those of `act`, and what it panics with.
+pub fn guarded<T>(act: impl FnOnce() -> Result<T>) -> Result<T> {
+    quiet_panics();
+    catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|panic| Err(panic_error(&*panic)))
+}
+
 /// Carries out a step; a panic inside libtorch's bindings is an error like any other.
 fn carry_out(kept: &mut Kept, request: &Request, stop: &AtomicBool) -> Result<Map<String, Value>> {
     let mut control = Control::new(stop, |progress: Progress| {

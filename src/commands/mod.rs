@@ -3,12 +3,14 @@
 mod cache;
 mod doctor;
 mod explain;
+mod model;
 mod pipeline;
 mod runs;
 
 pub use cache::{cache_cat, cache_stat, cache_verify};
 pub use doctor::doctor;
 pub use explain::step_explain;
+pub use model::model;
 pub use pipeline::{pipeline_check, pipeline_plan, pipeline_run};
 pub use runs::{run_list, run_show};
 

@@ -233,10 +233,11 @@ impl Block<'_> {
                 // Steps that run are alike when they run for one reason; of the others the first of many
                 // speaks for all, as it waits for least.
                 let reason = if state == "will_run" { step.1[0].reason.as_str() } else { "" };
+                let full = alike.len() == SHORT;
                 match alike.iter_mut().find(|(same, _)| *same == reason) {
                     Some((_, steps)) => steps.push(step),
-                    None if alike.len() < SHORT => alike.push((reason, vec![step])),
-                    None => rest.push(step),
+                    None if full => rest.push(step),
+                    None => alike.push((reason, vec![step])),
                 }
             }
             if !rest.is_empty() {

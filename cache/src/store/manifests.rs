@@ -155,16 +155,13 @@ impl Store {
                 {
                     return Ok((object, Some(Ok(manifest))));
                 }
-                let path = ObjectPath::from(object.as_str());
-                let read = async || {
-                    let stored = self.fetch(&path).await?;
-                    Ok::<_, StoreError>(stored.map(|stored| Manifest::from_stored(&stored, &key)))
+                let manifest = match &self.inner.remote {
+                    Some(remote) => remote.read_manifest(&key).await?,
+                    None => {
+                        let stored = self.fetch(&ObjectPath::from(object.as_str())).await?;
+                        stored.map(|stored| Manifest::from_stored(&stored, &key))
+                    }
                 };
-                let mut manifest = read().await?;
-                if self.inner.remote.is_some() && matches!(manifest, Some(Err(_))) {
-                    // It may have been changed on the way.
-                    manifest = read().await?;
-                }
                 if let (Some(tier), Some(Ok(manifest))) = (tier, &manifest) {
                     tier.keep(manifest).await?;
                 }

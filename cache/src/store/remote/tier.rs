@@ -305,14 +305,10 @@ impl Remote {
     }
 
     async fn find_object(&self, key: &ActionKey, tier: Option<&Tier>) -> Result<Found, StoreError> {
-        let object = layout::manifest(key);
-        let stored = super::transfer::fetch(&self.objects, &ObjectPath::from(object.as_str())).await;
-        let Some(stored) = stored.map_err(StoreError::objects(|| format!("read {object}")))? else {
-            return Ok(Found::Nothing);
-        };
-        let manifest = match Manifest::from_stored(&stored, key) {
-            Ok(manifest) => manifest,
-            Err(reason) => return Ok(Found::Unusable(reason)),
+        let manifest = match self.read_manifest(key).await? {
+            None => return Ok(Found::Nothing),
+            Some(Err(reason)) => return Ok(Found::Unusable(reason)),
+            Some(Ok(manifest)) => manifest,
         };
         Ok(match self.first_lost(&manifest, tier).await? {
             None => Found::Usable(Box::new(manifest)),

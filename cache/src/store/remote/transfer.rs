@@ -20,8 +20,9 @@ use tokio::task::JoinHandle;
 
 use super::super::{StoreError, blocking, layout};
 use super::Remote;
+use crate::action::ActionKey;
 use crate::digest::Digest;
-use crate::manifest::Artifact;
+use crate::manifest::{Artifact, Manifest, Unusable};
 
 const MIB: u64 = 1 << 20;
 /// The size of parts; a larger blob is sent in parts, a smaller one in one piece.
@@ -168,6 +169,28 @@ impl Remote {
         Arc::clone(&self.room).acquire_many_owned(u32::try_from(permits).unwrap_or(1)).await.ok()
     }
 
+    /// Reads a manifest. One that cannot be used is believed to be so once two readings gave the same.
+    pub(crate) async fn read_manifest(
+        &self,
+        key: &ActionKey,
+    ) -> Result<Option<Result<Manifest, Unusable>>, StoreError> {
+        let object = layout::manifest(key);
+        let path = ObjectPath::from(object.as_str());
+        let mut before = None;
+        for _ in 0..READINGS {
+            let read = fetch(&self.objects, &path).await;
+            let Some(text) = read.map_err(StoreError::objects(|| format!("read {object}")))? else {
+                return Ok(None);
+            };
+            let found = Digest::of(&text);
+            match Manifest::from_stored(&text, key) {
+                Err(_) if before.replace(found) != Some(found) => {}
+                manifest => return Ok(Some(manifest)),
+            }
+        }
+        Err(unsteady(&object))
+    }
+
     /// Sends a blob.
     pub(crate) async fn upload_bytes(&self, bytes: Vec<u8>) -> Result<Artifact, StoreError> {
         let artifact = Artifact { digest: Digest::of(&bytes), size: bytes.len() as u64 };
@@ -255,7 +278,7 @@ impl Remote {
             }
             self.believe(digest, found, &mut wrong).await?;
         }
-        Err(unsteady(digest))
+        Err(unsteady(&format!("blob {digest}")))
     }
 
     /// Writes a blob to a new file in `folder`, verified. Where the size is known, the parts of a big one
@@ -277,7 +300,7 @@ impl Remote {
                 _ => self.believe(digest, found, &mut wrong).await?,
             }
         }
-        Err(unsteady(digest))
+        Err(unsteady(&format!("blob {digest}")))
     }
 
     /// Reads a blob and compares its digest; gives its size.
@@ -290,7 +313,7 @@ impl Remote {
             }
             self.believe(digest, found, &mut wrong).await?;
         }
-        Err(unsteady(digest))
+        Err(unsteady(&format!("blob {digest}")))
     }
 
     /// A content is only believed to be wrong once it was wrong in the same way twice: what was changed
@@ -320,10 +343,18 @@ impl Remote {
         let mut blocks = self.blocks(digest, size).await?;
         // Not before: what is missing leaves no file behind that is deleted a moment later.
         let mut sink = Sink::new(file);
-        while let Some((block, room)) = blocks.try_next().await? {
-            sink.take(block, room).await.map_err(StoreError::io(|| format!("write blob {digest}")))?;
-        }
-        sink.end().await.map_err(StoreError::io(|| format!("write blob {digest}")))
+        let attempt = || format!("write blob {digest}");
+        let taken = async {
+            while let Some((block, room)) = blocks.try_next().await? {
+                sink.take(block, room).await.map_err(StoreError::io(attempt))?;
+            }
+            Ok(())
+        };
+        let taken = taken.await;
+        // What was begun ends first, whatever happened: then nothing is left over.
+        let written = sink.end().await;
+        taken?;
+        written.map_err(StoreError::io(attempt))
     }
 
     /// The blocks of a blob in order.
@@ -382,9 +413,9 @@ fn unchanged(parts: &Parts, artifact: &Artifact) -> std::io::Result<()> {
     if parts.digest() == artifact.digest { Ok(()) } else { Err(changed()) }
 }
 
-fn unsteady(digest: &Digest) -> StoreError {
+fn unsteady(what: &str) -> StoreError {
     let differs = std::io::Error::new(std::io::ErrorKind::InvalidData, "every reading gives another content");
-    StoreError::io(|| format!("read blob {digest}"))(differs)
+    StoreError::io(|| format!("read {what}"))(differs)
 }
 
 /// At least [`PART`], and so large that [`PARTS`] of them are enough.

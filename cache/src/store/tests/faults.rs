@@ -42,11 +42,7 @@ async fn work(objects: &Arc<Faulty>, with_tier: bool, big: bool) -> Result<Vec<M
     drop(store);
     let store = open(objects, tier(&other).as_deref()).await?;
     for (made, text) in published.iter().zip(&contents) {
-        let Some(found) = store.lookup(&made.key).await? else {
-            // Not believed, and to be made again.
-            return Err(StoreError::DamagedMarker { location: "lookup".to_owned(), marker: "none" });
-        };
-        assert_eq!(found, *made);
+        assert_eq!(store.lookup(&made.key).await?.as_ref(), Some(made));
         let target = other.path().join("input");
         store.materialise(&made.outputs["out"], &target).await?;
         assert!(std::fs::read_to_string(&target).unwrap() == *text);
@@ -70,11 +66,11 @@ async fn expect_all_there(objects: &Arc<Faulty>, published: &[Manifest], what: &
 }
 
 /// Every call of a piece of work fails once in every way.
-async fn every_call_fails_once(with_tier: bool, big: bool) {
+async fn every_call_fails_once(with_tier: bool, big: bool, faults: &[Fault]) {
     let counted = Faulty::new(|_| None);
     work(&counted, with_tier, big).await.unwrap();
     assert!(counted.calls() > 10);
-    for fault in ALL {
+    for &fault in faults {
         for number in 0..counted.calls() {
             let what = format!("call {number} of {}: {fault:?}", counted.calls());
             let objects = Faulty::new(move |call| (call == number).then_some(fault));
@@ -87,17 +83,17 @@ async fn every_call_fails_once(with_tier: bool, big: bool) {
 
 #[tokio::test(start_paused = true)]
 async fn every_call_may_fail_once() {
-    every_call_fails_once(false, false).await;
+    every_call_fails_once(false, false, &ALL).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn every_call_may_fail_once_behind_a_tier() {
-    every_call_fails_once(true, false).await;
+    every_call_fails_once(true, false, &ALL).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn every_call_for_a_file_in_parts_may_fail_once() {
-    every_call_fails_once(true, true).await;
+    every_call_fails_once(true, true, &[Fault::Lost, Fault::Torn, Fault::Flip]).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -172,7 +172,9 @@ impl ObjectStore for Faulty {
             (got.meta.clone(), got.range.clone(), got.attributes.clone(), got.extensions.clone());
         let mut bytes = got.bytes().await?.to_vec();
         let middle = bytes.len() / 2;
-        match (fault, bytes.get_mut(middle)) {
+        // Networks do not change the same bit each time.
+        let other = self.calls() % bytes.len().max(1);
+        match (fault, bytes.get_mut(other)) {
             (Some(Fault::Cut), _) => bytes.truncate(middle),
             (_, Some(byte)) => *byte ^= 1,
             (_, None) => {}

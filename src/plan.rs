@@ -120,16 +120,18 @@ impl Plan {
     /// Lays out `setup` and all iterations of a pipeline, composite stages lowered.
     #[must_use]
     pub fn new(pipeline: &Pipeline) -> Self {
-        Self::of(&[(String::new(), pipeline)])
+        let mut plan = Self::default();
+        // A pipeline alone shares with nobody.
+        plan.lay_out("", pipeline, None);
+        plan
     }
 
     /// Lays out several pipelines in one plan; work that they share is one step. Each comes with a tag,
     /// which is appended to the name of a step (`iteration[0].train@n_star=2`) where a pipeline before
     /// it has another step of that name.
     #[must_use]
-    pub fn of(pipelines: &[(String, &Pipeline)]) -> Self {
+    pub fn of(pipelines: &[(String, Pipeline)]) -> Self {
         let mut plan = Self::default();
-        // A pipeline alone shares with nobody.
         let mut known = (pipelines.len() > 1).then(Known::default);
         for (tag, pipeline) in pipelines {
             plan.lay_out(tag, pipeline, known.as_mut());

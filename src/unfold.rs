@@ -1,52 +1,11 @@
 //! Growing a plan: a sharded step, whose inputs are known by now, is cut into its shards.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bstar_cache::Artifact;
-use bstar_stages::{Shard, ShardInput};
+use bstar_stages::{Piece, Shard, ShardInput};
 
 use crate::plan::{Plan, Source, Step, StepId};
-
-/// Part of an input of a sharded step.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Piece {
-    /// Rows `start..end` of a JSON lines input.
-    Rows {
-        /// The sharded step's input.
-        input: String,
-        /// First row.
-        start: usize,
-        /// One past the last row.
-        end: usize,
-    },
-    /// One file of an input folder.
-    File {
-        /// The sharded step's input.
-        input: String,
-        /// Path in the folder.
-        path: String,
-    },
-}
-
-impl Piece {
-    /// The piece that a shard reads; `None` for a whole input.
-    #[must_use]
-    pub fn of(input: &ShardInput) -> Option<Self> {
-        match input {
-            ShardInput::Whole(_) => None,
-            ShardInput::Rows { input, start, end } => {
-                Some(Self::Rows { input: input.clone(), start: *start, end: *end })
-            }
-            ShardInput::File { input, path } => Some(Self::File { input: input.clone(), path: path.clone() }),
-        }
-    }
-
-    /// All pieces that some shards read, each once: what [`Plan::unfold`] wants to know the content of.
-    #[must_use]
-    pub fn of_shards(shards: &[Shard]) -> BTreeSet<Self> {
-        shards.iter().flat_map(|shard| &shard.inputs).filter_map(|(_, input)| Self::of(input)).collect()
-    }
-}
 
 /// The content of a piece was not given.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -76,7 +35,7 @@ impl Plan {
     ) -> Result<Vec<StepId>, UnknownPiece> {
         let whole = self.step(parent).clone();
         let missing = Piece::of_shards(&shards).into_iter().find(|piece| !content.contains_key(piece));
-        if let Some(piece) = missing {
+        if let Some(piece) = missing.cloned() {
             return Err(UnknownPiece { step: whole.name, piece });
         }
         Ok(shards.into_iter().map(|shard| self.add_shard(parent, &whole, shard, content)).collect())
@@ -95,7 +54,7 @@ impl Plan {
         }
         let source = |input: &ShardInput| match input {
             ShardInput::Whole(name) => whole.inputs.get(name).cloned(),
-            part => content.get(&Piece::of(part)?).copied().map(Source::Content),
+            ShardInput::Part(piece) => content.get(piece).copied().map(Source::Content),
         };
         let inputs = shard.inputs.iter().filter_map(|(name, input)| Some((name.clone(), source(input)?)));
         self.add(Step {

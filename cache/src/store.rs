@@ -89,12 +89,16 @@ pub struct Store {
 struct Inner {
     location: String,
     objects: Arc<dyn ObjectStore>,
-    /// The same objects; what is written through here survives a power cut at once.
-    durable: Arc<dyn ObjectStore>,
-    /// The same objects as files, where they are files of this machine.
-    local: Option<Arc<Local>>,
-    /// The same objects, where they are elsewhere.
-    remote: Option<Arc<Remote>>,
+    place: Place,
+}
+
+/// Where the objects are, and what can be done with them there.
+#[derive(Clone)]
+enum Place {
+    /// Files of this machine.
+    Here(Arc<Local>),
+    /// Elsewhere: on a server, or in memory.
+    There(Arc<Remote>),
 }
 
 #[derive(Deserialize)]
@@ -204,7 +208,9 @@ impl Store {
         let objects = Patient::new(objects, retries, endpoint);
         remote::probe(location, &objects).await?;
         let store = Self { inner: Arc::new(Inner::remote(location, objects, tier)) };
-        store.remote()?.begin_sending().await;
+        if let Place::There(remote) = &store.inner.place {
+            remote.begin_sending().await;
+        }
         Ok(store)
     }
 
@@ -214,17 +220,33 @@ impl Store {
             Some(stored) => stored,
             None => {
                 let text = Marker::text(FORMAT);
-                match self.inner.durable.put_opts(&path, text.clone().into(), PutMode::Create.into()).await {
-                    Ok(_) => text,
-                    Err(ObjectError::AlreadyExists { .. }) => self.fetch(&path).await?.unwrap_or_default(),
-                    Err(error) => {
-                        let attempt = || format!("make a store at `{}`", self.inner.location);
-                        return Err(StoreError::objects(attempt)(error));
-                    }
+                if self.make_marker(&path, &text).await? {
+                    text
+                } else {
+                    self.fetch(&path).await?.unwrap_or_default()
                 }
             }
         };
         check_marker(&self.inner.location, &stored)
+    }
+
+    /// Makes the marker unless there is one; whether it did.
+    async fn make_marker(&self, path: &ObjectPath, text: &[u8]) -> Result<bool, StoreError> {
+        let attempt = format!("make a store at `{}`", self.inner.location);
+        match self.inner.place.clone() {
+            Place::Here(local) => {
+                let text = text.to_owned();
+                blocking(move || local.make_marker(&text).map_err(StoreError::io(|| attempt))).await
+            }
+            Place::There(_) => {
+                let bytes = text.to_owned().into();
+                match self.objects().put_opts(path, bytes, PutMode::Create.into()).await {
+                    Ok(_) => Ok(true),
+                    Err(ObjectError::AlreadyExists { .. }) => Ok(false),
+                    Err(error) => Err(StoreError::objects(|| attempt)(error)),
+                }
+            }
+        }
     }
 
     /// Waits until results of earlier runs that this process has begun to send to the bucket are there.
@@ -234,9 +256,9 @@ impl Store {
     /// When one could not be sent. It is kept in the folder in front of the bucket, and sent when the
     /// store is opened again.
     pub async fn flush(&self) -> Result<(), StoreError> {
-        match &self.inner.remote {
-            Some(remote) => remote.flush().await,
-            None => Ok(()),
+        match &self.inner.place {
+            Place::Here(_) => Ok(()),
+            Place::There(remote) => remote.flush().await,
         }
     }
 
@@ -249,20 +271,20 @@ impl Store {
     /// The absolute path of the folder, for a store on this machine's disks.
     #[must_use]
     pub fn local_root(&self) -> Option<&Path> {
-        self.inner.local.as_ref().map(|local| local.root())
+        match &self.inner.place {
+            Place::Here(local) => Some(local.root()),
+            Place::There(_) => None,
+        }
     }
 
     /// The absolute path of the folder in which the store keeps files on this machine: its own, or the one in
     /// front of its bucket. Files next to it can be moved into the store.
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
-        self.local_root().or_else(|| self.inner.remote.as_ref()?.tier_root())
-    }
-
-    /// The part of a store that is not on this machine's disks; callers have seen that it is not.
-    fn remote(&self) -> Result<&Arc<Remote>, StoreError> {
-        let none = || std::io::Error::other("it is on this machine");
-        self.inner.remote.as_ref().ok_or_else(|| StoreError::io(|| "use the store remotely")(none()))
+        match &self.inner.place {
+            Place::Here(local) => Some(local.root()),
+            Place::There(remote) => remote.tier.as_ref().map(|tier| tier.local().root()),
+        }
     }
 
     fn objects(&self) -> &dyn ObjectStore {
@@ -274,12 +296,12 @@ impl Store {
     /// # Errors
     /// When writing fails.
     pub async fn put_bytes(&self, bytes: Vec<u8>) -> Result<Artifact, StoreError> {
-        match self.inner.local.clone() {
-            Some(local) => {
+        match self.inner.place.clone() {
+            Place::Here(local) => {
                 let size = bytes.len() as u64;
                 short(&local.clone(), size, move || local.put_bytes(&bytes)).await
             }
-            None => self.upload_bytes(bytes).await,
+            Place::There(remote) => remote.store_bytes(bytes).await,
         }
     }
 
@@ -288,12 +310,12 @@ impl Store {
     /// # Errors
     /// When the file cannot be read, or writing fails.
     pub async fn put_file(&self, path: &Path) -> Result<Artifact, StoreError> {
-        match self.inner.local.clone() {
-            Some(local) => {
+        match self.inner.place.clone() {
+            Place::Here(local) => {
                 let path = path.to_owned();
                 short(&local.clone(), size_of(&path), move || local.put_file(&path)).await
             }
-            None => self.upload_file(path, false).await,
+            Place::There(remote) => remote.store_file(path, false).await,
         }
     }
 
@@ -304,12 +326,12 @@ impl Store {
     /// # Errors
     /// When the file cannot be read, or writing fails.
     pub async fn adopt_file(&self, path: &Path) -> Result<Artifact, StoreError> {
-        match self.inner.local.clone() {
-            Some(local) => {
+        match self.inner.place.clone() {
+            Place::Here(local) => {
                 let path = path.to_owned();
                 short(&local.clone(), size_of(&path), move || local.adopt_file(&path)).await
             }
-            None => self.upload_file(path, true).await,
+            Place::There(remote) => remote.store_file(path, true).await,
         }
     }
 
@@ -319,12 +341,12 @@ impl Store {
     /// [`StoreError::Missing`]; [`StoreError::Corrupt`], after which the blob has been moved aside; and when
     /// reading fails.
     pub async fn read(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
-        match self.inner.local.clone() {
-            Some(local) => {
+        match self.inner.place.clone() {
+            Place::Here(local) => {
                 let digest = *digest;
                 blocking(move || local.read(&digest)).await
             }
-            None => self.download_bytes(digest).await,
+            Place::There(remote) => remote.content(digest).await,
         }
     }
 
@@ -334,13 +356,13 @@ impl Store {
     /// # Errors
     /// As [`Store::read`], and when writing fails; then `target` is as it was.
     pub async fn materialise(&self, artifact: &Artifact, target: &Path) -> Result<(), StoreError> {
-        match self.inner.local.clone() {
-            Some(local) => {
+        match self.inner.place.clone() {
+            Place::Here(local) => {
                 let (artifact, target) = (*artifact, target.to_owned());
                 short(&local.clone(), artifact.size, move || local.materialise(&artifact.digest, &target))
                     .await
             }
-            None => self.download_file(artifact, target).await,
+            Place::There(remote) => remote.materialise(artifact, target).await,
         }
     }
 
@@ -349,12 +371,12 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn contains(&self, artifact: &Artifact) -> Result<bool, StoreError> {
-        match self.inner.local.clone() {
-            Some(local) => {
+        match self.inner.place.clone() {
+            Place::Here(local) => {
                 let artifact = *artifact;
                 short(&local.clone(), 0, move || local.has(&artifact)).await
             }
-            None => self.remote()?.holds(artifact).await,
+            Place::There(remote) => remote.holds(artifact).await,
         }
     }
 
@@ -363,23 +385,23 @@ impl Store {
     /// # Errors
     /// When the disk refuses.
     pub async fn commit(&self) -> Result<(), StoreError> {
-        match self.inner.local.clone() {
-            Some(local) => blocking(move || local.commit()).await,
-            None => Ok(()),
+        match self.inner.place.clone() {
+            Place::Here(local) => blocking(move || local.commit()).await,
+            Place::There(_) => Ok(()),
         }
     }
 
     async fn set_aside(&self, object: String) -> Result<(), StoreError> {
-        match self.inner.local.clone() {
-            Some(local) => {
+        match self.inner.place.clone() {
+            Place::Here(local) => {
                 blocking(move || {
                     local.quarantine(&object);
                     Ok(())
                 })
                 .await
             }
-            None => {
-                self.remote()?.quarantine(&object).await;
+            Place::There(remote) => {
+                remote.quarantine(&object).await;
                 Ok(())
             }
         }
@@ -401,24 +423,19 @@ impl Inner {
             Err(_) if is_file() => return Err(StoreError::NotAFolder { location: location.to_owned() }),
             Err(error) => return Err(StoreError::io(attempt)(error)),
         };
-        let objects = || LocalFileSystem::new_with_prefix(&root).map_err(StoreError::objects(attempt));
+        let objects = LocalFileSystem::new_with_prefix(&root).map_err(StoreError::objects(attempt))?;
         Ok(Self {
             location: location.to_owned(),
-            objects: Arc::new(objects()?),
-            durable: Arc::new(objects()?.with_fsync(true)),
-            local: Some(Arc::new(Local::new(root))),
-            remote: None,
+            objects: Arc::new(objects),
+            place: Place::Here(Arc::new(Local::new(root))),
         })
     }
 
     fn remote(location: &str, objects: Patient, tier: Option<Tier>) -> Self {
-        let shared: Arc<dyn ObjectStore> = Arc::new(objects.clone());
         Self {
             location: location.to_owned(),
-            durable: Arc::clone(&shared),
-            objects: shared,
-            local: None,
-            remote: Some(Arc::new(Remote::new(objects, tier))),
+            objects: Arc::new(objects.clone()),
+            place: Place::There(Arc::new(Remote::new(objects, tier))),
         }
     }
 }

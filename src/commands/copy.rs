@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use bstar_cache::Store;
-use serde_json::{Value, json};
+use bstar_cache::{ActionKey, Store};
+use serde_json::json;
 
 use crate::cli::{Failure, Format, Global, open_store};
+use crate::commands::runs::find_run;
 use crate::commands::{answer, answer_json};
 use crate::report::{count, size};
-use crate::run_record::{self, FindError};
+use crate::run_record;
 
 /// Copies results from the store to `other`.
 ///
@@ -32,10 +33,10 @@ async fn copy(global: &Global, from: &Store, to: &Store, run: Option<&str>) -> R
     let (copied, records) = match run {
         None => (from.copy_to(to, |_| true).await?, "runs".to_owned()),
         Some(run) => {
-            let id = find(from, run).await?;
-            let keys = keys(&run_record::events(from, &id).await?);
-            let wanted = |key: String| keys.contains(&key);
-            (from.copy_to(to, |manifest| wanted(manifest.key.to_string())).await?, format!("runs/{id}"))
+            let id = find_run(from, run).await?.start.id;
+            let needed = run_record::needed(from, &id).await?;
+            let keys: BTreeSet<ActionKey> = needed.into_iter().map(|needed| needed.key).collect();
+            (from.copy_to(to, |manifest| keys.contains(&manifest.key)).await?, format!("runs/{id}"))
         }
     };
     copy_records(from, to, &records).await?;
@@ -59,26 +60,6 @@ async fn copy(global: &Global, from: &Store, to: &Store, run: Option<&str>) -> R
     Ok(u8::from(copied.incomplete > 0))
 }
 
-async fn find(store: &Store, run: &str) -> Result<String, Failure> {
-    let found = run_record::find(store, run).await.map_err(|error| match error {
-        FindError::Store(error) => Failure::Store(error),
-        other => Failure::Usage {
-            message: format!("{other} ({})", store.location()),
-            hint: Some("`bstar run list` shows all runs".to_owned()),
-        },
-    })?;
-    Ok(found.start.id)
-}
-
-/// The keys of the steps that a run has finished, made or found.
-fn keys(events: &[u8]) -> BTreeSet<String> {
-    let key = |line: &[u8]| {
-        let event: Value = serde_json::from_slice(line).ok()?;
-        Some(event.get("key")?.as_str()?.to_owned())
-    };
-    events.split(|byte| *byte == b'\n').filter_map(key).collect()
-}
-
 /// Copies the records of runs that the other store lacks or has in another state.
 async fn copy_records(from: &Store, to: &Store, folder: &str) -> Result<(), Failure> {
     for object in from.list_objects(folder).await? {
@@ -88,15 +69,4 @@ async fn copy_records(from: &Store, to: &Store, folder: &str) -> Result<(), Fail
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_keys_of_a_run_are_those_of_its_finished_steps() {
-        let events = b"{\"event\":\"done\",\"key\":\"ab\"}\n{\"event\":\"stopping\"}\n{\"event\":\"done\",\"key\":\"cd\"}\n{\"torn";
-        assert_eq!(keys(events), ["ab", "cd"].map(str::to_owned).into());
-    }
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::cli::{Failure, Format, Global, open_store};
 use crate::commands::pipeline::preview_failure;
-use crate::commands::step::{Found, fates, find};
+use crate::commands::step::{Found, fate, fates, find};
 use crate::commands::{answer, answer_json, columns};
 use crate::executor::preview::{Fate, Miss, Partial, partial};
 use crate::reason::{Explained, explain};
@@ -38,10 +38,7 @@ pub async fn step_explain(
         }
     };
     let fates = fates(&store, &plan).await?;
-    let Some((_, fate)) = fates.iter().find(|(step, _)| *step == id) else {
-        return Err(Failure::usage(format!("{name} is not in the plan")));
-    };
-    match fate {
+    match fate(&fates, id, name)? {
         Fate::Cached(manifest) if json => {
             answer_json(&json!({"step": name, "state": "cached", "manifest": manifest}))?;
         }

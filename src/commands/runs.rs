@@ -39,11 +39,12 @@ fn settings(info: &RunInfo) -> String {
     words.collect::<Vec<_>>().join(" ").trim_end_matches(':').to_owned()
 }
 
-async fn find(global: &Global, store: &Store, name: &str) -> Result<RunInfo, Failure> {
+/// The run that is meant: see [`run_record::find`].
+pub(crate) async fn find_run(store: &Store, name: &str) -> Result<RunInfo, Failure> {
     run_record::find(store, name).await.map_err(|error| match error {
         FindError::Store(error) => Failure::Store(error),
         other => Failure::Usage {
-            message: format!("{other} ({})", global.store),
+            message: format!("{other} ({})", store.location()),
             hint: Some("`bstar run list` shows all runs".to_owned()),
         },
     })
@@ -55,7 +56,7 @@ async fn find(global: &Global, store: &Store, name: &str) -> Result<RunInfo, Fai
 /// When there is no such run, the name is taken, or the store cannot be used.
 pub async fn run_pin(global: &Global, run: &str, name: Option<&str>) -> Result<u8, Failure> {
     let store = open_store(global).await?;
-    let run = find(global, &store, run).await?.start.id;
+    let run = find_run(&store, run).await?.start.id;
     let pins = run_record::pins(&store).await?;
     let taken = |pin: &&Pin| pin.name.is_some() && pin.name.as_deref() == name && pin.run != run;
     if let (Some(name), Some(other)) = (name, pins.values().find(taken)) {
@@ -154,7 +155,7 @@ pub async fn run_list(global: &Global) -> Result<u8, Failure> {
 /// When there is no such run, or the store cannot be read.
 pub async fn run_show(global: &Global, name: &str) -> Result<u8, Failure> {
     let store = open_store(global).await?;
-    let run = find(global, &store, name).await?;
+    let run = find_run(&store, name).await?;
     if global.format == Format::Json {
         answer_json(&to_json(&run, run_record::pins(&store).await?.get(&run.start.id)))?;
         return Ok(0);

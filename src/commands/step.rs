@@ -56,7 +56,7 @@ pub(crate) async fn find(
         return by_key(store, name).await.map(Found::Stored);
     }
     let (path, mut pipelines) = pipelines_of(store, file, overrides).await?;
-    let plan = plan_of(&pipelines);
+    let plan = Plan::of(&pipelines);
     if let Some(id) = plan.find(name) {
         let of_part = |part: &Part| part.steps.iter().any(|(_, step)| *step == id);
         let part = plan.parts().iter().position(of_part).unwrap_or(0);
@@ -66,20 +66,22 @@ pub(crate) async fn find(
     if let Some(manifest) = executed.max_by(|a, b| a.provenance.started.cmp(&b.provenance.started)) {
         return Ok(Found::Stored(Box::new(manifest)));
     }
-    let meant = plan.ids().map(|id| &plan.step(id).name);
-    let meant = meant.min_by_key(|candidate| strsim::damerau_levenshtein(candidate, name)).cloned();
     let whole = name.split_once('/').and_then(|(whole, _)| plan.find(whole)).is_some();
-    let (message, hint) = if whole {
-        let message = format!("no shard `{name}` was executed");
-        (
-            message,
-            Some("shards are named by the events of a run: runs/ID/events.jsonl in the store".to_owned()),
-        )
-    } else {
-        let message = format!("{} has no step `{name}`", path.display());
-        (message, meant.map(|meant| format!("did you mean `{meant}`?")))
-    };
-    Err(Failure::Usage { message, hint })
+    if !whole {
+        return Err(no_step(&plan, &path, name));
+    }
+    let hint = "shards are named by the events of a run: runs/ID/events.jsonl in the store".to_owned();
+    Err(Failure::Usage { message: format!("no shard `{name}` was executed"), hint: Some(hint) })
+}
+
+/// The pipeline file has no such step; perhaps one with a similar name is meant.
+fn no_step(plan: &Plan, path: &Path, name: &str) -> Failure {
+    let names = plan.ids().map(|id| &plan.step(id).name);
+    let meant = names.min_by_key(|candidate| strsim::damerau_levenshtein(candidate, name));
+    Failure::Usage {
+        message: format!("{} has no step `{name}`", path.display()),
+        hint: meant.map(|meant| format!("did you mean `{meant}`?")),
+    }
 }
 
 async fn by_key(store: &Store, prefix: &str) -> Result<Box<Manifest>, Failure> {
@@ -137,16 +139,15 @@ async fn pipelines_of(
     Ok((file, vec![(String::new(), pipeline)]))
 }
 
-/// The plan of all of them, as a run lays it out.
-fn plan_of(pipelines: &[(String, Pipeline)]) -> Plan {
-    let tagged: Vec<(String, &Pipeline)> =
-        pipelines.iter().map(|(tag, pipeline)| (tag.clone(), pipeline)).collect();
-    Plan::of(&tagged)
-}
-
-/// What running would do with one step of a plan.
+/// What running would do with the steps of a plan.
 pub(crate) async fn fates(store: &Store, plan: &Plan) -> Result<Vec<(StepId, Fate)>, Failure> {
     preview(store, plan).await.map_err(preview_failure)
+}
+
+/// What running would do with one of them.
+pub(crate) fn fate<'a>(fates: &'a [(StepId, Fate)], id: StepId, name: &str) -> Result<&'a Fate, Failure> {
+    let found = fates.iter().find(|(other, _)| *other == id).map(|(_, fate)| fate);
+    found.ok_or_else(|| Failure::usage(format!("{name} is not in the plan")))
 }
 
 /// Prints what a program printed when it was last executed.
@@ -160,26 +161,24 @@ pub async fn step_log(
     overrides: &[String],
 ) -> Result<u8, Failure> {
     let store = open_store(global).await?;
+    let made = |manifest: &Manifest| {
+        format!("it was made by {} on {}", manifest.provenance.maker(), manifest.provenance.host)
+    };
     let (step, stage, key, why) = match find(&store, name, file, overrides).await? {
         Found::Stored(manifest) => {
-            let why =
-                format!("it was made by {} on {}", manifest.provenance.maker(), manifest.provenance.host);
+            let why = made(&manifest);
             (manifest.provenance.step.clone(), manifest.action.stage.clone(), manifest.key, why)
         }
         Found::Step(_, plan, id) => {
             let step = plan.step(id);
-            let (key, why) = match fates(&store, &plan).await?.into_iter().find(|(other, _)| *other == id) {
-                Some((_, Fate::Cached(manifest))) => {
-                    let by = &manifest.provenance;
-                    (manifest.key, format!("it was made by {} on {}", by.maker(), by.host))
-                }
-                Some((_, Fate::WillRun(miss))) => (miss.key, "it was not executed yet".to_owned()),
-                Some((_, Fate::Unknown(waits))) => {
+            let (key, why) = match fate(&fates(&store, &plan).await?, id, name)? {
+                Fate::Cached(manifest) => (manifest.key, made(manifest)),
+                Fate::WillRun(miss) => (miss.key, "it was not executed yet".to_owned()),
+                Fate::Unknown(waits) => {
                     let message = format!("{name} has no key, and so no log, until {} ran", waits.join(", "));
                     let hint = "earlier executions are found by their key: `bstar step log KEY`".to_owned();
                     return Err(Failure::Usage { message, hint: Some(hint) });
                 }
-                None => return Err(Failure::usage(format!("{name} is not in the plan"))),
             };
             (step.name.clone(), step.stage.kind().to_owned(), key, why)
         }
@@ -224,20 +223,14 @@ pub struct Wanted<'a> {
 pub async fn step_adopt(global: &Global, wanted: Wanted<'_>) -> Result<u8, Failure> {
     let store = open_store(global).await?;
     let (path, pipelines) = pipelines_of(&store, wanted.file, wanted.overrides).await?;
-    let plan = plan_of(&pipelines);
+    let plan = Plan::of(&pipelines);
     let name = wanted.step;
-    let Some(id) = plan.find(name) else {
-        let meant = plan.ids().map(|id| &plan.step(id).name);
-        let meant = meant.min_by_key(|candidate| strsim::damerau_levenshtein(candidate, name));
-        return Err(Failure::Usage {
-            message: format!("{} has no step `{name}`", path.display()),
-            hint: meant.map(|meant| format!("did you mean `{meant}`?")),
-        });
-    };
-    let action = match fates(&store, &plan).await?.into_iter().find(|(other, _)| *other == id) {
-        Some((_, Fate::Cached(manifest))) => manifest.action,
-        Some((_, Fate::WillRun(miss))) => miss.action,
-        Some((_, Fate::Unknown(waits))) => {
+    let Some(id) = plan.find(name) else { return Err(no_step(&plan, &path, name)) };
+    let fates = fates(&store, &plan).await?;
+    let action = match fate(&fates, id, name)? {
+        Fate::Cached(manifest) => &manifest.action,
+        Fate::WillRun(miss) => &miss.action,
+        Fate::Unknown(waits) => {
             return Err(Failure::Usage {
                 message: format!("{name} has no key yet: it is made of the results of {}", waits.join(", ")),
                 hint: Some(format!(
@@ -246,10 +239,9 @@ pub async fn step_adopt(global: &Global, wanted: Wanted<'_>) -> Result<u8, Failu
                 )),
             });
         }
-        None => return Err(Failure::usage(format!("{name} is not in the plan"))),
     };
     let stage = &plan.step(id).stage;
-    let adoption = Adoption { step: name, stage, action: &action, from: wanted.from, replace: wanted.force };
+    let adoption = Adoption { step: name, stage, action, from: wanted.from, replace: wanted.force };
     let manifest = adopt(&store, &adoption).await.map_err(|refused| match refused {
         Refused::Folder { message, hint } => Failure::Usage { message, hint },
         Refused::Stored(maker) => Failure::Usage {

@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use bstar_cache::{Action, ActionKey, Artifact, Digest, Manifest, Store};
 use bstar_stages::protocol::StageError;
-use bstar_stages::{Setting, Shard, ShardSource, StageConfig};
+use bstar_stages::{Piece, Setting, Shard, ShardSource, StageConfig};
 
 use super::content::Content;
 use super::{Shared, Trouble};
 use crate::plan::Step;
-use crate::unfold::Piece;
 
 /// Inputs whose name begins so are part of the key, and found by the program where they are.
 const IN_PLACE: &str = "file:";
@@ -188,7 +187,7 @@ pub(super) async fn cut(
     let mut pieces: BTreeMap<Piece, Artifact> = BTreeMap::new();
     let invalid = |text: String| Trouble::from(StageError::invalid(text));
     for piece in Piece::of_shards(&shards) {
-        let artifact = match &piece {
+        let artifact = match piece {
             Piece::Rows { input, start, end } => {
                 let chunk = rows.get(input.as_str()).and_then(|rows| rows.chunk(*start, *end));
                 let missing = || invalid(format!("`{input}` has no rows {start} to {end}"));
@@ -204,7 +203,7 @@ pub(super) async fn cut(
                 found.ok_or_else(|| invalid(format!("`{input}` has no file {path}")))?
             }
         };
-        pieces.insert(piece, artifact);
+        pieces.insert(piece.clone(), artifact);
     }
     Ok((shards, pieces))
 }

@@ -10,7 +10,6 @@ use super::Trouble;
 use super::prepare::{Keep, action, cut};
 use super::preview::{Fate, Preview, PreviewError};
 use crate::plan::{Plan, Source, Step, StepId};
-use crate::unfold;
 
 /// Lookups at a time.
 const LOOKUPS: usize = 64;
@@ -66,7 +65,7 @@ pub async fn survey(store: &Store, plan: &Plan) -> Result<Vec<Standing>, Preview
                     Standing::Stored
                 }
                 None => {
-                    let brief = |shard: &Piece| (shard.key, shard.manifest.is_some());
+                    let brief = |shard: &KnownShard| (shard.key, shard.manifest.is_some());
                     Standing::Missing { key, shards: pieces.map(|pieces| pieces.iter().map(brief).collect()) }
                 }
             };
@@ -112,7 +111,7 @@ async fn look_up(store: &Store, keys: &[ActionKey]) -> Result<BTreeMap<ActionKey
 }
 
 /// A shard of a step that has no result itself.
-struct Piece {
+struct KnownShard {
     key: ActionKey,
     /// Where its file goes in the step's output folder.
     path: String,
@@ -123,12 +122,12 @@ struct Piece {
 async fn gathered(
     preview: &Preview<'_>,
     step: &Step,
-    pieces: &[Piece],
+    shards: &[KnownShard],
 ) -> Result<Option<Manifest>, PreviewError> {
-    let file = |piece: &Piece| {
-        Some((piece.path.clone(), piece.manifest.as_ref()?.outputs.values().next().copied()?))
+    let file = |shard: &KnownShard| {
+        Some((shard.path.clone(), shard.manifest.as_ref()?.outputs.values().next().copied()?))
     };
-    let Some(outputs) = pieces.iter().map(file).collect::<Option<_>>() else { return Ok(None) };
+    let Some(outputs) = shards.iter().map(file).collect::<Option<_>>() else { return Ok(None) };
     let (_, action, _) = preview.resolve(step).await?;
     Ok(Some(Manifest::new(action, outputs, serde_json::Map::new(), Provenance::default())))
 }
@@ -138,7 +137,7 @@ async fn shards(
     store: &Store,
     preview: &Preview<'_>,
     step: &Step,
-) -> Result<Option<Vec<Piece>>, PreviewError> {
+) -> Result<Option<Vec<KnownShard>>, PreviewError> {
     let of_user = |source: &Source| matches!(source, Source::File(_));
     if !step.stage.stage().sharded() || step.inputs.values().any(of_user) {
         return Ok(None);
@@ -153,7 +152,7 @@ async fn shards(
     };
     let digest = |input: &ShardInput| match input {
         ShardInput::Whole(name) => inputs.get(name).map(super::content::Content::digest),
-        part => unfold::Piece::of(part).and_then(|piece| pieces.get(&piece)).map(|artifact| artifact.digest),
+        ShardInput::Part(piece) => pieces.get(piece).map(|artifact| artifact.digest),
     };
     let key = |shard: &bstar_stages::Shard| {
         let inputs = shard.inputs.iter().filter_map(|(name, input)| Some((name.clone(), digest(input)?)));
@@ -161,10 +160,10 @@ async fn shards(
     };
     let keys: Vec<ActionKey> = shards.iter().map(key).collect();
     let found = look_up(store, &keys).await?;
-    let piece = |(key, shard): (ActionKey, bstar_stages::Shard)| Piece {
+    let known = |(key, shard): (ActionKey, bstar_stages::Shard)| KnownShard {
         key,
         path: shard.path,
         manifest: found.get(&key).cloned(),
     };
-    Ok(Some(keys.into_iter().zip(shards).map(piece).collect()))
+    Ok(Some(keys.into_iter().zip(shards).map(known).collect()))
 }

@@ -187,12 +187,6 @@ impl Pipeline {
         Value::Object((*self.document.value).clone())
     }
 
-    /// As [`Pipeline::resolved`], without a copy.
-    #[must_use]
-    pub fn into_resolved(self) -> Value {
-        Value::Object(Arc::unwrap_or_clone(self.document.value))
-    }
-
     /// The same pipeline with another seed.
     #[must_use]
     pub fn with_seed(&self, seed: u64) -> Self {

@@ -1,12 +1,11 @@
 use std::collections::BTreeSet;
 
 use bstar_cache::{Artifact, Digest};
-use bstar_stages::ShardSource;
+use bstar_stages::{Piece, ShardSource};
 use proptest::prelude::*;
 
 use super::*;
 use crate::pipeline::Diagnostic;
-use crate::unfold::Piece;
 
 const LOOP: &str = include_str!("../pipeline/testdata/loop.yaml");
 
@@ -166,7 +165,7 @@ fn unfolded(plan: &mut Plan, step: &str, source: &ShardSource) -> Vec<StepId> {
     let parent = plan.find(step).unwrap();
     let shards = plan.step(parent).stage.stage().shards(source).unwrap();
     let content =
-        Piece::of_shards(&shards).into_iter().map(|piece| (piece.clone(), artifact(&piece))).collect();
+        Piece::of_shards(&shards).into_iter().map(|piece| (piece.clone(), artifact(piece))).collect();
     plan.unfold(parent, shards, &content).unwrap()
 }
 

@@ -205,9 +205,15 @@ mod tests {
     #[tokio::test]
     async fn the_keys_of_an_older_record_are_in_its_events() {
         let store = Store::open("memory://").await.unwrap();
-        let done =
-            format!("{{\"event\":\"done\",\"step\":\"a/b\",\"shard\":true,\"key\":\"{}\"}}\n", key("a"));
-        store.put_object("runs/1/events.jsonl", (done + "{\"event\":\"stopping\"}\n").into()).await.unwrap();
-        assert_eq!(needed(&store, "1").await.unwrap(), [Needed { key: key("a"), step: String::new() }]);
+        let done = |digit: &str, shard: bool| {
+            let key = key(digit);
+            format!("{{\"event\":\"done\",\"step\":\"a/b\",\"shard\":{shard},\"key\":\"{key}\"}}\n")
+        };
+        // The last line was cut off.
+        let events = done("a", true) + "{\"event\":\"stopping\"}\n" + &done("b", false) + "{\"torn";
+        store.put_object("runs/1/events.jsonl", events.into()).await.unwrap();
+        let expected =
+            [("a", ""), ("b", "a/b")].map(|(digit, step)| Needed { key: key(digit), step: step.to_owned() });
+        assert_eq!(needed(&store, "1").await.unwrap(), expected);
     }
 }

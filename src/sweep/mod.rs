@@ -103,10 +103,7 @@ impl Sweep {
     /// All variants with all seeds in one plan; its parts are in the order of [`Sweep::pipelines`].
     #[must_use]
     pub fn plan(&self) -> Plan {
-        let pipelines = self.pipelines();
-        let tagged: Vec<(String, &Pipeline)> =
-            pipelines.iter().map(|(tag, pipeline)| (tag.clone(), pipeline)).collect();
-        Plan::of(&tagged)
+        Plan::of(&self.pipelines())
     }
 
     /// For the record of the run.

@@ -26,4 +26,4 @@ pub mod stage;
 pub mod units;
 
 pub use reference::{OneOrMany, Reference, Setting};
-pub use stage::{Input, Output, Problem, Runner, Shard, ShardInput, ShardSource, Stage, StageConfig};
+pub use stage::{Input, Output, Piece, Problem, Runner, Shard, ShardInput, ShardSource, Stage, StageConfig};

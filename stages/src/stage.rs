@@ -1,5 +1,7 @@
 //! What the engine needs to know of a stage.
 
+use std::collections::BTreeSet;
+
 use bstar_cache::Ingredient;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -123,7 +125,14 @@ pub struct Shard {
 pub enum ShardInput {
     /// The whole input of that name of the sharded step; absent when that is absent.
     Whole(String),
-    /// Rows `start..end` of that (JSON lines) input of the sharded step.
+    /// Part of an input of the sharded step.
+    Part(Piece),
+}
+
+/// Part of an input of a sharded step.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Piece {
+    /// Rows `start..end` of a JSON lines input.
     Rows {
         /// The sharded step's input.
         input: String,
@@ -132,13 +141,25 @@ pub enum ShardInput {
         /// One past the last row.
         end: usize,
     },
-    /// One file of that input folder of the sharded step.
+    /// One file of an input folder.
     File {
         /// The sharded step's input.
         input: String,
         /// Path in the folder.
         path: String,
     },
+}
+
+impl Piece {
+    /// All pieces that some shards read, each once.
+    #[must_use]
+    pub fn of_shards(shards: &[Shard]) -> BTreeSet<&Self> {
+        let parts = shards.iter().flat_map(|shard| &shard.inputs).filter_map(|(_, input)| match input {
+            ShardInput::Whole(_) => None,
+            ShardInput::Part(piece) => Some(piece),
+        });
+        parts.collect()
+    }
 }
 
 /// The settings of one stage.

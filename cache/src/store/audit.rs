@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::{Store, StoreError, blocking, layout};
+use super::{Place, Store, StoreError, blocking, layout};
 use serde::Serialize;
 
 use crate::action::ActionKey;
@@ -96,7 +96,9 @@ impl Store {
     /// When the store cannot be read. Damage is not an error but part of the outcome.
     pub async fn verify(&self) -> Result<Verification, StoreError> {
         let parallel = std::thread::available_parallelism().map_or(1, usize::from);
-        if let Some(tier) = self.inner.remote.as_ref().and_then(|remote| remote.tier.as_ref()) {
+        if let Place::There(remote) = &self.inner.place
+            && let Some(tier) = &remote.tier
+        {
             tier.verify().await?;
         }
         let mut outcome = Verification::default();
@@ -143,9 +145,9 @@ impl Store {
     }
 
     async fn verify_blob(&self, digest: Digest) -> Result<u64, StoreError> {
-        match self.inner.local.clone() {
-            Some(local) => blocking(move || local.verify(&digest, false)).await,
-            None => self.remote()?.verify(&digest).await,
+        match self.inner.place.clone() {
+            Place::Here(local) => blocking(move || local.verify(&digest, false)).await,
+            Place::There(remote) => remote.verify(&digest).await,
         }
     }
 }

@@ -1,9 +1,12 @@
 //! Results from one store to another.
 
+use std::sync::Arc;
+
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
-use super::{CONCURRENCY, Store, StoreError, blocking, layout};
+use super::remote::Remote;
+use super::{CONCURRENCY, Place, Store, StoreError, blocking, layout};
 use crate::manifest::{Artifact, Manifest};
 
 /// What [`Store::copy_to`] has done.
@@ -73,44 +76,47 @@ impl Store {
 
     /// Whether others who use the store find a result; one that is only in front of its bucket is not there.
     async fn has_result(&self, manifest: &Manifest) -> Result<bool, StoreError> {
-        match &self.inner.remote {
-            Some(remote) => remote.has_result(&manifest.key).await,
-            None => Ok(self.lookup(&manifest.key).await?.is_some()),
+        match &self.inner.place {
+            Place::Here(_) => Ok(self.lookup(&manifest.key).await?.is_some()),
+            Place::There(remote) => remote.has_result(&manifest.key).await,
         }
     }
 
     /// Sends a blob that the other store lacks; gives its size.
     async fn copy_blob(&self, other: &Self, blob: Artifact) -> Result<Option<u64>, StoreError> {
         let digest = blob.digest;
-        let there = match (other.inner.local.clone(), &other.inner.remote) {
-            (Some(local), _) => blocking(move || local.has(&blob)).await?,
-            (None, Some(remote)) => remote.has(&blob).await?,
-            (None, None) => false,
+        let there = match other.inner.place.clone() {
+            Place::Here(local) => blocking(move || local.has(&blob)).await?,
+            Place::There(remote) => remote.has(&blob).await?,
         };
         if there {
             return Ok(None);
         }
-        let kept = self.inner.local.clone().or_else(|| {
-            let tier = self.inner.remote.as_ref()?.tier.as_ref()?;
-            Some(tier.local().clone())
-        });
         let object = layout::blob(&digest);
+        let in_tier = |remote: &Remote| {
+            let local = remote.tier.as_ref()?.local();
+            local.path(&object).exists().then(|| Arc::clone(local))
+        };
+        let kept = match &self.inner.place {
+            Place::Here(local) => Ok(Arc::clone(local)),
+            Place::There(remote) => in_tier(remote).ok_or(remote),
+        };
         let file = match kept {
-            Some(local) if self.inner.local.is_some() || local.path(&object).exists() => {
+            Ok(local) => {
                 let path = local.path(&object);
                 // What is sent is compared with its digest; what is damaged here must be known as such.
                 blocking(move || local.verify(&digest, true)).await?;
                 File::Stored(path)
             }
-            _ => {
+            Err(remote) => {
                 let folder = other.folder().map(|folder| folder.join(layout::TEMPORARY));
                 let folder = folder.unwrap_or_else(std::env::temp_dir);
-                File::Fetched(self.remote()?.download(&digest, Some(blob.size), &folder).await?)
+                File::Fetched(remote.download(&digest, Some(blob.size), &folder).await?)
             }
         };
-        match (other.inner.local.clone(), &other.inner.remote) {
-            (None, Some(remote)) => remote.upload_file(file.path(), &blob).await?,
-            (Some(local), _) => {
+        match other.inner.place.clone() {
+            Place::There(remote) => remote.upload_file(file.path(), &blob).await?,
+            Place::Here(local) => {
                 let attempt = move || format!("store blob {digest}");
                 match file {
                     File::Fetched(file) => {
@@ -122,7 +128,6 @@ impl Store {
                     }
                 }
             }
-            (None, None) => {}
         }
         Ok(Some(blob.size))
     }

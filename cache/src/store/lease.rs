@@ -161,17 +161,6 @@ impl Store {
         })))
     }
 
-    /// Deletes an object, if it is there.
-    pub(super) async fn remove(&self, path: &ObjectPath) -> Result<(), StoreError> {
-        if let (Some(digest), Some(remote)) = (layout::parse_blob(path.as_ref()), &self.inner.remote) {
-            remote.forget(&digest);
-        }
-        match self.objects().delete(path).await {
-            Ok(()) | Err(ObjectError::NotFound { .. }) => Ok(()),
-            Err(error) => Err(StoreError::objects(|| format!("delete {path}"))(error)),
-        }
-    }
-
     /// The claims on a key, the highest generation last, and the beats.
     async fn claims(&self, key: &ActionKey) -> Result<(Vec<u64>, Vec<(u64, String)>), StoreError> {
         let folder = layout::leases(key);

@@ -202,6 +202,15 @@ impl Local {
         done
     }
 
+    /// Makes the file that states the store's format, on the disk, unless there is one; whether it did.
+    pub(crate) fn make_marker(&self, content: &[u8]) -> io::Result<bool> {
+        let made = self.create(layout::MARKER, content)?;
+        if made {
+            File::open(self.path(layout::MARKER))?.sync_all()?;
+        }
+        Ok(made)
+    }
+
     /// Brings everything that was published to the disk.
     pub(crate) fn commit(&self) -> Result<(), StoreError> {
         self.committer.commit().map_err(StoreError::io(|| format!("flush {}", self.root.display())))

@@ -8,7 +8,7 @@ use object_store::path::Path as ObjectPath;
 
 use super::local::{Local, absent};
 use super::remote::tier::Tier;
-use super::{CONCURRENCY, Store, StoreError, layout, short};
+use super::{CONCURRENCY, Place, Store, StoreError, layout, short};
 use crate::action::ActionKey;
 use crate::digest::Digest;
 use crate::manifest::{Artifact, Manifest, Unusable};
@@ -43,12 +43,12 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn lookup(&self, key: &ActionKey) -> Result<Option<Manifest>, StoreError> {
-        let found = match self.inner.local.clone() {
-            Some(local) => {
+        let found = match self.inner.place.clone() {
+            Place::Here(local) => {
                 let key = *key;
                 short(&local.clone(), 0, move || find(&local, &key)).await?
             }
-            None => self.remote()?.find(key).await?,
+            Place::There(remote) => remote.find(key).await?,
         };
         match found {
             Found::Nothing => Ok(None),
@@ -76,13 +76,16 @@ impl Store {
     /// manifest could not be read back, and when writing fails.
     pub async fn publish(&self, manifest: Manifest) -> Result<Published, StoreError> {
         let key = manifest.key;
-        let Some(local) = self.inner.local.clone() else {
-            let text = readable(&manifest)?;
-            return self.remote()?.publish(manifest, &text).await;
+        let local = match &self.inner.place {
+            Place::Here(local) => local,
+            Place::There(remote) => {
+                let text = readable(&manifest)?;
+                return remote.publish(manifest, &text).await;
+            }
         };
         let text = self.publishable(&manifest).await?;
         for _ in 0..ATTEMPTS {
-            if create(&local, &manifest, &text).await? {
+            if create(local, &manifest, &text).await? {
                 return Ok(Published { manifest, adopted: false });
             }
             if let Some(manifest) = self.lookup(&key).await? {
@@ -99,9 +102,9 @@ impl Store {
     /// # Errors
     /// As [`Store::publish`].
     pub async fn replace(&self, manifest: Manifest) -> Result<Manifest, StoreError> {
-        let text = match &self.inner.local {
-            Some(_) => self.publishable(&manifest).await?,
-            None => readable(&manifest)?,
+        let text = match &self.inner.place {
+            Place::Here(_) => self.publishable(&manifest).await?,
+            Place::There(_) => readable(&manifest)?,
         };
         let object = layout::manifest(&manifest.key);
         let path = ObjectPath::from(object.as_str());
@@ -110,13 +113,14 @@ impl Store {
             let failed = StoreError::objects(|| format!("write {aside}"));
             self.objects().put(&aside, old.into()).await.map_err(failed)?;
         }
-        let Some(local) = self.inner.local.clone() else {
-            return self.remote()?.replace(manifest, &text).await;
+        let local = match &self.inner.place {
+            Place::Here(local) => local,
+            Place::There(remote) => return remote.replace(manifest, &text).await,
         };
         let attempt = format!("replace the manifest of `{}` ({})", manifest.provenance.step, manifest.key);
-        let folder = Arc::clone(&local);
+        let folder = Arc::clone(local);
         let replace = move || folder.replace(&object, text.as_bytes()).map_err(StoreError::io(|| attempt));
-        short(&local, 0, replace).await?;
+        short(local, 0, replace).await?;
         Ok(manifest)
     }
 
@@ -134,7 +138,10 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn manifests(&self) -> Result<Vec<Manifest>, StoreError> {
-        let tier = self.inner.remote.as_ref().and_then(|remote| remote.tier.as_ref());
+        let tier = match &self.inner.place {
+            Place::Here(_) => None,
+            Place::There(remote) => remote.tier.as_ref(),
+        };
         Ok(self.read_manifests(tier).await?.0)
     }
 
@@ -155,9 +162,9 @@ impl Store {
                 {
                     return Ok((object, Some(Ok(manifest))));
                 }
-                let manifest = match &self.inner.remote {
-                    Some(remote) => remote.read_manifest(&key).await?,
-                    None => {
+                let manifest = match &self.inner.place {
+                    Place::There(remote) => remote.read_manifest(&key).await?,
+                    Place::Here(_) => {
                         let stored = self.fetch(&ObjectPath::from(object.as_str())).await?;
                         stored.map(|stored| Manifest::from_stored(&stored, &key))
                     }
@@ -187,12 +194,13 @@ impl Store {
 
     /// The first blob of a manifest that is missing or has the wrong size.
     pub(super) async fn first_absent(&self, manifest: &Manifest) -> Result<Option<Digest>, StoreError> {
-        let Some(local) = self.inner.local.clone() else {
-            let remote = self.remote()?;
-            return remote.first_lost(manifest, remote.tier.as_ref()).await;
-        };
-        let blobs = manifest.blobs();
-        short(&local.clone(), 0, move || first_absent(&local, &blobs)).await
+        match self.inner.place.clone() {
+            Place::Here(local) => {
+                let blobs = manifest.blobs();
+                short(&local.clone(), 0, move || first_absent(&local, &blobs)).await
+            }
+            Place::There(remote) => remote.first_lost(manifest, remote.tier.as_ref()).await,
+        }
     }
 }
 

@@ -4,12 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::TryStreamExt;
-use object_store::ObjectStoreExt;
 use object_store::path::Path as ObjectPath;
+use object_store::{Error as ObjectError, ObjectStoreExt};
 
 use super::local::{hash, make_read_only};
-use super::remote::transfer;
-use super::{Store, StoreError, blocking, layout};
+use super::remote::{Remote, transfer};
+use super::{Place, Store, StoreError, blocking, layout};
 use crate::digest::Digest;
 use crate::manifest::Artifact;
 
@@ -63,20 +63,33 @@ impl Store {
         transfer::fetch(self.objects(), path).await.map_err(StoreError::objects(|| format!("read {path}")))
     }
 
-    pub(super) async fn upload_bytes(&self, bytes: Vec<u8>) -> Result<Artifact, StoreError> {
-        let remote = self.remote()?;
-        if let Some(tier) = &remote.tier {
+    /// Deletes an object, if it is there.
+    pub(super) async fn remove(&self, path: &ObjectPath) -> Result<(), StoreError> {
+        if let (Some(digest), Place::There(remote)) = (layout::parse_blob(path.as_ref()), &self.inner.place) {
+            remote.forget(&digest);
+        }
+        match self.objects().delete(path).await {
+            Ok(()) | Err(ObjectError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(StoreError::objects(|| format!("delete {path}"))(error)),
+        }
+    }
+}
+
+impl Remote {
+    /// [`Store::put_bytes`].
+    pub(super) async fn store_bytes(&self, bytes: Vec<u8>) -> Result<Artifact, StoreError> {
+        if let Some(tier) = &self.tier {
             let local = Arc::clone(tier.local());
             return blocking(move || local.put_bytes(&bytes)).await;
         }
         let artifact = Artifact { digest: Digest::of(&bytes), size: bytes.len() as u64 };
-        if remote.has(&artifact).await? { Ok(artifact) } else { remote.upload_bytes(bytes).await }
+        if self.has(&artifact).await? { Ok(artifact) } else { self.upload_bytes(bytes).await }
     }
 
-    pub(super) async fn upload_file(&self, source: &Path, adopt: bool) -> Result<Artifact, StoreError> {
-        let remote = self.remote()?;
+    /// [`Store::put_file`], or [`Store::adopt_file`].
+    pub(super) async fn store_file(&self, source: &Path, adopt: bool) -> Result<Artifact, StoreError> {
         let path = source.to_owned();
-        if let Some(tier) = &remote.tier {
+        if let Some(tier) = &self.tier {
             let local = Arc::clone(tier.local());
             return blocking(move || if adopt { local.adopt_file(&path) } else { local.put_file(&path) })
                 .await;
@@ -84,32 +97,32 @@ impl Store {
         let artifact =
             blocking(move || hash(&path).map_err(StoreError::io(|| format!("read {}", path.display()))))
                 .await?;
-        if !remote.has(&artifact).await? {
-            remote.upload_file(source, &artifact).await?;
+        if !self.has(&artifact).await? {
+            self.upload_file(source, &artifact).await?;
         }
         Ok(artifact)
     }
 
-    pub(super) async fn download_bytes(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
-        let remote = self.remote()?;
-        let Some(tier) = &remote.tier else { return remote.read(digest).await };
+    /// [`Store::read`].
+    pub(super) async fn content(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
+        let Some(tier) = &self.tier else { return self.read(digest).await };
         let (local, digest) = (Arc::clone(tier.local()), *digest);
         let read = move || local.read(&digest);
         match blocking(read.clone()).await {
             Err(error) if error.lost_blob().is_some() => {
-                remote.fetch_into(tier, &digest, None).await?;
+                self.fetch_into(tier, &digest, None).await?;
                 blocking(read).await
             }
             result => result,
         }
     }
 
-    pub(super) async fn download_file(&self, artifact: &Artifact, target: &Path) -> Result<(), StoreError> {
-        let remote = self.remote()?;
+    /// [`Store::materialise`].
+    pub(super) async fn materialise(&self, artifact: &Artifact, target: &Path) -> Result<(), StoreError> {
         let (digest, target) = (artifact.digest, target.to_owned());
-        let Some(tier) = &remote.tier else {
+        let Some(tier) = &self.tier else {
             let folder = target.parent().unwrap_or(Path::new("."));
-            let file = remote.download(&digest, Some(artifact.size), folder).await?;
+            let file = self.download(&digest, Some(artifact.size), folder).await?;
             let attempt = || format!("write blob {digest} to {}", target.display());
             return make_read_only(file.path())
                 .and_then(|()| Ok(file.into_temp_path().persist(&target)?))
@@ -119,7 +132,7 @@ impl Store {
         let (kept, place) = (Arc::clone(&local), target.clone());
         match blocking(move || kept.materialise(&digest, &place)).await {
             Err(error) if error.lost_blob().is_some() => {
-                remote.fetch_into(tier, &digest, Some(artifact.size)).await?;
+                self.fetch_into(tier, &digest, Some(artifact.size)).await?;
                 blocking(move || local.write_out(&digest, &target)).await
             }
             result => result,

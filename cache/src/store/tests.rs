@@ -59,7 +59,8 @@ pub(super) async fn bucket(server: &servers::Server, number: usize, tier: TierFo
 
 /// The file of an object in the tier, if there is one.
 fn in_tier(store: &Store, object: &str) -> Option<PathBuf> {
-    let root = store.inner.remote.as_ref()?.tier_root()?;
+    let Place::There(remote) = &store.inner.place else { return None };
+    let root = remote.tier.as_ref()?.local().root();
     Some(root.join(object)).filter(|path| path.exists())
 }
 

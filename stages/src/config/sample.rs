@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
 use crate::reference::{OneOrMany, Reference, Setting};
-use crate::stage::{Input, Output, Problem, Runner, Shard, ShardInput, ShardSource, Stage, StageConfig};
+use crate::stage::{
+    Input, Output, Piece, Problem, Runner, Shard, ShardInput, ShardSource, Stage, StageConfig,
+};
 
 /// Samples responses. Output: the folder `responses`, a file `t=T/qFIRST-LAST.sSTART-END.jsonl` for each
 /// temperature, range of queries (by position) and range of sample indices.
@@ -277,7 +279,7 @@ impl Stage for Sample {
 }
 
 fn rows(start: usize, end: usize) -> ShardInput {
-    ShardInput::Rows { input: "queries".to_owned(), start, end }
+    ShardInput::Part(Piece::Rows { input: "queries".to_owned(), start, end })
 }
 
 impl Stage for SampleShard {
@@ -385,7 +387,7 @@ impl Stage for Score {
                 Some((first, last)) => rows(first.min(source.queries), last.min(source.queries)),
                 None => rows(0, source.queries),
             };
-            let file = ShardInput::File { input: "responses".to_owned(), path: path.clone() };
+            let file = ShardInput::Part(Piece::File { input: "responses".to_owned(), path: path.clone() });
             let mut inputs = vec![("responses".to_owned(), file), ("queries".to_owned(), range)];
             if self.reward_model.is_some() {
                 let name = "reward_model".to_owned();

@@ -3,7 +3,7 @@ use std::collections::HashSet;
 use serde_json::{Value, json};
 
 use crate::reference::Reference;
-use crate::stage::{Runner, ShardInput, ShardSource, StageConfig};
+use crate::stage::{Piece, Runner, ShardInput, ShardSource, StageConfig};
 
 fn stage(uses: &str, with: Value) -> StageConfig {
     StageConfig::parse(uses, with).expect("a stage").expect("its settings")
@@ -241,7 +241,7 @@ fn sample_shards(changes: &Value, queries: usize) -> Vec<Cut> {
     let describe = |shard: &crate::Shard| {
         let StageConfig::SampleShard(config) = &shard.stage else { panic!("a sample shard") };
         assert_eq!(shard.inputs[0], ("policy".to_owned(), ShardInput::Whole("policy".to_owned())));
-        let ("queries", ShardInput::Rows { input, start, end }) =
+        let ("queries", ShardInput::Part(Piece::Rows { input, start, end })) =
             (shard.inputs[1].0.as_str(), &shard.inputs[1].1)
         else {
             panic!("rows of queries")
@@ -290,7 +290,7 @@ fn scores_follow_the_files_of_the_responses() {
     let shards = score.stage().shards(&source).expect("shards");
     let rows: Vec<(&str, &ShardInput)> =
         shards.iter().map(|shard| (shard.path.as_str(), &shard.inputs[1].1)).collect();
-    let range = |start, end| ShardInput::Rows { input: "queries".to_owned(), start, end };
+    let range = |start, end| ShardInput::Part(Piece::Rows { input: "queries".to_owned(), start, end });
     assert_eq!(
         rows,
         [

@@ -9,7 +9,7 @@ use object_store::throttle::{ThrottleConfig, ThrottledStore};
 use proptest::prelude::*;
 
 use super::super::tests::{bucket, servers};
-use super::super::{Inner, TierFolder};
+use super::super::{Endpoint, Inner, Patient, Retries, TierFolder};
 use super::*;
 use crate::action::{Action, Ingredient};
 
@@ -34,17 +34,12 @@ fn far(objects: &Arc<InMemory>, latency: Duration) -> Store {
         wait_delete_per_call: latency,
         ..ThrottleConfig::default()
     };
-    let objects: Arc<dyn ObjectStore> = Arc::new(ThrottledStore::new(Arc::clone(objects), config));
-    let location = "memory://".to_owned();
-    Store {
-        inner: Arc::new(Inner {
-            location,
-            durable: Arc::clone(&objects),
-            objects,
-            local: None,
-            remote: None,
-        }),
-    }
+    let throttled: Arc<dyn ObjectStore> = Arc::new(ThrottledStore::new(Arc::clone(objects), config));
+    let location = "memory://";
+    let endpoint = Endpoint { address: location.to_owned(), variable: None };
+    // Leases are small objects: nothing of them goes past `objects`.
+    let near = Patient::new(Arc::<InMemory>::clone(objects), Retries::default(), endpoint);
+    Store { inner: Arc::new(Inner { objects: throttled, ..Inner::remote(location, near, None) }) }
 }
 
 async fn store() -> Store {

@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 
 use super::super::local::{Local, absent, in_folder_of};
 use super::super::manifests::{ATTEMPTS, Found, Published, incomplete};
-use super::super::{CONCURRENCY, Store, StoreError, blocking, layout};
+use super::super::{CONCURRENCY, Place, Store, StoreError, blocking, layout, short};
 use super::Remote;
 use crate::action::ActionKey;
 use crate::digest::Digest;
@@ -105,7 +105,7 @@ impl Tier {
         let location = folder.to_string_lossy();
         let store = Box::pin(Store::open(&location)).await?;
         let invalid = || StoreError::InvalidLocation { location: location.clone().into_owned() };
-        let local = store.inner.local.clone().ok_or_else(invalid)?;
+        let Place::Here(local) = store.inner.place.clone() else { return Err(invalid()) };
         Ok(Self { local, fetching: Mutex::default(), sending: tokio::sync::Mutex::default() })
     }
 
@@ -116,7 +116,7 @@ impl Tier {
     /// The manifest in the folder, if there is one that can be read.
     pub(crate) async fn manifest(&self, key: &ActionKey) -> Result<Option<Manifest>, StoreError> {
         let (local, key) = (Arc::clone(&self.local), *key);
-        blocking(move || {
+        short(&self.local, 0, move || {
             let object = layout::manifest(&key);
             let stored = match std::fs::read(local.path(&object)) {
                 Ok(stored) => stored,
@@ -155,12 +155,12 @@ impl Tier {
 
     async fn has(&self, artifact: Artifact) -> Result<bool, StoreError> {
         let local = Arc::clone(&self.local);
-        blocking(move || local.has(&artifact)).await
+        short(&self.local, 0, move || local.has(&artifact)).await
     }
 
     async fn lacks(&self, blobs: Vec<Artifact>) -> Result<Vec<Artifact>, StoreError> {
         let local = Arc::clone(&self.local);
-        blocking(move || {
+        short(&self.local, 0, move || {
             let mut lacking = Vec::new();
             for blob in blobs {
                 if !local.has(&blob)? {
@@ -208,11 +208,6 @@ impl Tier {
 }
 
 impl Remote {
-    /// The folder of the tier, if there is one.
-    pub(crate) fn tier_root(&self) -> Option<&Path> {
-        self.tier.as_ref().map(|tier| tier.local.root())
-    }
-
     /// Makes sure that a blob is in the tier.
     pub(crate) async fn fetch_into(
         &self,

@@ -49,7 +49,8 @@ async fn what_is_wrong_with_a_bucket_is_told_with_a_hint() {
     let told = format!("{error:?} {error} {}", remote(&error));
     assert!(!told.contains("WRONGSECRET") && !told.contains("AKEXAMPLE"), "{told}");
     let store = Store::open_with("s3://bucket", options(&endpoint, None)).await.unwrap();
-    assert!(!format!("{store:?} {:?}", store.inner.remote.as_ref().unwrap().objects).contains("EXAMPLE"));
+    let Place::There(remote) = &store.inner.place else { panic!("a store on a server") };
+    assert!(!format!("{store:?} {:?}", remote.objects).contains("EXAMPLE"));
 }
 
 #[tokio::test]

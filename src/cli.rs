@@ -1,5 +1,6 @@
 //! The command line: its arguments, and what a failure looks like.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -61,6 +62,13 @@ enum Command {
     /// Look after stored results
     #[command(subcommand)]
     Cache(Cache),
+    /// Ask a model: inspect, tokenize, logits, generate
+    #[command(disable_help_flag = true)]
+    Model {
+        /// What to ask, and the model's folder: `bstar model --help` tells more
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
+        arguments: Vec<OsString>,
+    },
     /// Check this machine: worker, libtorch, GPU, store, disk
     Doctor,
 }
@@ -408,6 +416,7 @@ async fn dispatch(cli: &Cli) -> Result<u8, Failure> {
             commands::cache_pull(global, other, run.as_deref()).await
         }
         Command::Cache(Cache::Cat { digest }) => commands::cache_cat(global, digest).await,
+        Command::Model { arguments } => Err(commands::model(global, arguments)),
         Command::Doctor => commands::doctor(global).await,
     }
 }

@@ -6,11 +6,12 @@ use std::path::Path;
 use bstar_stages::config::Optimizer as Kind;
 use bstar_stages::protocol::StageError;
 use serde::{Deserialize, Serialize};
+use tch::Kind as Number;
 
-use crate::checkpoint::{Tensors, read_tensors, write_tensors};
 use crate::error::{Result, io};
 use crate::model::Decoder;
 use crate::optim::Optimizer;
+use crate::tensors::{Tensors, read_tensors, write_tensors};
 use crate::train::LogRow;
 
 /// The checkpoint: one file, so that renaming it is all or nothing.
@@ -39,7 +40,7 @@ pub(crate) fn save(
         .map_err(|error| StageError::failed(format!("cannot write a checkpoint: {error}")))?;
     let weights = model.named().into_iter().map(|(name, tensor)| (format!("weight.{name}"), tensor));
     let (target, temporary) = (scratch.join(FILE), scratch.join(format!("{FILE}.new")));
-    write_tensors(&temporary, weights.chain(optimizer.tensors()), Some(("position", text)))?;
+    write_tensors(&temporary, weights.chain(optimizer.tensors()), Number::Float, Some(("position", text)))?;
     std::fs::rename(&temporary, &target).map_err(io("write", &target))
 }
 

@@ -14,7 +14,6 @@ use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
 
 use crate::batch::Packed;
-use crate::checkpoint::Tensors;
 use crate::config::ModelConfig;
 use crate::error::{Result, torch};
 use crate::model::{Decoder, index};
@@ -22,6 +21,7 @@ use crate::optim::{Optimizer, share};
 use crate::progress::{Control, Progress};
 use crate::resume::{Position, resume, save};
 use crate::stream::Stream;
+use crate::tensors::Tensors;
 use crate::tokenizer::Tokenizer;
 
 /// What is learnt from a row.
@@ -75,6 +75,20 @@ impl TextRow {
         // Nothing predicts the first token of all.
         let start = ids.len().max(1);
         ids.append(&mut target);
+        Ok(Self { ids, start })
+    }
+
+    /// A row that is encoded already; `start` is where its completion begins.
+    ///
+    /// # Errors
+    /// When there is nothing to predict, or nothing to predict it from.
+    pub fn from_ids(ids: Vec<i64>, start: usize) -> Result<Self> {
+        if start == 0 || start >= ids.len() {
+            let tokens = ids.len();
+            return Err(StageError::invalid(format!(
+                "a row of {tokens} tokens has no completion from {start} on"
+            )));
+        }
         Ok(Self { ids, start })
     }
 }
@@ -336,7 +350,9 @@ pub fn initial(config: ModelConfig, seed: u64, device: Device) -> Decoder {
     let residual = 0.02 / (2.0 * config.layers as f64).sqrt();
     let mut tensors = Tensors::new();
     for (name, shape) in config.tensors() {
-        let tensor = if shape.len() == 1 {
+        let tensor = if name.ends_with(".bias") {
+            Tensor::zeros(shape.as_slice(), (Kind::Float, Device::Cpu))
+        } else if shape.len() == 1 {
             Tensor::ones(shape.as_slice(), (Kind::Float, Device::Cpu))
         } else {
             let writes = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");

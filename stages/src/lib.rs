@@ -7,6 +7,7 @@
 //! - [`protocol`]: what the engine and worker processes say to each other.
 //! - [`balance`], [`metrics`]: the arithmetic of B-STaR and of its evaluation, pure.
 //! - [`problems`]: the built-in task. [`grade`]: extraction and comparison of answers.
+//! - [`hub`]: models in the local cache of the Hugging Face Hub.
 //! - [`run`]: stages that run inside the engine's process.
 //!
 //! The crate knows nothing of plans, schedulers, stores or tensors.
@@ -15,6 +16,7 @@ pub mod balance;
 pub mod config;
 pub mod files;
 pub mod grade;
+pub mod hub;
 pub mod kind;
 pub mod metrics;
 pub mod problems;

@@ -6,6 +6,7 @@ mod cli;
 mod commands;
 mod damage;
 mod hazards;
+mod hub;
 mod kill;
 mod methods;
 mod pause;

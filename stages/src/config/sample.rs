@@ -151,9 +151,16 @@ impl Sample {
     }
 }
 
+/// 2: the end tokens of `generation_config.json` end responses.
+const VERSION: u32 = 2;
+
 impl Stage for Sample {
     fn runner(&self) -> Runner {
         Runner::None
+    }
+
+    fn version(&self) -> u32 {
+        VERSION
     }
 
     fn seeded(&self) -> bool {
@@ -285,6 +292,10 @@ fn rows(start: usize, end: usize) -> ShardInput {
 impl Stage for SampleShard {
     fn runner(&self) -> Runner {
         Runner::Worker
+    }
+
+    fn version(&self) -> u32 {
+        VERSION
     }
 
     /// What the sampler plans its keys and values for, at most.

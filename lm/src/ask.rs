@@ -128,6 +128,9 @@ pub struct DrawingArgs {
     /// Keep this many of the most likely tokens; 0 is all
     #[arg(long, default_value_t = 0)]
     top_k: usize,
+    /// Keep the tokens that are at least this share as likely as the most likely one
+    #[arg(long, default_value_t = 0.0)]
+    min_p: f64,
     /// Most tokens a response
     #[arg(long, default_value_t = 256)]
     max_tokens: usize,
@@ -242,11 +245,16 @@ fn logits(model: &Decoder) -> Result<()> {
 }
 
 fn generate(folder: &Path, drawing: &DrawingArgs, computing: &Computing) -> Result<()> {
-    let DrawingArgs { samples, temperature, top_p, top_k, max_tokens, seed, stop } = drawing;
-    if !(*temperature >= 0.0 && *top_p > 0.0 && *top_p <= 1.0 && *samples > 0 && *max_tokens > 0) {
+    let DrawingArgs { samples, temperature, top_p, top_k, min_p, max_tokens, seed, stop } = drawing;
+    let shares = *top_p > 0.0 && *top_p <= 1.0 && (0.0..=1.0).contains(min_p);
+    if !(*temperature >= 0.0 && shares && *samples > 0 && *max_tokens > 0) {
         return Err(StageError::invalid("these settings draw nothing").hint(
-            "--temperature at least 0, --top-p above 0 and at most 1, --samples and --max-tokens at least 1",
+            "--temperature at least 0, --top-p above 0 and at most 1, --min-p from 0 to 1, --samples and \
+             --max-tokens at least 1",
         ));
+    }
+    if stop.iter().any(String::is_empty) {
+        return Err(StageError::invalid("a stop text is empty").hint("it would end every response at once"));
     }
     let model = computing.load(folder)?;
     let tokenizer = load_tokenizer(folder, model.config())?;
@@ -258,6 +266,7 @@ fn generate(folder: &Path, drawing: &DrawingArgs, computing: &Computing) -> Resu
         max_tokens: *max_tokens,
         top_p: *top_p,
         top_k: *top_k,
+        min_p: *min_p,
         stop: stop.clone(),
     };
     let sampling = Sampling { settings: &settings, seed: *seed, cache_bytes: CACHE_BYTES };

@@ -214,8 +214,8 @@ impl Policy {
         sampling: &Sampling<'_>,
         tick: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Vec<Row>> {
-        let SampleShard { temperature, top_k, top_p, .. } = *sampling.settings;
-        let drawing = Drawing { temperature, top_k, top_p };
+        let SampleShard { temperature, top_k, top_p, min_p, .. } = *sampling.settings;
+        let drawing = Drawing { temperature, top_k, top_p, min_p };
         let (model, device) = (&self.model, self.model.device());
         let (mut rows, mut cascade, first) = self.prefill(prompts, units, sampling.seed, drawing.is_greedy());
         // The rows of the wave, by position in `rows`.
@@ -385,7 +385,16 @@ pub(crate) mod tests {
     }
 
     fn settings(temperature: f64, start: u32, end: u32, max_tokens: usize) -> SampleShard {
-        SampleShard { temperature, start, end, max_tokens, top_p: 1.0, top_k: 0, stop: Vec::new() }
+        SampleShard {
+            temperature,
+            start,
+            end,
+            max_tokens,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            stop: Vec::new(),
+        }
     }
 
     fn sample(
@@ -484,6 +493,16 @@ pub(crate) mod tests {
         settings.stop = vec![" has".to_owned(), " 3".to_owned()];
         let stopped = sample(&policy, &[query(0, 10)], &settings, 1 << 30);
         assert!(stopped.iter().any(|response| response.tokens < 40));
+        // Filters and stop texts look at a row alone.
+        (settings.top_p, settings.min_p) = (0.95, 0.02);
+        let queries: Vec<Query> = (0..5).map(|id| query(id, 10 + id)).collect();
+        let together = sample(&policy, &queries, &settings, 1 << 30);
+        let mut alone = settings.clone();
+        (alone.start, alone.end) = (3, 4);
+        for (number, query) in queries.iter().enumerate() {
+            let found = sample(&policy, std::slice::from_ref(query), &alone, 1 << 30);
+            assert_eq!(bits(&found[0]), bits(&together[number * 16 + 3]));
+        }
         for (free, stopped) in free.iter().zip(&stopped) {
             assert!(free.text.starts_with(&stopped.text) && !stopped.text.contains(" has"));
         }

@@ -141,3 +141,72 @@ fn what_cannot_be_answered_is_explained() {
     let (code, _, said) = ask(&["inspect"], folder.path(), "");
     assert!(code == 2 && said.contains("there is no model in"), "{said}");
 }
+
+/// Copies a folder of files.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let name = entry.unwrap().file_name();
+        std::fs::copy(from.join(&name), to.join(&name)).unwrap();
+    }
+}
+
+#[test]
+fn a_damaged_model_is_refused_with_what_is_wrong_and_where() {
+    let folder = model();
+    let good = folder.path().join("model");
+    let config = |edit: fn(&mut Value)| {
+        move |folder: &Path| {
+            let path = folder.join("config.json");
+            let mut json: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            edit(&mut json);
+            std::fs::write(path, json.to_string()).unwrap();
+        }
+    };
+    let cases: [(&str, &dyn Fn(&Path), &[&str]); 5] = [
+        (
+            "shape",
+            &config(|json| json["intermediate_size"] = json!(48)),
+            &[
+                "tensor `model.layers.0.mlp.gate_proj.weight`",
+                "has shape [64, 32]; config.json says [48, 32]",
+            ],
+        ),
+        (
+            "shard",
+            &|folder| {
+                std::fs::rename(folder.join("model.safetensors"), folder.join("a.safetensors")).unwrap();
+                let map = json!({"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}});
+                std::fs::write(folder.join("model.safetensors.index.json"), map.to_string()).unwrap();
+            },
+            &["the shard `b.safetensors` is missing (1 of 2 are)", "hint: download the model again"],
+        ),
+        (
+            "truncated",
+            &|folder| {
+                let path = folder.join("model.safetensors");
+                let bytes = std::fs::read(&path).unwrap();
+                std::fs::write(path, &bytes[..bytes.len() - 100]).unwrap();
+            },
+            &["model.safetensors` is truncated or damaged", "hint: copy or download it again"],
+        ),
+        (
+            "tokenizer",
+            &|folder| {
+                let path = folder.join("tokenizer.json");
+                let text = std::fs::read_to_string(&path).unwrap();
+                std::fs::write(path, text.replacen("\"one\": ", "\"one\": 9", 1)).unwrap();
+            },
+            &["the tokenizer in `", "the model knows only", "hint: the tokenizer and the weights"],
+        ),
+        ("family", &config(|json| json["model_type"] = json!("gpt2")), &["`model_type` is `gpt2`", "hint: "]),
+    ];
+    for (name, damage, expected) in cases {
+        let broken = folder.path().join(name);
+        copy(&good, &broken);
+        damage(&broken);
+        let (code, lines, said) = ask(&["generate"], &broken, "{\"prompt\": \"one\"}");
+        assert!(code == 2 && lines.is_empty() && said.starts_with("error: "), "{name}: {code} {said}");
+        assert!(expected.iter().all(|part| said.contains(part)), "{name}: {said}");
+    }
+}

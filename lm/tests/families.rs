@@ -1,7 +1,10 @@
 //! Every family against what transformers computes: `goldens/make.py` wrote the expectations.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
-#![expect(clippy::print_stdout, reason = "figures, and why something was skipped")]
+#![expect(clippy::print_stdout, reason = "figures")]
+
+#[path = "support/skipped.rs"]
+mod skipped;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -138,7 +141,16 @@ fn draw(policy: &Policy, prompts: &[(&str, &[i64])], settings: &SampleShard) -> 
 }
 
 fn settings(temperature: f64, start: u32, end: u32) -> SampleShard {
-    SampleShard { temperature, start, end, max_tokens: 64, top_p: 1.0, top_k: 0, stop: Vec::new() }
+    SampleShard {
+        temperature,
+        start,
+        end,
+        max_tokens: 64,
+        top_p: 1.0,
+        top_k: 0,
+        min_p: 0.0,
+        stop: Vec::new(),
+    }
 }
 
 #[test]
@@ -275,7 +287,7 @@ fn three_updates_are_those_of_transformers() {
 #[test]
 fn what_is_written_loads_in_transformers() {
     let Some(python) = std::env::var_os("BSTAR_PYTHON") else {
-        println!("skipped: BSTAR_PYTHON names no Python with torch and transformers");
+        skipped::skipped("BSTAR_PYTHON names no Python with torch and transformers");
         return;
     };
     let (folder, tokenizer) = (tempfile::tempdir().unwrap(), tokenizer());

@@ -1,8 +1,11 @@
-use std::path::Path;
-
 use serde_json::Map;
 
 use super::*;
+
+#[path = "../../tests/support/shared.rs"]
+mod shared;
+#[path = "../../tests/support/skipped.rs"]
+mod skipped;
 
 /// The shape used in practice by the default pipeline, or a smaller one.
 pub(crate) fn shape(hidden: usize, layers: usize, heads: usize, kv_heads: usize) -> Architecture {
@@ -166,15 +169,7 @@ fn what_is_not_supported_is_refused_by_name_and_value() {
 /// Configurations of published checkpoints, where a folder of them is beside the tree.
 #[test]
 fn published_configurations_are_read_or_refused_with_the_right_reason() {
-    let folders = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().skip(1);
-    let Some(folder) = folders.map(|folder| folder.join("shared/data/configs")).find(|path| path.is_dir())
-    else {
-        #[expect(clippy::print_stdout, reason = "why a test was skipped")]
-        {
-            println!("skipped: there is no shared/data/configs beside the tree");
-        }
-        return;
-    };
+    let Some(folder) = shared::shared("configs") else { return };
     let mut read = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

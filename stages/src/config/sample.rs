@@ -30,6 +30,9 @@ pub struct Sample {
     /// Keep this many of the most likely tokens; 0 = all.
     #[serde(default)]
     pub top_k: usize,
+    /// Keep the tokens that are at least this share as likely as the most likely one; 0 = all.
+    #[serde(default)]
+    pub min_p: f64,
     /// Texts that end a response (and are cut from it).
     #[serde(default)]
     pub stop: Vec<String>,
@@ -68,6 +71,8 @@ pub struct SampleShard {
     pub max_tokens: usize,
     pub top_p: f64,
     pub top_k: usize,
+    #[serde(default)]
+    pub min_p: f64,
     pub stop: Vec<String>,
 }
 
@@ -143,6 +148,7 @@ impl Sample {
             max_tokens,
             top_p: 1.0,
             top_k: 0,
+            min_p: 0.0,
             stop: Vec::new(),
             limit: None,
             shard_queries: default_shard_queries(),
@@ -184,6 +190,7 @@ impl Stage for Sample {
             max_tokens,
             top_p,
             top_k,
+            min_p,
             stop,
             limit,
             shard_queries: _,
@@ -205,6 +212,7 @@ impl Stage for Sample {
             ("max_tokens", (*max_tokens).into()),
             ("top_p", (*top_p).into()),
             ("top_k", (*top_k).into()),
+            ("min_p", (*min_p).into()),
             ("stop", stop.clone().into()),
             ("limit", (*limit).into()),
         ])
@@ -225,6 +233,7 @@ impl Stage for Sample {
             let message = format!("top_p must be above 0 and at most 1, not {}", self.top_p);
             checks.refuse("top_p", message, "1 keeps all tokens");
         }
+        checks.within("min_p", self.min_p, 0.0, 1.0, "0 keeps all tokens; 0.05 is usual");
         if self.stop.iter().any(String::is_empty) {
             checks.refuse("stop", "a stop text is empty", "remove it: it would end every response at once");
         }
@@ -269,6 +278,7 @@ impl Stage for Sample {
                             max_tokens: self.max_tokens,
                             top_p: self.top_p,
                             top_k: self.top_k,
+                            min_p: self.min_p,
                             stop: self.stop.clone(),
                         }),
                         inputs: vec![
@@ -317,7 +327,7 @@ impl Stage for SampleShard {
     }
 
     fn identity(&self) -> Ingredient {
-        let Self { temperature, start, end, max_tokens, top_p, top_k, stop } = self;
+        let Self { temperature, start, end, max_tokens, top_p, top_k, min_p, stop } = self;
         Ingredient::map([
             ("temperature", (*temperature).into()),
             ("start", (*start).into()),
@@ -325,6 +335,7 @@ impl Stage for SampleShard {
             ("max_tokens", (*max_tokens).into()),
             ("top_p", (*top_p).into()),
             ("top_k", (*top_k).into()),
+            ("min_p", (*min_p).into()),
             ("stop", stop.clone().into()),
         ])
     }

@@ -13,6 +13,7 @@
 //! The crate knows nothing of plans, schedulers, stores or tensors.
 
 pub mod balance;
+pub mod chat;
 pub mod config;
 pub mod files;
 pub mod grade;

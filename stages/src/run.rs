@@ -3,6 +3,7 @@
 mod data;
 mod labels;
 mod measure;
+mod prompts;
 mod score;
 mod select;
 
@@ -62,6 +63,7 @@ pub fn run(stage: &StageConfig, work: &Work) -> Result<Map<String, Value>, Stage
     match stage {
         StageConfig::Problems(config) => data::problems(config, work),
         StageConfig::Draw(config) => data::draw(config, work),
+        StageConfig::Prompts(config) => prompts::prompts(config, work),
         StageConfig::ScoreShard(config) => score::score(config, work),
         StageConfig::Search(config) => select::search(config, work),
         StageConfig::Filter(config) => select::filter(config, work),

@@ -47,6 +47,7 @@ fn all() -> Vec<StageConfig> {
             json!({"pretrain": 1, "flawed": 1, "sft": 1, "train": 1, "validation": 1, "test": 1}),
         ),
         stage("draw", json!({"queries": "q", "count": 3})),
+        stage("prompts", json!({"rows": "q", "policy": "p", "variables": {"enable_thinking": false}})),
         stage("tokenizer", json!({"corpus": ["a", "b"], "kind": "words", "vocab_size": 256})),
         stage("pretrain", json!({"tokenizer": "t", "dataset": "d", "model": model, "training": training})),
         stage("sft", json!({"policy": "p", "dataset": "d", "optimizer": "o", "training": training})),
@@ -206,6 +207,7 @@ fn settings_that_matter_are_identity() {
         json!({"max_tokens": 47}),
         json!({"top_p": 0.9}),
         json!({"top_k": 5}),
+        json!({"min_p": 0.1}),
         json!({"stop": ["x"]}),
         json!({"limit": 10}),
     ];

@@ -142,6 +142,9 @@ fn what_cannot_be_answered_is_explained() {
     assert!(code == 2 && said.contains("there is no model in"), "{said}");
 }
 
+/// Does something bad to a model.
+type Damage<'a> = &'a dyn Fn(&Path);
+
 /// Copies a folder of files.
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir(to).unwrap();
@@ -163,7 +166,7 @@ fn a_damaged_model_is_refused_with_what_is_wrong_and_where() {
             std::fs::write(path, json.to_string()).unwrap();
         }
     };
-    let cases: [(&str, &dyn Fn(&Path), &[&str]); 5] = [
+    let cases: [(&str, Damage<'_>, &[&str]); 5] = [
         (
             "shape",
             &config(|json| json["intermediate_size"] = json!(48)),

@@ -1,7 +1,5 @@
 //! Published tokenizers give the ids that others found.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 #[path = "support/shared.rs"]
 mod shared;
 #[path = "support/skipped.rs"]

@@ -100,3 +100,27 @@ fn a_model_that_is_not_whole_in_the_cache_is_refused_before_anything_runs() {
     assert_eq!(broken.code, Some(2), "{}", broken.stderr);
     assert!(broken.stderr.contains("the download of org/name is incomplete"), "{}", broken.stderr);
 }
+
+#[test]
+fn rows_are_asked_by_the_chat_template_of_a_model() {
+    let space = space_with_model();
+    space.write("model/chat_template.jinja", "{{ eos_token }}{{ messages[0].content }}{{ style }}: ");
+    space.write("rows.jsonl", "{\"id\": \"a\", \"prompt\": \"one\", \"answer\": \"1\"}\n");
+    space.write(
+        "chat.yaml",
+        "name: chat\nseed: 1\ninputs: {base: model, rows: rows.jsonl}\nsetup:\n  asked:\n    uses: prompts\n    \
+         with: {rows: rows, policy: base, variables: {style: \"!\"}}\n  responses:\n    uses: sample\n    with: \
+         {policy: base, queries: asked, temperature: 0.7, min_p: 0.1, samples: 2, max_tokens: 4}\n",
+    );
+    let run = || space.run(&["pipeline", "run", "chat.yaml", "--format", "json"]).summary();
+    let first = run();
+    assert_eq!(first["executed_by_stage"], serde_json::json!({"prompts": 1, "sample": 1}), "{first}");
+    let digest = first["results"]["setup.asked.rows"].as_str().expect("a digest");
+    let rows = space.run(&["cache", "cat", digest]);
+    assert!(rows.stdout.contains("\"prompt\":\"<eos>one!: \",\"answer\":\"1\""), "{}", rows.stdout);
+    assert_eq!(run()["executed"], 0);
+    // A template that renders the same prompts changes nothing that follows.
+    space.write("model/chat_template.jinja", "{{ eos_token }}{{ messages[0]['content'] + style }}: ");
+    let again = run();
+    assert_eq!(again["results"]["setup.asked.rows"], first["results"]["setup.asked.rows"]);
+}

@@ -60,7 +60,7 @@ use serde::Deserialize;
 pub use audit::{StageStat, Stat, Verification};
 pub use copy::Copied;
 pub use error::StoreError;
-pub use gc::{Collected, Collection, Inventory, Object, Unneeded};
+pub use gc::{Collected, Collection, Inventory, Object, Shrunk, Unneeded};
 pub use lease::{Holder, Lease, LeaseOptions, LeaseRequest, Standing};
 pub use manifests::Published;
 pub use remote::failure::{Endpoint, Problem, RemoteFailure};

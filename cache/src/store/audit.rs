@@ -139,7 +139,7 @@ impl Store {
         Ok(outcome)
     }
 
-    async fn blobs(&self) -> Result<Vec<(Digest, u64)>, StoreError> {
+    pub(super) async fn blobs(&self) -> Result<Vec<(Digest, u64)>, StoreError> {
         let listed = self.list(layout::BLOBS).await?;
         Ok(listed.into_iter().filter_map(|(name, size)| Some((layout::parse_blob(&name)?, size))).collect())
     }

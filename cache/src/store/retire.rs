@@ -13,6 +13,7 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path as ObjectPath;
 use serde::{Deserialize, Serialize};
 
+use super::gc::Object;
 use super::{CONCURRENCY, Store, StoreError, layout};
 use crate::action::ActionKey;
 use crate::digest::Digest;
@@ -101,11 +102,15 @@ impl Store {
                 }
             }
         }
+        let mut copies = Vec::new();
         for (digest, size) in gone {
-            self.remove(&ObjectPath::from(layout::blob(&digest))).await?;
+            let name = layout::blob(&digest);
+            self.remove(&ObjectPath::from(name.as_str())).await?;
             freed.blobs += 1;
             freed.bytes += size;
+            copies.push(Object { name, size, modified: SystemTime::UNIX_EPOCH });
         }
+        self.clear_tier(&copies, &BTreeSet::new(), SystemTime::now()).await?;
         Ok(freed)
     }
 

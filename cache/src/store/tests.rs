@@ -5,6 +5,7 @@ mod faults;
 mod faulty;
 mod proxy;
 mod s3;
+mod tier;
 #[path = "../../tests-support/servers.rs"]
 pub(super) mod servers;
 

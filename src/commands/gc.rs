@@ -114,8 +114,10 @@ async fn shrink(global: &Global, store: &Store, bound: u64, apply: bool) -> Resu
     let folder = store.folder().map(|folder| folder.display().to_string()).unwrap_or_default();
     if global.format == Format::Json {
         let freed = if apply { shrunk.bytes } else { 0 };
-        answer_json(&json!({"applied": apply, "tier": folder, "go": {"files": shrunk.files, "bytes": shrunk.bytes},
-                            "stay": {"bytes": shrunk.kept_bytes}, "freed_bytes": freed}))?;
+        answer_json(
+            &json!({"applied": apply, "tier": folder, "go": {"files": shrunk.files, "bytes": shrunk.bytes},
+                            "stay": {"bytes": shrunk.kept_bytes}, "freed_bytes": freed}),
+        )?;
         return Ok(0);
     }
     let (go, stay) = (size(shrunk.bytes), size(shrunk.kept_bytes));

@@ -111,9 +111,9 @@ fn each(local: &Local, folder: &str, take: &mut impl FnMut(Used)) -> std::io::Re
 
 /// Deletes a file unless it was written since; whether it did.
 fn delete_older(path: &Path, before: SystemTime) -> std::io::Result<bool> {
-    let deleted = path.metadata().and_then(|metadata| {
-        Ok(metadata.modified()? < before && std::fs::remove_file(path).map(|()| true)?)
-    });
+    let deleted = path
+        .metadata()
+        .and_then(|metadata| Ok(metadata.modified()? < before && std::fs::remove_file(path).map(|()| true)?));
     match deleted {
         Err(error) if absent(&error) => Ok(false),
         deleted => deleted,
@@ -142,7 +142,8 @@ impl Store {
         before: SystemTime,
     ) -> Result<(u64, u64), StoreError> {
         let Some(local) = self.tier() else { return Ok((0, 0)) };
-        let named = |object: &Object| layout::parse_blob(&object.name).is_some_and(|blob| wanted.contains(&blob));
+        let named =
+            |object: &Object| layout::parse_blob(&object.name).is_some_and(|blob| wanted.contains(&blob));
         let files: Vec<Object> = files.iter().filter(|object| !named(object)).cloned().collect();
         blocking(move || {
             let mut deleted = (0, 0);

@@ -7,33 +7,6 @@ use super::*;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// A bucket, in memory, as seen from machines with folders of their own.
-struct Shared {
-    objects: Arc<InMemory>,
-    folder: tempfile::TempDir,
-}
-
-impl Shared {
-    fn new() -> Self {
-        Self { objects: Arc::new(InMemory::new()), folder: tempfile::tempdir().unwrap() }
-    }
-
-    async fn open(&self, tier: TierFolder) -> Store {
-        let endpoint = Endpoint { address: "http://server".to_owned(), variable: None };
-        let objects: Arc<dyn Objects> = self.objects.clone();
-        Store::open_remote("s3://bucket", objects, endpoint, IMPATIENT, &tier).await.unwrap()
-    }
-
-    async fn on(&self, machine: &str) -> Store {
-        self.open(TierFolder::Below(self.folder.path().join(machine))).await
-    }
-
-    /// The bucket itself.
-    async fn bucket(&self) -> Store {
-        self.open(TierFolder::Off).await
-    }
-}
-
 /// Deletes all but some results, as if two days had passed.
 async fn collect(store: &Store, needed: &[&Manifest]) -> Collected {
     let inventory = store.inventory().await.unwrap();
@@ -44,9 +17,8 @@ async fn collect(store: &Store, needed: &[&Manifest]) -> Collected {
 
 /// Sets when a file of the tier was used last.
 fn used(store: &Store, object: &str, ago: Duration) {
-    let times = std::fs::FileTimes::new()
-        .set_accessed(SystemTime::now() - ago)
-        .set_modified(SystemTime::now() - ago);
+    let times =
+        std::fs::FileTimes::new().set_accessed(SystemTime::now() - ago).set_modified(SystemTime::now() - ago);
     std::fs::File::open(in_tier(store, object).unwrap()).unwrap().set_times(times).unwrap();
 }
 
@@ -62,7 +34,9 @@ async fn a_collection_takes_from_the_tier_what_goes_from_the_bucket() {
     let orphan = put(&store, "left by a killed step").await;
     let collected = collect(&store, &[&kept]).await;
     assert_eq!((collected.results, collected.blobs), (1, 1));
-    assert!(in_tier(&store, &blob(&kept)).is_some() && in_tier(&store, &layout::manifest(&kept.key)).is_some());
+    assert!(
+        in_tier(&store, &blob(&kept)).is_some() && in_tier(&store, &layout::manifest(&kept.key)).is_some()
+    );
     for object in [blob(&gone), layout::manifest(&gone.key), layout::blob(&orphan.digest)] {
         assert!(in_tier(&store, &object).is_none(), "{object}");
     }
@@ -156,4 +130,88 @@ async fn a_retired_output_leaves_the_tier_too() {
     assert_eq!(store.retire(&outputs, "run").await.unwrap().blobs, 1);
     assert!(in_tier(&store, &blob(&made)).is_none());
     assert_eq!(store.lookup(&made.key).await.unwrap(), Some(made));
+}
+
+/// Changes the bucket's object and leaves the tier as it is.
+async fn flip_in_bucket(shared: &Shared, object: &str) {
+    flip(&shared.bucket().await, object).await;
+}
+
+/// Changes the tier's file and leaves the bucket as it is.
+fn flip_in_tier(store: &Store, object: &str) {
+    let path = in_tier(store, object).unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[0] ^= 1;
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn verification_sends_again_what_is_lost_in_the_bucket_and_sound_in_the_tier() {
+    let shared = Shared::new();
+    let store = shared.on("mine").await;
+    let (damaged, missing) = (publish(&store, 1, "damaged").await, publish(&store, 2, "missing").await);
+    let sound = publish(&store, 3, "sound").await;
+    flip_in_bucket(&shared, &blob(&damaged)).await;
+    shared.objects.delete(&ObjectPath::from(blob(&missing))).await.unwrap();
+    let digest = |manifest: &Manifest| manifest.outputs["out"].digest;
+    let found = store.verify().await.unwrap();
+    assert!(found.is_sound(), "{found:?}");
+    assert_eq!(
+        found.repaired.iter().collect::<BTreeSet<_>>(),
+        BTreeSet::from([&digest(&damaged), &digest(&missing)])
+    );
+    let bucket = shared.bucket().await;
+    assert_eq!(names(&bucket, "quarantine/blobs").await.len(), 1, "the damaged one was moved aside");
+    for (manifest, text) in [(&damaged, "damaged"), (&missing, "missing"), (&sound, "sound")] {
+        assert_eq!(bucket.lookup(&manifest.key).await.unwrap().as_ref(), Some(manifest));
+        assert_eq!(bucket.read(&digest(manifest)).await.unwrap(), text.as_bytes());
+    }
+    assert_eq!(
+        store.verify().await.unwrap(),
+        Verification { blobs: 3, bytes: 19, ..Verification::default() }
+    );
+}
+
+#[tokio::test]
+async fn verification_throws_a_damaged_copy_away_and_it_is_fetched_again() {
+    let shared = Shared::new();
+    let store = shared.on("mine").await;
+    let made = publish(&store, 1, "content").await;
+    let digest = made.outputs["out"].digest;
+    flip_in_tier(&store, &blob(&made));
+    let found = store.verify().await.unwrap();
+    assert!(found.is_sound() && found.repaired.is_empty(), "{found:?}");
+    assert_eq!(found.copies, [digest]);
+    assert!(in_tier(&store, &blob(&made)).is_none());
+    assert_eq!(store.read(&digest).await.unwrap(), b"content");
+    assert!(in_tier(&store, &blob(&made)).is_some());
+}
+
+#[tokio::test]
+async fn what_is_damaged_in_both_places_is_lost() {
+    let shared = Shared::new();
+    let store = shared.on("mine").await;
+    let made = publish(&store, 1, "content").await;
+    let digest = made.outputs["out"].digest;
+    flip_in_tier(&store, &blob(&made));
+    flip_in_bucket(&shared, &blob(&made)).await;
+    let found = store.verify().await.unwrap();
+    assert!(!found.is_sound());
+    assert_eq!((found.corrupt, found.copies, found.repaired), (vec![digest], vec![digest], vec![]));
+    assert_eq!(found.incomplete, [(made.key, "step-1".to_owned())]);
+    assert_eq!(store.lookup(&made.key).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_retired_output_is_not_taken_back_by_a_copy_in_a_tier() {
+    let shared = Shared::new();
+    let (mine, yours) = (shared.on("mine").await, shared.on("yours").await);
+    let made = publish(&mine, 1, "large").await;
+    yours.read(&made.outputs["out"].digest).await.unwrap();
+    let outputs = BTreeMap::from([(made.key, BTreeSet::from(["out".to_owned()]))]);
+    mine.retire(&outputs, "run").await.unwrap();
+    let found = yours.verify().await.unwrap();
+    assert!(found.is_sound() && found.repaired.is_empty(), "{found:?}");
+    assert!(names(&shared.bucket().await, layout::BLOBS).await.is_empty());
 }

@@ -35,25 +35,29 @@ impl<T> Known<T> {
 impl Store {
     /// All objects below a folder, by name, that `read` makes something of; those that this process has read
     /// and that have not changed since are not read again.
-    pub(super) async fn read_known<T>(
+    pub(super) async fn read_known<T: Send + Sync, F>(
         &self,
         folder: &str,
         known: &Known<T>,
-        read: impl AsyncFn(&str) -> Result<Option<T>, StoreError>,
-    ) -> Result<Vec<(String, Arc<T>)>, StoreError> {
+        read: impl Fn(String) -> F + Sync,
+    ) -> Result<Vec<(String, Arc<T>)>, StoreError>
+    where
+        F: Future<Output = Result<Option<T>, StoreError>> + Send,
+    {
         let prefix = ObjectPath::from(folder);
         let listed = self.objects().list(Some(&prefix)).try_collect::<Vec<_>>().await;
         let listed = listed.map_err(StoreError::objects(|| format!("list {folder}")))?;
         let read = &read;
         let all: Vec<(ObjectMeta, Option<Arc<T>>)> = stream::iter(listed)
-            .map(async |meta| {
+            .map(|meta| async move {
                 let value = match known.get(&meta) {
                     Some(value) => Some(value),
-                    None => read(meta.location.as_ref()).await?.map(Arc::new),
+                    None => read(meta.location.as_ref().to_owned()).await?.map(Arc::new),
                 };
                 Ok::<_, StoreError>((meta, value))
             })
             .buffer_unordered(CONCURRENCY)
+            .boxed()
             .try_collect()
             .await?;
         let all = all.into_iter().filter_map(|(meta, value)| Some((meta, value?)));

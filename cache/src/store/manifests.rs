@@ -205,9 +205,9 @@ impl Store {
     pub(super) async fn all_outputs(
         &self,
     ) -> Result<Vec<(ActionKey, Arc<BTreeMap<String, Artifact>>)>, StoreError> {
-        let read = async |object: &str| {
-            let Some(key) = layout::parse_manifest(object) else { return Ok(None) };
-            let manifest = self.read_manifest(&key, object).await?;
+        let read = |object: String| async move {
+            let Some(key) = layout::parse_manifest(&object) else { return Ok(None) };
+            let manifest = self.read_manifest(&key, &object).await?;
             Ok(manifest.and_then(Result::ok).map(|manifest| manifest.outputs))
         };
         let all = self.read_known(layout::MANIFESTS, &self.inner.outputs, read).await?;

@@ -49,9 +49,9 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn retired(&self) -> Result<BTreeMap<ActionKey, Retired>, StoreError> {
-        let read = async |object: &str| match layout::parse_retired(object) {
-            Some(key) => Ok(Some(self.retired_of(&key).await?.unwrap_or_default())),
-            None => Ok(None),
+        let read = |object: String| async move {
+            let Some(key) = layout::parse_retired(&object) else { return Ok(None) };
+            Ok(Some(self.retired_of(&key).await?.unwrap_or_default()))
         };
         let notes = self.read_known(layout::RETIRED, &self.inner.notes, read).await?;
         let notes = notes

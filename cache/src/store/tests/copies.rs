@@ -108,8 +108,9 @@ async fn only_objects_that_are_new_or_changed_are_read_again() {
         let known = Known::default();
         let read = std::sync::Mutex::new(Vec::new());
         let all = async || {
-            let note = async |object: &str| {
-                read.lock().unwrap().push(object.to_owned());
+            let (store, read) = (&store, &read);
+            let note = |object: String| async move {
+                read.lock().unwrap().push(object.clone());
                 Ok(Some(store.fetch(&ObjectPath::from(object)).await?.unwrap_or_default()))
             };
             let mut all = store.read_known("notes", &known, note).await.unwrap();

@@ -20,6 +20,7 @@ use object_store::{Error as ObjectError, ObjectStoreExt};
 
 pub use tier::Shrunk;
 use tier::TierFiles;
+pub(super) use tier::each;
 
 use super::retire::Retired;
 use super::{CONCURRENCY, Store, StoreError, layout};

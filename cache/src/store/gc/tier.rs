@@ -29,8 +29,8 @@ pub(super) struct TierFiles {
 
 /// A file, and when it was last used.
 #[derive(Debug)]
-struct Used {
-    object: Object,
+pub(crate) struct Used {
+    pub(crate) object: Object,
     used: SystemTime,
 }
 
@@ -86,7 +86,7 @@ impl TierFiles {
 }
 
 /// Calls `take` with every file below a folder.
-fn each(local: &Local, folder: &str, take: &mut impl FnMut(Used)) -> std::io::Result<()> {
+pub(crate) fn each(local: &Local, folder: &str, take: &mut impl FnMut(Used)) -> std::io::Result<()> {
     let gone = |error: std::io::Error| if absent(&error) { Ok(()) } else { Err(error) };
     let entries = match std::fs::read_dir(local.path(folder)) {
         Ok(entries) => entries,

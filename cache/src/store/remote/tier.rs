@@ -8,8 +8,8 @@
 //! out of reach, is not lost, but sent by whoever opens or looks it up next. So a manifest in the folder's
 //! `manifests/` is in the bucket, or was.
 //!
-//! Results in the folder stay when they are deleted from the bucket; the folder can be deleted at any
-//! time when nothing is pending in it.
+//! What another machine deletes from the bucket stays in the folder until a collection on this machine, which
+//! makes the folder smaller too. The folder can be deleted at any time when nothing is pending in it.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -22,6 +22,7 @@ use object_store::path::Path as ObjectPath;
 use object_store::{Error as ObjectError, ObjectStore, PutMode};
 use tokio::task::JoinHandle;
 
+use super::super::gc::each;
 use super::super::local::{Local, absent, in_folder_of};
 use super::super::manifests::{ATTEMPTS, Found, Published, incomplete};
 use super::super::{CONCURRENCY, Place, Store, StoreError, blocking, layout, short};
@@ -184,18 +185,14 @@ impl Tier {
     pub(crate) async fn verify(&self) -> Result<Vec<Digest>, StoreError> {
         let local = Arc::clone(&self.local);
         blocking(move || {
-            let mut damaged = Vec::new();
-            let folders = std::fs::read_dir(local.path(layout::BLOBS)).into_iter().flatten().flatten();
-            let names =
-                folders.filter_map(|folder| Some((folder.file_name().into_string().ok()?, folder.path())));
-            for (head, folder) in names {
-                for file in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-                    let object = format!("{}/{head}/{}", layout::BLOBS, file.file_name().display());
-                    match layout::parse_blob(&object).map(|digest| local.verify(&digest, false)) {
-                        Some(Err(error)) if error.lost_blob().is_none() => return Err(error),
-                        Some(Err(error)) => damaged.extend(error.is_corrupt()),
-                        _ => {}
-                    }
+            let (mut blobs, mut damaged) = (Vec::new(), Vec::new());
+            each(&local, layout::BLOBS, &mut |file| blobs.extend(layout::parse_blob(&file.object.name)))
+                .map_err(StoreError::io(|| format!("list {}", local.root().display())))?;
+            for digest in blobs {
+                match local.verify(&digest, false) {
+                    Err(error) if error.lost_blob().is_none() => return Err(error),
+                    Err(error) => damaged.extend(error.is_corrupt()),
+                    Ok(_) => {}
                 }
             }
             damaged.sort_unstable();

@@ -113,11 +113,14 @@ impl Server {
 
     /// Makes a bucket of moto, or an object `bucket/name` whatever was there.
     pub(crate) fn put(&self, name: &str, content: &[u8]) {
-        assert!(self.is_moto, "s3s-fs wants a signature");
+        assert!(self.is_moto, "s3s-fs looks at signatures");
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("a connection");
         let length = content.len();
+        // Moto wants a signature, and does not look at it.
         let request = format!(
-            "PUT /{name} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+            "PUT /{name} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: AWS {}:any\r\n\
+             Content-Length: {length}\r\nConnection: close\r\n\r\n",
+            KEYS[0].1
         );
         stream.write_all(&[request.as_bytes(), content].concat()).expect("a request");
         let mut answer = String::new();

@@ -4,7 +4,8 @@ use bstar_cache::Ingredient;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
-use crate::config::sample::{Grader, Sample, Score};
+use crate::config::judge::{AnswerStyle, Grader};
+use crate::config::sample::{Sample, Score};
 use crate::reference::{OneOrMany, Reference, Setting};
 use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
 
@@ -31,6 +32,9 @@ pub struct Evaluate {
     /// How answers are compared.
     #[serde(default)]
     pub grader: Grader,
+    /// Where a response's answer stands.
+    #[serde(default)]
+    pub answer: AnswerStyle,
     /// Ranks responses for Best-of-K.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_model: Option<Reference>,
@@ -85,7 +89,11 @@ impl Evaluate {
     }
 
     fn score(&self, responses: &Reference, reward_model: Option<Reference>) -> StageConfig {
-        StageConfig::Score(Score { reward_model, ..Score::new(responses, &self.queries, self.grader) })
+        StageConfig::Score(Score {
+            reward_model,
+            answer: self.answer,
+            ..Score::new(responses, &self.queries, self.grader)
+        })
     }
 }
 
@@ -115,6 +123,7 @@ impl Stage for Evaluate {
             temperature,
             max_tokens,
             grader,
+            answer,
             reward_model: _,
             k,
             s,
@@ -125,6 +134,7 @@ impl Stage for Evaluate {
             ("temperature", (*temperature).into()),
             ("max_tokens", (*max_tokens).into()),
             ("grader", grader.name().into()),
+            ("answer", answer.name().into()),
             ("k", k.clone().into()),
             ("s", s.clone().into()),
         ])

@@ -4,7 +4,8 @@ use bstar_cache::Ingredient;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
-use crate::config::sample::{Grader, Sample, Score};
+use crate::config::judge::{AnswerStyle, Grader};
+use crate::config::sample::{Sample, Score};
 use crate::reference::{OneOrMany, Reference, Setting};
 use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
 
@@ -37,6 +38,9 @@ pub struct StepLabels {
     /// How answers are compared.
     #[serde(default)]
     pub grader: Grader,
+    /// Where a response's answer stands.
+    #[serde(default)]
+    pub answer: AnswerStyle,
 }
 
 fn one() -> f64 {
@@ -96,6 +100,7 @@ impl Stage for StepLabels {
             temperature,
             max_tokens,
             grader,
+            answer,
         } = self;
         Ingredient::map([
             ("limit", (*limit).into()),
@@ -104,6 +109,7 @@ impl Stage for StepLabels {
             ("temperature", (*temperature).into()),
             ("max_tokens", (*max_tokens).into()),
             ("grader", grader.name().into()),
+            ("answer", answer.name().into()),
         ])
     }
 
@@ -133,7 +139,7 @@ impl Stage for StepLabels {
         let solve = Sample { limit: self.limit, ..sample(&self.policy, &self.queries, self.solutions) };
         let cut = Prefixes { queries: self.queries.clone(), responses: solutions };
         let proceed = sample(completer, &prefixes, self.completions);
-        let score = Score::new(&continuations, &prefixes, self.grader);
+        let score = Score { answer: self.answer, ..Score::new(&continuations, &prefixes, self.grader) };
         Some(vec![
             (step("solutions"), StageConfig::Sample(solve)),
             (step("prefixes"), StageConfig::Prefixes(cut)),

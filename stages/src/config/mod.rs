@@ -5,6 +5,7 @@ mod command;
 mod data;
 mod declared;
 mod evaluate;
+mod judge;
 mod labels;
 mod sample;
 mod select;
@@ -14,8 +15,9 @@ pub use command::Command;
 pub use data::{Draw, Problems, Tokenizer, TokenizerKind};
 pub use declared::Declared;
 pub use evaluate::{Evaluate, Measure};
+pub use judge::{AnswerStyle, Grader};
 pub use labels::{LabelSteps, Prefixes, StepLabels};
-pub use sample::{Aggregate, Grader, Sample, SampleShard, Score, ScoreShard};
+pub use sample::{Aggregate, Sample, SampleShard, Score, ScoreShard};
 pub use select::{Filter, Search, Thresholds};
 pub use train::{Architecture, Optimizer, Pretrain, RewardModel, Schedule, ScheduleShape, Sft, Training};
 

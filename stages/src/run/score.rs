@@ -1,12 +1,13 @@
 //! Judging responses.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use bstar_cache::Digest;
 use serde_json::{Map, Value};
 
 use super::{Work, metrics};
-use crate::config::{Aggregate, Grader, ScoreShard};
+use crate::config::{Aggregate, AnswerStyle, Grader, ScoreShard};
 use crate::files;
 use crate::grade as grading;
 use crate::protocol::StageError;
@@ -14,16 +15,16 @@ use crate::record::{Query, Response, Reward};
 
 /// Judges a response by its answer: the reward is 1 when it is right and 0 otherwise.
 #[must_use]
-pub fn grade(query: &Query, response: &Response, grader: Grader) -> Reward {
-    let extracted = grading::extract(&response.text);
-    let correct = extracted.is_some_and(|answer| grading::equal(answer, &query.answer, grader));
+pub fn grade(query: &Query, response: &Response, grader: Grader, style: AnswerStyle) -> Reward {
+    let extracted = grading::find(&response.text, style);
+    let correct = extracted.as_deref().is_some_and(|answer| grading::equal(answer, &query.answer, grader));
     Reward {
         query_id: response.query_id.clone(),
         sample_index: response.sample_index,
         temperature: response.temperature,
         text_id: text_id(&response.text),
         correct,
-        extracted: extracted.map(str::to_owned),
+        extracted: extracted.map(Cow::into_owned),
         equations: grading::equations(&response.text),
         reward: f64::from(u8::from(correct)),
         step_scores: None,
@@ -58,7 +59,7 @@ fn text_id(text: &str) -> String {
 }
 
 pub(super) fn score(config: &ScoreShard, work: &Work) -> Result<Map<String, Value>, StageError> {
-    let ScoreShard { grader, aggregate } = config;
+    let ScoreShard { grader, answer, aggregate } = config;
     if aggregate.is_some() {
         return Err(StageError::failed("scoring with a reward model does not run in this process"));
     }
@@ -74,7 +75,7 @@ pub(super) fn score(config: &ScoreShard, work: &Work) -> Result<Map<String, Valu
             ))
             .hint("`queries` must be those that were sampled")
         })?;
-        rewards.push(grade(query, response, *grader));
+        rewards.push(grade(query, response, *grader, *answer));
     }
     files::write_rows(&work.path("rewards.jsonl"), &rewards)?;
     let correct = rewards.iter().filter(|reward| reward.correct).count();

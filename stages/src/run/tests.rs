@@ -5,6 +5,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
+use crate::config::{AnswerStyle, Grader};
 use crate::protocol::FailureKind;
 use crate::record::{Example, FinishReason, LabelledSteps, Query, Response, Reward};
 
@@ -66,7 +67,7 @@ fn solution(answer: &str) -> String {
 
 fn judged(rows: &[Response], queries: &[Query]) -> Vec<Reward> {
     let of = |response: &Response| queries.iter().find(|query| query.id == response.query_id).unwrap();
-    rows.iter().map(|response| grade(of(response), response, crate::config::Grader::Math)).collect()
+    rows.iter().map(|response| grade(of(response), response, Grader::Math, AnswerStyle::Section)).collect()
 }
 
 /// Two queries; the first has three responses of which two are equal and right, the second one wrong.

@@ -65,6 +65,17 @@ pub enum Comparison {
     Strict,
 }
 
+impl Comparison {
+    /// The name in pipelines.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Official => "official",
+            Self::Strict => "strict",
+        }
+    }
+}
+
 /// How code is judged.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rules {

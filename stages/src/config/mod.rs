@@ -15,7 +15,7 @@ pub use command::Command;
 pub use data::{Draw, Problems, Tokenizer, TokenizerKind};
 pub use declared::Declared;
 pub use evaluate::{Evaluate, Measure};
-pub use judge::{AnswerStyle, Grader};
+pub use judge::{AnswerStyle, CodeRules, Grader};
 pub use labels::{LabelSteps, Prefixes, StepLabels};
 pub use sample::{Aggregate, Sample, SampleShard, Score, ScoreShard};
 pub use select::{Filter, Search, Thresholds};

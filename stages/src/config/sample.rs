@@ -4,7 +4,7 @@ use bstar_cache::Ingredient;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
-use super::judge::{AnswerStyle, Grader, judging};
+use super::judge::{AnswerStyle, CodeRules, Grader, judging};
 use crate::reference::{OneOrMany, Reference, Setting};
 use crate::stage::{
     Input, Output, Piece, Problem, Runner, Shard, ShardInput, ShardSource, Stage, StageConfig,
@@ -90,6 +90,9 @@ pub struct Score {
     /// Where a response's answer stands.
     #[serde(default)]
     pub answer: AnswerStyle,
+    /// How programs are judged, with `grader: code`.
+    #[serde(default, skip_serializing_if = "CodeRules::is_default")]
+    pub code: CodeRules,
     /// How a response's step scores become one.
     #[serde(default)]
     pub aggregate: Aggregate,
@@ -104,6 +107,9 @@ pub struct ScoreShard {
     /// Where a response's answer stands.
     #[serde(default, skip_serializing_if = "AnswerStyle::is_default")]
     pub answer: AnswerStyle,
+    /// How programs are judged, with `grader: code`.
+    #[serde(default, skip_serializing_if = "CodeRules::is_default")]
+    pub code: CodeRules,
     /// How a response's step scores become one; `None` without a reward model.
     pub aggregate: Option<Aggregate>,
 }
@@ -331,6 +337,7 @@ impl Score {
             reward_model: None,
             grader,
             answer: AnswerStyle::default(),
+            code: CodeRules::default(),
             aggregate: Aggregate::default(),
         }
     }
@@ -364,12 +371,14 @@ impl Stage for Score {
     }
 
     fn identity(&self) -> Ingredient {
-        let Self { responses: _, queries: _, reward_model: _, grader, answer, aggregate: _ } = self;
-        judging(*grader, *answer, self.effective_aggregate())
+        let Self { responses: _, queries: _, reward_model: _, grader, answer, code, aggregate: _ } = self;
+        judging(*grader, *answer, self.effective_aggregate(), code)
     }
 
     fn check(&self) -> Vec<Problem> {
-        Vec::new()
+        let mut checks = Checks::default();
+        self.code.check(&mut checks, self.grader, self.reward_model.is_some());
+        checks.0
     }
 
     fn sharded(&self) -> bool {
@@ -394,6 +403,7 @@ impl Stage for Score {
                 stage: StageConfig::ScoreShard(ScoreShard {
                     grader: self.grader,
                     answer: self.answer,
+                    code: self.code,
                     aggregate: self.effective_aggregate(),
                 }),
                 inputs,
@@ -421,8 +431,8 @@ impl Stage for ScoreShard {
     }
 
     fn identity(&self) -> Ingredient {
-        let Self { grader, answer, aggregate } = self;
-        judging(*grader, *answer, *aggregate)
+        let Self { grader, answer, code, aggregate } = self;
+        judging(*grader, *answer, *aggregate, code)
     }
 
     fn check(&self) -> Vec<Problem> {

@@ -45,6 +45,7 @@ fn query(id: &str, answer: &str) -> Query {
         prompt: format!("prompt of {id}"),
         answer: answer.to_owned(),
         prefix: None,
+        tests: None,
         tags: BTreeMap::new(),
     }
 }
@@ -123,6 +124,32 @@ fn responses_are_judged_in_their_order() {
     assert_ne!(rewards[0].text_id, rewards[2].text_id);
     assert_eq!(rewards[3].extracted.as_deref(), Some("7"));
     assert_eq!(rewards[3].equations, ["3+4=7"]);
+}
+
+#[test]
+fn programs_are_judged_by_the_tests_of_their_query() {
+    if crate::at_hand::sandbox().is_none() {
+        return;
+    }
+    let asserts = |tests: &[&str]| Tests::Statements { tests: tests.iter().map(|test| (*test).to_owned()).collect() };
+    let queries =
+        vec![Query { tests: Some(asserts(&["assert up(1) == 2"])), ..query("a", "") }, query("untested", "")];
+    let answer = |index, code: &str| response("a", index, &format!("So:\n```python\n{code}\n```\n"));
+    let good = "def up(x):\n    return x + 1";
+    let responses = vec![answer(0, good), answer(1, "def up(x):\n    return 3"), answer(2, good)];
+    let mut bench = Bench::new();
+    bench.give("queries", &queries);
+    bench.give("responses", &responses);
+    let with = json!({"grader": "code", "aggregate": null, "code": {"seconds": 2}});
+    let metrics = bench.run("score_shard", with.clone()).unwrap();
+    assert_eq!((metrics["responses"].clone(), metrics["correct"].clone()), (3.into(), 2.into()));
+    let rewards: Vec<Reward> = bench.rows("rewards.jsonl");
+    assert_eq!(rewards.iter().map(|reward| reward.reward).collect::<Vec<_>>(), [1.0, 0.0, 1.0]);
+    assert_eq!(rewards[0].extracted.as_deref(), Some("def up(x):\n    return x + 1\n"));
+    bench.give("responses", &[response("untested", 0, good)]);
+    let error = bench.run("score_shard", with).unwrap_err();
+    assert_eq!(error.kind, FailureKind::Invalid);
+    assert!(error.message.contains("untested"), "{error:?}");
 }
 
 #[test]

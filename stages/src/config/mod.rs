@@ -3,6 +3,7 @@
 mod check;
 mod command;
 mod data;
+mod dataset;
 mod declared;
 mod evaluate;
 mod judge;
@@ -13,6 +14,7 @@ mod train;
 
 pub use command::Command;
 pub use data::{Draw, Problems, Tokenizer, TokenizerKind};
+pub use dataset::{Dataset, Format};
 pub use declared::Declared;
 pub use evaluate::{Evaluate, Measure};
 pub use judge::{AnswerStyle, CodeRules, Grader};

@@ -37,7 +37,7 @@ pub struct Limits {
     pub processes: u32,
     /// Bytes of one file.
     pub file: u64,
-    /// Bytes of `/tmp`.
+    /// Bytes of `/tmp`; whole pages.
     pub folder: u64,
     /// Files in `/tmp`.
     pub files: u64,

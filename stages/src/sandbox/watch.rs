@@ -18,7 +18,7 @@ pub(super) fn look(root: Pid, limits: Limits) -> Result<(), Ended> {
             return Err(Ended::Memory);
         }
     }
-    match processes.iter().find_map(|pid| files(*pid)) {
+    match processes.iter().find_map(|pid| files(*pid, limits.folder)) {
         Some(files) if files > limits.files => Err(Ended::Files),
         Some(_) | None => Ok(()),
     }
@@ -57,8 +57,9 @@ fn proportional(pid: i32) -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// Files in the process's `/tmp`.
-fn files(pid: i32) -> Option<u64> {
+/// Files in the process's `/tmp`, once that is the folder of the sandbox: at first it is still this machine's own.
+fn files(pid: i32, size: u64) -> Option<u64> {
     let folder = rustix::fs::statvfs(entry(pid, "root/tmp")).ok()?;
-    Some(folder.f_files.saturating_sub(folder.f_ffree))
+    (folder.f_blocks.checked_mul(folder.f_frsize)? == size)
+        .then(|| folder.f_files.saturating_sub(folder.f_ffree))
 }

@@ -62,6 +62,12 @@ enum Command {
     /// Look after stored results
     #[command(subcommand)]
     Cache(Cache),
+    /// Judge answers: JSON lines in, each row out with `correct` and `reason`
+    #[command(
+        after_help = "Examples:\n  bstar grade answers.jsonl > judged.jsonl\n  echo '{\"gold\": \"1/2\", \"pred\": \
+                            \"\\\\boxed{0.5}\"}' | bstar grade\n  bstar grade --check --summary cases.jsonl"
+    )]
+    Grade(commands::Grade),
     /// Check this machine: worker, libtorch, GPU, store, disk
     Doctor,
 }
@@ -409,6 +415,7 @@ async fn dispatch(cli: &Cli) -> Result<u8, Failure> {
             commands::cache_pull(global, other, run.as_deref()).await
         }
         Command::Cache(Cache::Cat { digest }) => commands::cache_cat(global, digest).await,
+        Command::Grade(options) => commands::grade(options),
         Command::Doctor => commands::doctor(global).await,
     }
 }

@@ -331,6 +331,8 @@ pub(crate) mod tests {
             prompt: (0..length).map(|word| words[(word * 7 + id) % words.len()]).collect(),
             answer: String::new(),
             prefix: None,
+            tests: None,
+            tests: None,
             tags: std::collections::BTreeMap::new(),
         }
     }

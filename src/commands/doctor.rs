@@ -103,7 +103,8 @@ fn worker() -> Vec<Check> {
         Check::good("gpu", "CUDA is usable: run with --device cuda:0")
     } else {
         let why = cuda.and_then(|cuda| cuda.get("reason")?.as_str()).unwrap_or("unknown reason");
-        let fix = "only to use a GPU: `make setup-cuda`, and an NVIDIA driver".to_owned();
+        let fix = cuda.and_then(|cuda| cuda.get("fix")?.as_str());
+        let fix = format!("only to use a GPU: {}", fix.unwrap_or("`make setup-cuda`, and an NVIDIA driver"));
         Check { optional: true, ..Check::bad("gpu", format!("not usable: {why}"), fix) }
     });
     checks

@@ -7,6 +7,7 @@
 //! - [`protocol`]: what the engine and worker processes say to each other.
 //! - [`balance`], [`metrics`]: the arithmetic of B-STaR and of its evaluation, pure.
 //! - [`problems`]: the built-in task. [`grade`]: extraction and comparison of answers.
+//! - [`hub`]: models in the local cache of the Hugging Face Hub.
 //! - [`run`]: stages that run inside the engine's process.
 //!
 //! The crate knows nothing of plans, schedulers, stores or tensors.
@@ -14,10 +15,12 @@
 #[cfg(test)]
 mod at_hand;
 pub mod balance;
+pub mod chat;
 pub mod code;
 pub mod config;
 pub mod files;
 pub mod grade;
+pub mod hub;
 pub mod kind;
 pub mod metrics;
 pub mod problems;

@@ -4,6 +4,7 @@ mod data;
 mod dataset;
 mod labels;
 mod measure;
+mod prompts;
 mod score;
 mod select;
 
@@ -64,6 +65,7 @@ pub fn run(stage: &StageConfig, work: &Work) -> Result<Map<String, Value>, Stage
         StageConfig::Problems(config) => data::problems(config, work),
         StageConfig::Dataset(config) => dataset::dataset(config, work),
         StageConfig::Draw(config) => data::draw(config, work),
+        StageConfig::Prompts(config) => prompts::prompts(config, work),
         StageConfig::ScoreShard(config) => score::score(config, work),
         StageConfig::Search(config) => select::search(config, work),
         StageConfig::Filter(config) => select::filter(config, work),

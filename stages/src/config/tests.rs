@@ -48,6 +48,7 @@ fn all() -> Vec<StageConfig> {
         ),
         stage("dataset", json!({"file": "f", "format": "gsm8k"})),
         stage("draw", json!({"queries": "q", "count": 3})),
+        stage("prompts", json!({"rows": "q", "policy": "p", "variables": {"enable_thinking": false}})),
         stage("tokenizer", json!({"corpus": ["a", "b"], "kind": "words", "vocab_size": 256})),
         stage("pretrain", json!({"tokenizer": "t", "dataset": "d", "model": model, "training": training})),
         stage("sft", json!({"policy": "p", "dataset": "d", "optimizer": "o", "training": training})),
@@ -100,7 +101,11 @@ fn every_stage_is_covered_and_right() {
     assert_eq!(names, StageConfig::NAMES);
     for stage in &all {
         assert_eq!(refused(stage), [""; 0], "{}", stage.name());
-        assert_eq!(stage.stage().version(), 1);
+        let version = match stage.name() {
+            "sft" | "sample" | "sample_shard" | "reward_model" => 2,
+            _ => 1,
+        };
+        assert_eq!(stage.stage().version(), version, "{}", stage.name());
         assert!(!stage.stage().outputs().is_empty());
         assert!(stage.stage().cpu() >= 1);
     }
@@ -203,6 +208,7 @@ fn settings_that_matter_are_identity() {
         json!({"max_tokens": 47}),
         json!({"top_p": 0.9}),
         json!({"top_k": 5}),
+        json!({"min_p": 0.1}),
         json!({"stop": ["x"]}),
         json!({"limit": 10}),
     ];

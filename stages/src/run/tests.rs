@@ -472,3 +472,21 @@ fn stages_of_other_runners_are_refused() {
     let error = bench.run("command", json!({"argv": ["true"], "outputs": ["x"]})).unwrap_err();
     assert_eq!(error.kind, FailureKind::Failed);
 }
+
+#[test]
+fn prompts_are_rendered_and_the_rest_of_a_row_stays() {
+    let mut bench = Bench::new();
+    bench.give("rows", &[query("a", "1"), query("b", "2")]);
+    let template = "Q: {{ messages[-1].content }} {{ style }}\nA:";
+    let with = json!({"rows": "q", "template": template, "variables": {"style": "!"}});
+    assert_eq!(bench.run("prompts", with.clone()).unwrap()["rows"], 2);
+    let rows: Vec<Query> = bench.rows("rows.jsonl");
+    assert_eq!(rows[1], Query { prompt: "Q: prompt of b !\nA:".to_owned(), ..query("b", "2") });
+    let text = fs::read_to_string(bench.work.path("rows.jsonl")).unwrap();
+    assert!(text.starts_with(r#"{"id":"a","prompt":"Q: prompt of a !"#), "fields keep their order: {text}");
+
+    bench.give("rows", &[json!({"prompt": "a"}), json!({"prompt": 1})]);
+    let error = bench.run("prompts", with).unwrap_err();
+    assert_eq!(error.kind, FailureKind::Invalid);
+    assert!(error.message.contains("row 2 of `rows`: it has no text `prompt`"), "{error}");
+}

@@ -63,6 +63,12 @@ enum Command {
     /// Look after stored results
     #[command(subcommand)]
     Cache(Cache),
+    /// Judge answers: JSON lines in, each row out with `correct` and `reason`
+    #[command(
+        after_help = "Examples:\n  bstar grade answers.jsonl > judged.jsonl\n  echo '{\"gold\": \"1/2\", \"pred\": \
+                            \"\\\\boxed{0.5}\"}' | bstar grade\n  bstar grade --check --summary cases.jsonl"
+    )]
+    Grade(commands::Grade),
     /// Ask a model: inspect, tokenize, logits, generate
     #[command(disable_help_flag = true)]
     Model {
@@ -417,6 +423,7 @@ async fn dispatch(cli: &Cli) -> Result<u8, Failure> {
             commands::cache_pull(global, other, run.as_deref()).await
         }
         Command::Cache(Cache::Cat { digest }) => commands::cache_cat(global, digest).await,
+        Command::Grade(options) => commands::grade(options),
         Command::Model { arguments } => Err(commands::model(global, arguments)),
         Command::Doctor => commands::doctor(global).await,
     }

@@ -372,6 +372,7 @@ pub(crate) mod tests {
             prompt: (0..length).map(|word| words[(word * 7 + id) % words.len()]).collect(),
             answer: String::new(),
             prefix: None,
+            tests: None,
             tags: std::collections::BTreeMap::new(),
         }
     }

@@ -229,6 +229,7 @@ mod tests {
             prompt: format!("# Question\n\nAnn has {id} pens.\n\n# Solution\n\n"),
             answer: "1".into(),
             prefix: None,
+            tests: None,
             tags: BTreeMap::new(),
         };
         let response = Response {

@@ -133,7 +133,7 @@ impl Kept {
         let scores = scorer.score(&pairs, step.control)?;
         let mut rewards = Vec::with_capacity(pairs.len());
         for ((query, response), scores) in pairs.into_iter().zip(scores) {
-            let mut reward = grade(query, response, settings.grader);
+            let mut reward = grade(query, response, settings.grader, settings.answer);
             add_model_scores(&mut reward, scores, settings.aggregate.unwrap_or_default());
             rewards.push(reward);
         }

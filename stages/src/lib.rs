@@ -12,8 +12,11 @@
 //!
 //! The crate knows nothing of plans, schedulers, stores or tensors.
 
+#[cfg(test)]
+mod at_hand;
 pub mod balance;
 pub mod chat;
+pub mod code;
 pub mod config;
 pub mod files;
 pub mod grade;
@@ -25,6 +28,7 @@ pub mod protocol;
 pub mod record;
 pub mod reference;
 pub mod run;
+pub mod sandbox;
 pub mod stage;
 pub mod units;
 

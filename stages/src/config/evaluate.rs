@@ -4,7 +4,8 @@ use bstar_cache::Ingredient;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
-use crate::config::sample::{Grader, Sample, Score};
+use crate::config::judge::{AnswerStyle, CodeRules, Grader};
+use crate::config::sample::{Sample, Score};
 use crate::reference::{OneOrMany, Reference, Setting};
 use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
 
@@ -31,6 +32,12 @@ pub struct Evaluate {
     /// How answers are compared.
     #[serde(default)]
     pub grader: Grader,
+    /// Where a response's answer stands.
+    #[serde(default)]
+    pub answer: AnswerStyle,
+    /// How programs are judged, with `grader: code`.
+    #[serde(default, skip_serializing_if = "CodeRules::is_default")]
+    pub code: CodeRules,
     /// Ranks responses for Best-of-K.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_model: Option<Reference>,
@@ -85,7 +92,12 @@ impl Evaluate {
     }
 
     fn score(&self, responses: &Reference, reward_model: Option<Reference>) -> StageConfig {
-        StageConfig::Score(Score { reward_model, ..Score::new(responses, &self.queries, self.grader) })
+        StageConfig::Score(Score {
+            reward_model,
+            answer: self.answer,
+            code: self.code,
+            ..Score::new(responses, &self.queries, self.grader)
+        })
     }
 }
 
@@ -115,6 +127,8 @@ impl Stage for Evaluate {
             temperature,
             max_tokens,
             grader,
+            answer,
+            code: _,
             reward_model: _,
             k,
             s,
@@ -125,6 +139,7 @@ impl Stage for Evaluate {
             ("temperature", (*temperature).into()),
             ("max_tokens", (*max_tokens).into()),
             ("grader", grader.name().into()),
+            ("answer", answer.name().into()),
             ("k", k.clone().into()),
             ("s", s.clone().into()),
         ])
@@ -136,6 +151,7 @@ impl Stage for Evaluate {
         checks.temperature("temperature", self.temperature);
         checks.greedy_is_single("temperature", &[self.temperature], self.samples);
         checks.pass_at(&self.k, &self.s);
+        self.code.check(&mut checks, self.grader, self.reward_model.is_some());
         if let Some(count) = self.sampled_queries {
             checks.count("sampled_queries", count);
         }

@@ -4,7 +4,8 @@ use bstar_cache::Ingredient;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
-use crate::config::sample::{Grader, Sample, Score};
+use crate::config::judge::{AnswerStyle, Grader};
+use crate::config::sample::{Sample, Score};
 use crate::reference::{OneOrMany, Reference, Setting};
 use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
 
@@ -37,6 +38,9 @@ pub struct StepLabels {
     /// How answers are compared.
     #[serde(default)]
     pub grader: Grader,
+    /// Where a response's answer stands.
+    #[serde(default)]
+    pub answer: AnswerStyle,
 }
 
 fn one() -> f64 {
@@ -96,6 +100,7 @@ impl Stage for StepLabels {
             temperature,
             max_tokens,
             grader,
+            answer,
         } = self;
         Ingredient::map([
             ("limit", (*limit).into()),
@@ -104,11 +109,16 @@ impl Stage for StepLabels {
             ("temperature", (*temperature).into()),
             ("max_tokens", (*max_tokens).into()),
             ("grader", grader.name().into()),
+            ("answer", answer.name().into()),
         ])
     }
 
     fn check(&self) -> Vec<Problem> {
         let mut checks = Checks::default();
+        if self.grader == Grader::Code {
+            let hint = "label steps of problems with an answer: `grader: math`";
+            checks.refuse("grader", "steps of programs cannot be labelled", hint);
+        }
         checks.count("solutions", self.solutions as usize);
         checks.count("completions", self.completions as usize);
         checks.count("max_tokens", self.max_tokens);
@@ -133,7 +143,7 @@ impl Stage for StepLabels {
         let solve = Sample { limit: self.limit, ..sample(&self.policy, &self.queries, self.solutions) };
         let cut = Prefixes { queries: self.queries.clone(), responses: solutions };
         let proceed = sample(completer, &prefixes, self.completions);
-        let score = Score::new(&continuations, &prefixes, self.grader);
+        let score = Score { answer: self.answer, ..Score::new(&continuations, &prefixes, self.grader) };
         Some(vec![
             (step("solutions"), StageConfig::Sample(solve)),
             (step("prefixes"), StageConfig::Prefixes(cut)),

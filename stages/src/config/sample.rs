@@ -4,6 +4,7 @@ use bstar_cache::Ingredient;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
+use super::judge::{AnswerStyle, CodeRules, Grader, judging};
 use crate::reference::{OneOrMany, Reference, Setting};
 use crate::stage::{
     Input, Output, Piece, Problem, Runner, Shard, ShardInput, ShardSource, Stage, StageConfig,
@@ -91,6 +92,12 @@ pub struct Score {
     /// How answers are compared.
     #[serde(default)]
     pub grader: Grader,
+    /// Where a response's answer stands.
+    #[serde(default)]
+    pub answer: AnswerStyle,
+    /// How programs are judged, with `grader: code`.
+    #[serde(default, skip_serializing_if = "CodeRules::is_default")]
+    pub code: CodeRules,
     /// How a response's step scores become one.
     #[serde(default)]
     pub aggregate: Aggregate,
@@ -102,19 +109,14 @@ pub struct Score {
 pub struct ScoreShard {
     /// How answers are compared.
     pub grader: Grader,
+    /// Where a response's answer stands.
+    #[serde(default, skip_serializing_if = "AnswerStyle::is_default")]
+    pub answer: AnswerStyle,
+    /// How programs are judged, with `grader: code`.
+    #[serde(default, skip_serializing_if = "CodeRules::is_default")]
+    pub code: CodeRules,
     /// How a response's step scores become one; `None` without a reward model.
     pub aggregate: Option<Aggregate>,
-}
-
-/// How answers are compared.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Grader {
-    /// Numbers by value, the rest as normalised text.
-    #[default]
-    Math,
-    /// Character by character.
-    Exact,
 }
 
 /// How a response's step scores become one.
@@ -356,6 +358,8 @@ impl Score {
             queries: queries.clone(),
             reward_model: None,
             grader,
+            answer: AnswerStyle::default(),
+            code: CodeRules::default(),
             aggregate: Aggregate::default(),
         }
     }
@@ -389,13 +393,14 @@ impl Stage for Score {
     }
 
     fn identity(&self) -> Ingredient {
-        let Self { responses: _, queries: _, reward_model: _, grader, aggregate: _ } = self;
-        let aggregate = self.effective_aggregate().map(Aggregate::name);
-        Ingredient::map([("grader", grader.name().into()), ("aggregate", aggregate.into())])
+        let Self { responses: _, queries: _, reward_model: _, grader, answer, code, aggregate: _ } = self;
+        judging(*grader, *answer, self.effective_aggregate(), code)
     }
 
     fn check(&self) -> Vec<Problem> {
-        Vec::new()
+        let mut checks = Checks::default();
+        self.code.check(&mut checks, self.grader, self.reward_model.is_some());
+        checks.0
     }
 
     fn sharded(&self) -> bool {
@@ -419,6 +424,8 @@ impl Stage for Score {
                 path: format!("rewards/{path}"),
                 stage: StageConfig::ScoreShard(ScoreShard {
                     grader: self.grader,
+                    answer: self.answer,
+                    code: self.code,
                     aggregate: self.effective_aggregate(),
                 }),
                 inputs,
@@ -446,24 +453,12 @@ impl Stage for ScoreShard {
     }
 
     fn identity(&self) -> Ingredient {
-        let Self { grader, aggregate } = self;
-        let aggregate = aggregate.map(Aggregate::name);
-        Ingredient::map([("grader", grader.name().into()), ("aggregate", aggregate.into())])
+        let Self { grader, answer, code, aggregate } = self;
+        judging(*grader, *answer, *aggregate, code)
     }
 
     fn check(&self) -> Vec<Problem> {
         Vec::new()
-    }
-}
-
-impl Grader {
-    /// The name in pipelines.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Math => "math",
-            Self::Exact => "exact",
-        }
     }
 }
 

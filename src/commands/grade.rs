@@ -1,0 +1,337 @@
+//! `bstar grade`: judges answers, JSON lines in and out.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, ErrorKind, Read, Write};
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::thread;
+
+use bstar_stages::code::{Comparison, Judge, Rules, Tests};
+use bstar_stages::config::Grader;
+use bstar_stages::grade::{Conventions, Verdict, choose, judge};
+use bstar_stages::sandbox::Sandbox;
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::cli::Failure;
+
+/// What to judge, and how.
+#[derive(Debug, Clone, Args)]
+pub struct Grade {
+    /// JSON lines [default: standard input]
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// What the rows hold
+    #[arg(long, default_value = "math", value_name = "TASK")]
+    task: Task,
+    /// How answers are compared
+    #[arg(long, default_value = "math", value_name = "GRADER")]
+    grader: Comparer,
+    /// Print counts to standard error at the end
+    #[arg(long)]
+    summary: bool,
+    /// Compare with each row's `expected`, and print the agreement and every disagreement to standard error
+    #[arg(long)]
+    check: bool,
+    /// Compare what programs print line by line, not as leniently as the harness of APPS
+    #[arg(long)]
+    strict: bool,
+    /// Run code as it is, with your rights: only on a machine that is a sandbox itself
+    #[arg(long)]
+    unsafe_no_sandbox: bool,
+    /// Threads [default: number of cores]
+    #[arg(short, long, value_name = "N")]
+    jobs: Option<NonZero<usize>>,
+}
+
+/// What rows hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Task {
+    /// {gold, pred}
+    Math,
+    /// {question, choices: {text, label}, answerKey, pred}
+    Choice,
+    /// {code, tests: [statements]} or {code, inputs, outputs, fn_name?}
+    Code,
+}
+
+/// How answers are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Comparer {
+    /// By value
+    Math,
+    /// As the published B-STaR code does
+    Official,
+    /// Character by character
+    Exact,
+}
+
+impl From<Comparer> for Grader {
+    fn from(comparer: Comparer) -> Self {
+        match comparer {
+            Comparer::Math => Self::Math,
+            Comparer::Official => Self::Official,
+            Comparer::Exact => Self::Exact,
+        }
+    }
+}
+
+/// Rows judged before any is written, at most.
+const BATCH: usize = 4096;
+/// What is read at once.
+const BUFFER: usize = 1 << 20;
+
+/// How rows were judged.
+#[derive(Debug, Default)]
+struct Counts {
+    rows: usize,
+    correct: usize,
+    malformed: usize,
+    expected: usize,
+    agreed: usize,
+    /// Right by the grader, wrong by `expected`.
+    false_accepts: usize,
+}
+
+/// A line, judged: the row to print, or what is wrong with it.
+type Judged = Result<(Map<String, Value>, bool), String>;
+
+/// Judges every row and prints it with `correct` and `reason`, in order.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn grade(options: &Grade) -> Result<u8, Failure> {
+    let name =
+        options.file.as_ref().map_or_else(|| "standard input".to_owned(), |file| file.display().to_string());
+    let unreadable = |error: &std::io::Error| Failure::Usage {
+        message: format!("cannot read {name}: {error}"),
+        hint: Some("give a file of JSON lines, or pipe them in".to_owned()),
+    };
+    let source: Box<dyn Read> = match &options.file {
+        Some(file) => Box::new(File::open(file).map_err(|error| unreadable(&error))?),
+        None => Box::new(std::io::stdin()),
+    };
+    let sandbox = match options.task {
+        Task::Code => Some(sandbox(options)?),
+        Task::Math | Task::Choice => None,
+    };
+    let jobs = options.jobs.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZero::get);
+    let mut reader = BufReader::with_capacity(BUFFER, source);
+    let mut output = BufWriter::with_capacity(BUFFER, std::io::stdout().lock());
+    let mut counts = Counts::default();
+    let mut line = 0;
+    loop {
+        let lines = batch(&mut reader).map_err(|error| unreadable(&error))?;
+        if lines.is_empty() {
+            break;
+        }
+        let make =
+            || Bench { options, judge: sandbox.clone().map(|sandbox| Judge::new(sandbox, rules(options))) };
+        let least = if options.task == Task::Code { 1 } else { 16 };
+        for judged in in_parallel(&lines, jobs, least, make, |bench, line| bench.judged(line)) {
+            line += 1;
+            let Some(judged) = judged else { continue };
+            let printed = judged.and_then(|(row, correct)| {
+                counts.note(&row, correct);
+                if options.check
+                    && row.get("expected").is_some_and(|expected| expected.as_bool() == Some(!correct))
+                {
+                    anstream::eprintln!("{name}:{line}: {}", disagreement(&row, correct));
+                }
+                serde_json::to_string(&row).map_err(|error| error.to_string())
+            });
+            match printed {
+                Ok(text) => {
+                    if let Err(error) = writeln!(output, "{text}") {
+                        return gone(&error);
+                    }
+                }
+                Err(problem) => {
+                    counts.malformed += 1;
+                    anstream::eprintln!("{name}:{line}: {problem}");
+                }
+            }
+        }
+        if let Err(error) = output.flush() {
+            return gone(&error);
+        }
+    }
+    if options.summary {
+        let Counts { rows, correct, malformed, .. } = counts;
+        anstream::eprintln!(
+            "{rows} rows, {correct} correct, {} wrong, {malformed} malformed",
+            rows - correct
+        );
+    }
+    if options.check {
+        let Counts { expected, agreed, false_accepts, .. } = counts;
+        let rejected = expected - agreed - false_accepts;
+        anstream::eprintln!(
+            "{agreed} of {expected} as expected, {false_accepts} accepted and {rejected} rejected against `expected`"
+        );
+    }
+    if counts.malformed > 0 {
+        return Err(Failure::usage(format!("{} lines of {name} could not be judged", counts.malformed)));
+    }
+    Ok(0)
+}
+
+/// A reader that has gone away is not an error.
+fn gone(error: &std::io::Error) -> Result<u8, Failure> {
+    match error.kind() {
+        ErrorKind::BrokenPipe => Ok(0),
+        _ => Err(Failure::usage(format!("cannot write: {error}"))),
+    }
+}
+
+/// The next lines: as many as are there without waiting, and at least one unless all are read.
+fn batch<R: Read>(reader: &mut BufReader<R>) -> std::io::Result<Vec<Vec<u8>>> {
+    let mut lines = Vec::new();
+    loop {
+        let mut line = Vec::new();
+        if reader.read_until(b'\n', &mut line)? == 0 {
+            return Ok(lines);
+        }
+        lines.push(line);
+        if lines.len() >= BATCH || !reader.buffer().contains(&b'\n') {
+            return Ok(lines);
+        }
+    }
+}
+
+/// Applies a function to every item, on several threads, each of which gets `least` items or more and makes itself
+/// what it needs; the results are in order.
+fn in_parallel<I: Sync, S, O: Send>(
+    items: &[I],
+    jobs: usize,
+    least: usize,
+    make: impl Fn() -> S + Sync,
+    work: impl Fn(&mut S, &I) -> O + Sync,
+) -> Vec<O> {
+    let size = items.len().div_ceil(jobs.max(1)).max(least);
+    let carry_out = |chunk: &[I]| -> Vec<O> {
+        let mut state = make();
+        chunk.iter().map(|item| work(&mut state, item)).collect()
+    };
+    if items.len() <= size {
+        return carry_out(items);
+    }
+    let carry_out = &carry_out;
+    thread::scope(|scope| {
+        let threads: Vec<_> = items.chunks(size).map(|chunk| scope.spawn(move || carry_out(chunk))).collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
+}
+
+/// Where code is run.
+fn sandbox(options: &Grade) -> Result<Sandbox, Failure> {
+    let found = if options.unsafe_no_sandbox { Sandbox::nothing() } else { Sandbox::find() };
+    found.map_err(|error| Failure::Usage { message: error.to_string(), hint: Some(error.hint) })
+}
+
+fn rules(options: &Grade) -> Rules {
+    let comparison = if options.strict { Comparison::Strict } else { Comparison::Official };
+    Rules { comparison, ..Rules::default() }
+}
+
+/// What one thread needs to judge.
+struct Bench<'a> {
+    options: &'a Grade,
+    judge: Option<Judge>,
+}
+
+impl Bench<'_> {
+    /// Judges one line; `None` for an empty one.
+    fn judged(&mut self, line: &[u8]) -> Option<Judged> {
+        if line.trim_ascii().is_empty() {
+            return None;
+        }
+        Some(self.judge_row(line))
+    }
+
+    fn judge_row(&mut self, line: &[u8]) -> Judged {
+        let mut row: Map<String, Value> =
+            serde_json::from_slice(line).map_err(|error| format!("not a JSON object: {error}"))?;
+        let options = self.options;
+        let (correct, reason) = match (options.task, &mut self.judge) {
+            (Task::Code, Some(judge)) => {
+                let verdict = code(judge, &row)?;
+                row.insert("passed".to_owned(), verdict.passed.into());
+                (verdict.correct, verdict.reason.unwrap_or_else(|| "all tests pass".to_owned()))
+            }
+            (Task::Choice, _) => {
+                let verdict = choice(&row)?;
+                (verdict.correct, verdict.reason.to_owned())
+            }
+            (Task::Math | Task::Code, _) => {
+                let (gold, pred) = (text(&row, "gold")?, text(&row, "pred")?);
+                let verdict = judge(&gold, &pred, options.grader.into(), &Conventions::default());
+                (verdict.correct, verdict.reason.to_owned())
+            }
+        };
+        row.insert("correct".to_owned(), correct.into());
+        row.insert("reason".to_owned(), reason.into());
+        Ok((row, correct))
+    }
+}
+
+/// Runs a row's code against its tests.
+fn code(judge: &mut Judge, row: &Map<String, Value>) -> Result<bstar_stages::code::Verdict, String> {
+    let program = row.get("code").and_then(Value::as_str).ok_or("`code` must be text")?;
+    let tests = Tests::deserialize(&Value::Object(row.clone()))
+        .map_err(|_| "give `tests`: [statements], or `inputs` and `outputs` of equal length".to_owned())?;
+    judge.judge(program, &tests).map_err(|error| format!("the sandbox failed: {error}"))
+}
+
+/// A field that is text or a number.
+fn text(row: &Map<String, Value>, field: &str) -> Result<String, String> {
+    match row.get(field) {
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(Value::Number(number)) => Ok(number.to_string()),
+        Some(Value::Null) => Ok(String::new()),
+        Some(_) => Err(format!("`{field}` must be text")),
+        None => Err(format!("`{field}` is missing")),
+    }
+}
+
+fn choice(row: &Map<String, Value>) -> Result<Verdict, String> {
+    let wrong = || "`choices` must be {text: [...], label: [...]} of equal length".to_owned();
+    let list = |field: &str| -> Result<Vec<String>, String> {
+        let items = row.get("choices").and_then(|choices| choices.get(field)).and_then(Value::as_array);
+        let texts = items.ok_or_else(wrong)?.iter().map(|item| item.as_str().map(str::to_owned));
+        texts.collect::<Option<_>>().ok_or_else(wrong)
+    };
+    let (labels, texts) = (list("label")?, list("text")?);
+    if labels.len() != texts.len() {
+        return Err(wrong());
+    }
+    let choices: Vec<(String, String)> = labels.into_iter().zip(texts).collect();
+    Ok(choose(&choices, &text(row, "answerKey")?, &text(row, "pred")?))
+}
+
+impl Counts {
+    fn note(&mut self, row: &Map<String, Value>, correct: bool) {
+        self.rows += 1;
+        self.correct += usize::from(correct);
+        if let Some(expected) = row.get("expected").and_then(Value::as_bool) {
+            self.expected += 1;
+            self.agreed += usize::from(expected == correct);
+            self.false_accepts += usize::from(correct && !expected);
+        }
+    }
+}
+
+fn disagreement(row: &Map<String, Value>, correct: bool) -> String {
+    let short = |field: &str| {
+        let text = text(row, field).unwrap_or_default().replace('\n', " ");
+        let skipped = text.chars().count().saturating_sub(60);
+        text.chars().skip(skipped).collect::<String>()
+    };
+    let said = if correct { "accepted" } else { "rejected" };
+    let reason = row.get("reason").and_then(Value::as_str).unwrap_or("");
+    format!("{said} ({reason}): gold `{}`, pred `{}`", short("gold"), short("pred"))
+}

@@ -1,0 +1,149 @@
+//! How responses are judged: by which grader, and where their answer stands.
+
+use bstar_cache::Ingredient;
+use serde::{Deserialize, Serialize};
+
+use super::check::Checks;
+use super::sample::Aggregate;
+use crate::code::{CODE_VERSION, Comparison};
+use crate::grade::GRADER_VERSION;
+
+/// How answers are compared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grader {
+    /// By value: numbers, expressions, sets and so on (see [`grade`](crate::grade)).
+    #[default]
+    Math,
+    /// As the published B-STaR code evaluates: two normal forms of the text.
+    Official,
+    /// Character by character.
+    Exact,
+    /// The response is a program, run against the tests of its query (see [`code`](crate::code)).
+    Code,
+}
+
+/// Where a response's answer stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerStyle {
+    /// After the last `# Answer` and a blank line, as the paper has it.
+    #[default]
+    Section,
+    /// After the last `####`, as GSM8K has it.
+    Hashes,
+    /// In the last `\boxed{}`, as MATH has it.
+    Boxed,
+    /// Any of these, what follows "the answer is", or the last formula or number.
+    Any,
+}
+
+/// How programs are judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CodeRules {
+    /// How their outputs are compared.
+    pub comparison: Comparison,
+    /// Processor seconds a test.
+    pub seconds: u32,
+    /// Memory of a program, in MiB.
+    pub memory_mb: u32,
+    /// Runs programs without a sandbox, with the rights of this user.
+    pub unsafe_no_sandbox: bool,
+}
+
+impl Default for CodeRules {
+    fn default() -> Self {
+        Self { comparison: Comparison::Official, seconds: 4, memory_mb: 1024, unsafe_no_sandbox: false }
+    }
+}
+
+impl CodeRules {
+    /// Whether all are the usual ones.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn identity(&self) -> Ingredient {
+        // Where programs run decides how safe it is, not what is right.
+        let Self { comparison, seconds, memory_mb, unsafe_no_sandbox: _ } = self;
+        Ingredient::map([
+            ("version", CODE_VERSION.into()),
+            ("comparison", comparison.name().into()),
+            ("seconds", (*seconds).into()),
+            ("memory_mb", (*memory_mb).into()),
+        ])
+    }
+
+    /// What is wrong with using them.
+    pub(super) fn check(&self, checks: &mut Checks, grader: Grader, reward_model: bool) {
+        if grader == Grader::Code && reward_model {
+            let hint = "leave out `reward_model`: the tests are the reward";
+            checks.refuse("reward_model", "programs are not scored by a reward model", hint);
+        }
+        if grader != Grader::Code && !self.is_default() {
+            let hint = "add `grader: code`, or leave `code` out";
+            checks.refuse("code", format!("the grader `{}` runs no programs", grader.name()), hint);
+        }
+        checks.count("code.seconds", self.seconds as usize);
+        if self.memory_mb < 64 {
+            let hint = "Python alone needs about 20 MiB";
+            checks.refuse("code.memory_mb", format!("must be at least 64, not {}", self.memory_mb), hint);
+        }
+    }
+}
+
+/// The identity of judging. A default style leaves no trace in it, so that keys from before there were
+/// styles stay valid.
+pub(super) fn judging(
+    grader: Grader,
+    answer: AnswerStyle,
+    aggregate: Option<Aggregate>,
+    code: &CodeRules,
+) -> Ingredient {
+    let version = grader.version().map(|version| ("grader_version", version.into()));
+    let style = (!answer.is_default()).then(|| ("answer", answer.name().into()));
+    let always = [("grader", grader.name().into()), ("aggregate", aggregate.map(Aggregate::name).into())];
+    let rules = (grader == Grader::Code).then(|| ("code", code.identity()));
+    let parts = always.into_iter().chain(version).chain(style).chain(rules);
+    Ingredient::Map(parts.map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
+impl AnswerStyle {
+    /// Whether it is the one that a pipeline need not name.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The name in pipelines.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Section => "section",
+            Self::Hashes => "hashes",
+            Self::Boxed => "boxed",
+            Self::Any => "any",
+        }
+    }
+}
+
+impl Grader {
+    /// The version of the code that judges, where it has had more than one.
+    #[must_use]
+    pub fn version(self) -> Option<u32> {
+        (self == Self::Math).then_some(GRADER_VERSION)
+    }
+
+    /// The name in pipelines.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Math => "math",
+            Self::Official => "official",
+            Self::Exact => "exact",
+            Self::Code => "code",
+        }
+    }
+}

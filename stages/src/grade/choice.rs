@@ -1,0 +1,111 @@
+//! Multiple choice, as ARC has it.
+
+use super::Verdict;
+
+/// The letter that [`choice_prompt`] gives to a position; `None` beyond `Z`.
+#[must_use]
+pub fn choice_letter(position: usize) -> Option<char> {
+    u8::try_from(position).ok().filter(|position| *position < 26).map(|position| char::from(b'A' + position))
+}
+
+/// The prompt of a multiple-choice question without examples, laid out as the paper's: an instruction, the question
+/// with one `(A) …` a line, `Solution:`. Letters go by position, so that choices labelled `1` to `4` read like
+/// all others, and a response that ends with `Final answer: (B)` can be judged for every question.
+#[must_use]
+pub fn choice_prompt(question: &str, choices: &[(String, String)]) -> String {
+    let mut prompt = format!(
+        "Answer the question below. Reason step by step, then end with \"Final answer: (X)\", where X is the letter of \
+         your choice.\n\nQuestion: {}",
+        question.trim()
+    );
+    for (position, (_, text)) in choices.iter().enumerate() {
+        let letter = choice_letter(position).unwrap_or('?');
+        prompt.extend(["\n(", letter.encode_utf8(&mut [0; 4]), ") ", text.trim()]);
+    }
+    prompt.push_str("\n\nSolution:");
+    prompt
+}
+
+/// Judges a response to a multiple-choice question. Prompts letter the choices by position (`A`, `B`, …)
+/// whatever their labels are; a response may name a position, a label, or repeat a choice's text.
+///
+/// `choices` are (label, text) pairs and `key` is the right label.
+#[must_use]
+pub fn choose(choices: &[(String, String)], key: &str, response: &str) -> Verdict {
+    let Some(right) = choices.iter().position(|(label, _)| label.eq_ignore_ascii_case(key.trim())) else {
+        return Verdict::of(false, "the key is not one of the labels");
+    };
+    match chosen(choices, response) {
+        Some(choice) if choice == right => Verdict::of(true, "same choice"),
+        Some(_) => Verdict::of(false, "another choice"),
+        None => Verdict::of(false, "no choice found"),
+    }
+}
+
+/// What announces the choice, most reliable first.
+const ANNOUNCEMENTS: [&str; 5] = ["final answer", "correct answer is", "answer is", "answer:", "# answer"];
+
+fn chosen(choices: &[(String, String)], response: &str) -> Option<usize> {
+    let lower = response.to_ascii_lowercase();
+    for announcement in ANNOUNCEMENTS {
+        if let Some(at) = lower.rfind(announcement) {
+            let clause = &response[at + announcement.len()..];
+            let clause = clause
+                .trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ':' | '*' | '_'))
+                .trim_start_matches("is ");
+            if let Some(choice) = named(choices, clause) {
+                return Some(choice);
+            }
+        }
+    }
+    if let Some((_, boxed)) = response.rsplit_once("\\boxed{")
+        && let Some(choice) = named(choices, boxed)
+    {
+        return Some(choice);
+    }
+    // A bare answer: `B`, `(B)`, or a choice's own words.
+    let only = response.trim();
+    if only.len() < 400 { named(choices, only) } else { named(choices, only.lines().last()?) }
+}
+
+/// The choice that a clause begins with.
+fn named(choices: &[(String, String)], clause: &str) -> Option<usize> {
+    let clause = clause.trim();
+    let clause = ["option ", "choice ", "Option ", "Choice "]
+        .iter()
+        .find_map(|word| clause.strip_prefix(word))
+        .unwrap_or(clause);
+    let mut inner = clause.trim_start_matches(['(', '[', '{', '*', '$', '"', ' ']);
+    for command in ["\\textbf{", "\\text{", "\\mathrm{"] {
+        inner = inner.strip_prefix(command).unwrap_or(inner).trim_start_matches('(');
+    }
+    let end = inner.find(|c: char| !c.is_alphanumeric()).unwrap_or(inner.len());
+    let (token, rest) = inner.split_at(end);
+    // "A planet …" is an article, "A" and "A) …" are a choice.
+    let ends = rest.trim_start_matches([')', ']', '}', '*', '.', ':', '$', '"']);
+    let alone = ends.trim().is_empty() || ends.len() < rest.len() || ends.starts_with(['\n', ',', ';']);
+    if alone || (token.len() == 1 && rest.starts_with(" is ")) {
+        let label = choices.iter().position(|(label, _)| label.eq_ignore_ascii_case(token));
+        let lettered = || match token.as_bytes() {
+            [letter] if letter.is_ascii_alphabetic() => Some(usize::from(letter.to_ascii_uppercase() - b'A'))
+                .filter(|position| *position < choices.len()),
+            [digit @ b'1'..=b'9'] => {
+                Some(usize::from(digit - b'1')).filter(|position| *position < choices.len())
+            }
+            _ => None,
+        };
+        // "3" may be what a choice says, rather than the third choice.
+        if let Some(choice) = label.or_else(|| saying(choices, token)).or_else(lettered) {
+            return Some(choice);
+        }
+    }
+    saying(choices, clause)
+}
+
+/// The only choice with these words.
+fn saying(choices: &[(String, String)], words: &str) -> Option<usize> {
+    let words = super::words::normal(words);
+    let mut same = choices.iter().enumerate().filter(|(_, (_, text))| super::words::normal(text) == words);
+    let first = same.next().map(|(at, _)| at);
+    first.filter(|_| same.next().is_none())
+}

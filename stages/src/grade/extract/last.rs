@@ -1,0 +1,119 @@
+//! The last formula or number of a text, where nothing announces an answer.
+
+/// The last formula or number of a text, whichever ends later; then the other.
+pub(in crate::grade) fn last_values(text: &str) -> Vec<&str> {
+    let text = without_remark(text);
+    let formula = last_formula(text);
+    let number = last_number(text);
+    let mut found: Vec<(usize, &str)> = formula.into_iter().chain(number).collect();
+    found.sort_by_key(|(end, _)| std::cmp::Reverse(*end));
+    // A number inside of the last formula is a part of it.
+    if let (Some((end, formula)), Some((number_end, _))) = (formula, number)
+        && number_end <= end
+        && number_end + formula.len() >= end
+    {
+        return vec![formula];
+    }
+    found.into_iter().take(1).map(|(_, text)| text).collect()
+}
+
+/// Without a remark in brackets at the end: `5 (since 5 - 2 = 3)`.
+fn without_remark(text: &str) -> &str {
+    let end = text.trim_end_matches(['.', ' ', '\n']);
+    let Some((before, remark)) = end.strip_suffix(')').and_then(|inner| inner.rsplit_once(" (")) else {
+        return text;
+    };
+    let first: &str = remark.split(|c: char| !c.is_alphabetic()).next().unwrap_or("");
+    let remark = first.len() > 2 && before.bytes().any(|byte| byte.is_ascii_digit());
+    if remark { before } else { text }
+}
+
+fn last_formula(text: &str) -> Option<(usize, &str)> {
+    let between = |open: &str, close: &str| {
+        let end = text.rfind(close)?;
+        let start = text[..end].rfind(open)? + open.len();
+        Some((end + close.len(), text[start..end].trim()))
+    };
+    let dollars = || {
+        let mut found = Vec::new();
+        let bytes = text.as_bytes();
+        let mut at = 0;
+        while at < bytes.len() {
+            match bytes[at] {
+                b'\\' => at += 1,
+                b'$' => {
+                    let double = bytes.get(at + 1) == Some(&b'$');
+                    found.push((at, if double { 2 } else { 1 }));
+                    at += usize::from(double);
+                }
+                _ => {}
+            }
+            at += 1;
+        }
+        if found.len() % 2 == 1 {
+            return None;
+        }
+        let [.., (open, width), (close, _)] = found.as_slice() else { return None };
+        Some((close + width, text[open + width..*close].trim()))
+    };
+    [dollars(), between("\\(", "\\)"), between("\\[", "\\]")]
+        .into_iter()
+        .flatten()
+        .filter(|(_, formula)| !formula.is_empty())
+        .max_by_key(|(end, _)| *end)
+}
+
+/// The last number, with its sign, separators, fraction bar and percent sign.
+fn last_number(text: &str) -> Option<(usize, &str)> {
+    let bytes = text.as_bytes();
+    let mut last = bytes.iter().rposition(u8::is_ascii_digit)?;
+    // The power of a unit is no number of its own: `9 cm^2`.
+    let before = text[..last].trim_end_matches(|c: char| c.is_ascii_digit() || c == '{');
+    if let Some(unit) = before.strip_suffix('^')
+        && unit.trim_end_matches('}').ends_with(|c: char| c.is_ascii_alphabetic())
+        && let Some(earlier) = unit.bytes().rposition(|byte| byte.is_ascii_digit())
+        && unit[earlier + 1..].starts_with([' ', '\\'])
+    {
+        last = earlier;
+    }
+    // A number in LaTeX that is not marked as a formula: take the whole word.
+    let word_start = bytes[..last].iter().rposition(u8::is_ascii_whitespace).map_or(0, |at| at + 1);
+    let word_end = bytes[last..].iter().position(u8::is_ascii_whitespace).map_or(bytes.len(), |at| last + at);
+    let word = text.get(word_start..word_end)?;
+    if word.contains('\\') && !word.contains("\\)") && !word.contains("\\$") {
+        return Some((word_end, word.trim_end_matches(['.', ',', ';', ':', '$'])));
+    }
+    let mut start = last;
+    while let Some(before) = start.checked_sub(1) {
+        let kept = match bytes[before] {
+            b'0'..=b'9' | b'.' => true,
+            b',' | b'/' | b':' => before > 0 && bytes[before - 1].is_ascii_digit(),
+            _ => false,
+        };
+        if !kept {
+            break;
+        }
+        start = before;
+    }
+    let signed = start > 0
+        && bytes[start - 1] == b'-'
+        && (start < 2 || matches!(bytes[start - 2], b' ' | b'(' | b'=' | b'$' | b'\n' | b':'));
+    let start = if signed { start - 1 } else { start };
+    let mut end = last + 1;
+    if text[end..].starts_with('%') {
+        end += 1;
+    } else if text[end..].starts_with("\\%") {
+        end += 2;
+    }
+    Some(last_tuple(text, start, end).unwrap_or((end, text.get(start..end)?)))
+}
+
+/// The pair or interval that the last number is the end of: `at (3, -1)`.
+fn last_tuple(text: &str, start: usize, end: usize) -> Option<(usize, &str)> {
+    let after = text[end..].chars().next().filter(|next| matches!(next, ')' | ']'))?;
+    let open = text[..start].rfind(['(', '['])?;
+    let inner = &text[open + 1..start];
+    let numbers = inner.chars().all(|c| c.is_ascii_digit() || " .,-+/".contains(c)) && inner.contains(',');
+    let end = end + after.len_utf8();
+    numbers.then(|| (end, &text[open..end]))
+}

@@ -1,0 +1,372 @@
+//! Judging a response: what its answer is, whether that is right, and what it computes on the way.
+//!
+//! The `math` grader finds the answer in both texts ([`extract`](mod@extract)), reads it — LaTeX or plain
+//! text — into an expression, and compares values: exactly where both are rational, in a prime field where
+//! both are rational functions, otherwise at sample points. Every comparison has a counted allowance of
+//! work and a bounded depth: it always ends, and never panics.
+//!
+//! # Conventions
+//!
+//! What graders disagree on is a field of [`Conventions`]. The defaults:
+//!
+//! - **Percent.** `50%` equals `50` and `0.5`, never `500` or `0.005`.
+//! - **Order.** Lists and sets have none (`1, 2` is `2, 1`); tuples, vectors and matrices do. Values that are
+//!   named keep their names: `x = 2, y = 3` is not `x = 3, y = 2`.
+//! - **Brackets.** `(1,2)` is not `[1,2]`.
+//! - **Decimals.** A decimal equals a value without end when it is that value rounded or cut, has at least
+//!   four digits, and differs by at most 1/10,000: `0.3333` is `1/3`, `9.42` is not `3π`. Two decimals are
+//!   equal when they are the same number: `3.14` is not `3.14159`.
+//! - **Units.** A missing unit does not matter. Two known ones are converted (`60 min` is `1 h`) and must
+//!   measure the same; words that are no unit ("apples") do not count. Degrees are a unit: `45°` is `45`.
+//! - **Arithmetic left undone** is equal to its result: `10/2` is `5`, `\frac{2}{4}` is `1/2`.
+//! - **Names.** `x = 5` equals `5`, and also `y = 5`.
+//! - **Bases.** Where the reference is `2516_8`, `2516` is right and `2516_9` is not; where it is `5`, `5_6` is
+//!   not right.
+//! - **Equations** are equal when one is a multiple of the other; inequalities equal their intervals.
+//! - **Text** is compared without case, type and final punctuation.
+//!
+//! The `official` grader is that of the published B-STaR code, string by string; `exact` compares
+//! characters.
+
+mod choice;
+mod clean;
+mod compare;
+mod complex;
+mod evaluate;
+mod expr;
+mod extract;
+mod lex;
+mod modular;
+mod number;
+mod official;
+mod parse;
+mod plain;
+mod rational;
+mod response;
+mod units;
+mod words;
+mod work;
+
+#[cfg(test)]
+mod tests;
+
+use clean::clean;
+use compare::Comparison;
+use expr::{Expr, SetOperation};
+use lex::Reading;
+use work::Work;
+
+pub use self::choice::{choice_letter, choice_prompt, choose};
+pub use self::extract::find;
+pub use self::official::{mathd_form, official, prm800k_form};
+pub use self::response::{ANSWER_MARKER, STEP_SEPARATOR, equations, extract, steps};
+use crate::config::Grader;
+
+/// The version of the `math` grader; part of the key of every result that it judged. A change that can
+/// make a verdict differ raises it.
+pub const GRADER_VERSION: u32 = 2;
+
+/// What a percent sign does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Percent {
+    /// `50%` equals `50` and `0.5`.
+    #[default]
+    Either,
+    /// `50%` equals `50`.
+    Sign,
+    /// `50%` equals `0.5`.
+    Hundredth,
+}
+
+/// When a decimal equals a value that it was rounded from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rounding {
+    /// How many digits it must have at least.
+    pub digits: u32,
+    /// How far it may be off, relative to the value.
+    pub relative: f64,
+}
+
+/// What graders disagree on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Conventions {
+    /// What a percent sign does.
+    pub percent: Percent,
+    /// Whether the order of a list matters.
+    pub list_order: bool,
+    /// Whether round and square brackets differ.
+    pub brackets: bool,
+    /// When a decimal equals a value that it was rounded from.
+    pub rounding: Rounding,
+    /// Whether even known units do not count.
+    pub units_ignored: bool,
+    /// Whether arithmetic left undone (`2 + 3`, unreduced fractions) equals its result.
+    pub unevaluated: bool,
+    /// Whether `x = 5` equals `y = 5`.
+    pub names_ignored: bool,
+    /// Whether a number in a base equals its digits without the base.
+    pub base_optional: bool,
+}
+
+impl Default for Conventions {
+    fn default() -> Self {
+        Self {
+            percent: Percent::Either,
+            list_order: false,
+            brackets: true,
+            rounding: Rounding { digits: 4, relative: 1e-4 },
+            units_ignored: false,
+            unevaluated: true,
+            names_ignored: true,
+            base_optional: true,
+        }
+    }
+}
+
+/// A judgement and its reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether the answer is right.
+    pub correct: bool,
+    /// Why, in a few words.
+    pub reason: &'static str,
+}
+
+impl Verdict {
+    fn of(correct: bool, reason: &'static str) -> Self {
+        Self { correct, reason }
+    }
+}
+
+/// Whether an answer is the reference answer.
+#[must_use]
+pub fn equal(answer: &str, reference: &str, grader: Grader) -> bool {
+    match grader {
+        Grader::Exact => answer == reference,
+        // Programs are judged by tests, not by an answer.
+        Grader::Code => false,
+        Grader::Official => official(answer, reference),
+        Grader::Math => math(reference, answer, &Conventions::default()).correct,
+    }
+}
+
+/// Judges a response (or a bare answer) as the grader does that stages use.
+#[must_use]
+pub fn judge(gold: &str, response: &str, grader: Grader, conventions: &Conventions) -> Verdict {
+    let string = |answer: &str, equal: fn(&str, &str) -> bool| {
+        let correct = equal(answer, gold);
+        Verdict::of(correct, if correct { "same text" } else { "different text" })
+    };
+    match grader {
+        Grader::Math => math(gold, response, conventions),
+        Grader::Official => {
+            // The published evaluation takes the first marker, its training loop the last.
+            let answer = response.split(ANSWER_MARKER).nth(1).unwrap_or(response);
+            string(answer, official)
+        }
+        Grader::Exact => string(response.rsplit(ANSWER_MARKER).next().unwrap_or(response), |a, b| a == b),
+        Grader::Code => Verdict::of(false, "programs are judged by tests"),
+    }
+}
+
+/// Longer answers without any announcement are not tried as a whole.
+const MAX_BARE: usize = 300;
+/// Longer answers are compared as text only.
+const MAX_ANSWER: usize = 4000;
+
+/// Judges by the `math` grader: finds the answer in both texts and compares.
+#[must_use]
+pub fn math(gold: &str, response: &str, conventions: &Conventions) -> Verdict {
+    math_within(gold, response, &Comparison { conventions, work: Work::new() })
+}
+
+fn math_within(gold: &str, response: &str, comparison: &Comparison<'_>) -> Verdict {
+    if gold == response {
+        return Verdict::of(true, "same text");
+    }
+    let (gold, found) = (extract::answer(gold), extract::answer(response));
+    let (mut gold, mut answer) = (clean(&gold.text), clean(&found.text));
+    if let Some(rest) = answer.strip_prefix("A: ")
+        && words::choice(gold).is_none()
+    {
+        answer = clean(rest);
+    }
+    if answer.is_empty() || gold.is_empty() {
+        return Verdict::of(false, "no answer");
+    }
+    if plain::same(gold, answer) {
+        return Verdict::of(true, "same text");
+    }
+    if let (Some(left), Some(right)) = (plain::number(gold), plain::number(answer))
+        && let Some(equal) = left.equal(right)
+    {
+        return Verdict::of(equal, if equal { "same number" } else { "different numbers" });
+    }
+    if let Some(choice) = words::choice(gold)
+        && !choice.text.is_empty()
+        && words::choice(answer).or_else(|| words::small_choice(answer)).is_none()
+    {
+        // The reference says the letter and the text; the answer only the text.
+        gold = choice.text;
+    }
+    if gold.len() > MAX_ANSWER {
+        return Verdict::of(words::same_text(gold, answer), "compared as text");
+    }
+    if let Some(same) = same_words(gold, answer) {
+        return Verdict::of(same, if same { "same words" } else { "different words" });
+    }
+    let whole = found.announced || answer.len() <= MAX_BARE;
+    let mut golds = readings(gold);
+    if golds.is_empty()
+        && let Some(value) =
+            words::number(gold).map(Expr::integer).or_else(|| words::fraction(gold).map(Expr::rational))
+    {
+        golds.push(Read { expr: value, decimal_comma: false });
+    }
+    if golds.is_empty() {
+        // A reference in words, or too strange to be read.
+        let correct = comparison.words(gold, answer) || words::says(answer, gold);
+        return Verdict::of(correct, if correct { "same words" } else { "different words" });
+    }
+    let answers = if whole { readings(answer) } else { Vec::new() };
+    if !answers.is_empty() {
+        let equal = |answers: &[Read]| {
+            answers.iter().any(|answer| golds.iter().any(|gold| comparison.equal_readings(gold, answer)))
+        };
+        let correct =
+            equal(&answers) || words::after_text(answer).is_some_and(|value| equal(&readings(clean(value))));
+        return Verdict::of(correct, comparison.reason(correct));
+    }
+    let spelled = |text: &str, others: &[Read]| {
+        let value = words::number(text).map(Expr::integer);
+        let value = value.or_else(|| words::fraction(text).map(Expr::rational));
+        value.is_some_and(|value| others.iter().any(|other| comparison.equal(&other.expr, &value)))
+    };
+    if answer.len() < 120 && spelled(answer, &golds) {
+        return Verdict::of(true, "same number in words");
+    }
+    // `5 5` is no answer with a 5 at its end.
+    let prose = answer.split(|c: char| !c.is_alphabetic()).any(|word| word.len() > 1);
+    // "The roots are 3 and 7."
+    if golds.iter().any(|gold| matches!(gold.expr, Expr::List(..) | Expr::Set(_)))
+        && let Some((_, items)) = answer.rsplit_once(" are ")
+        && !items.starts_with("not ")
+    {
+        let items = readings(clean(items));
+        if items.iter().any(|answer| golds.iter().any(|gold| comparison.equal_readings(gold, answer))) {
+            return Verdict::of(true, "equal values");
+        }
+    }
+    for text in extract::last_values(answer).into_iter().filter(|_| prose) {
+        if plain::same(gold, text) {
+            return Verdict::of(true, "same text");
+        }
+        let found = readings(clean(text));
+        if !found.is_empty() {
+            let correct =
+                found.iter().any(|answer| golds.iter().any(|gold| comparison.equal_readings(gold, answer)));
+            return Verdict::of(correct, comparison.reason(correct));
+        }
+    }
+    if comparison.words(gold, answer) || words::says(answer, gold) {
+        return Verdict::of(true, "same words");
+    }
+    Verdict::of(false, "no answer that can be read")
+}
+
+impl Comparison<'_> {
+    fn equal_readings(&self, gold: &Read, answer: &Read) -> bool {
+        // A decimal comma only ever stands for a point that the other side writes.
+        let pointed = |read: &Read| read.expr.literal().is_some_and(|(_, number)| number.decimals.is_some());
+        let comparable = match (gold.decimal_comma, answer.decimal_comma) {
+            (false, false) => true,
+            (true, true) => false,
+            _ => pointed(gold) && pointed(answer),
+        };
+        comparable && self.equal(&gold.expr, &answer.expr)
+    }
+
+    fn reason(&self, correct: bool) -> &'static str {
+        match correct {
+            true => "equal values",
+            false if self.work.exhausted() => "too much work to compare",
+            false => "different values",
+        }
+    }
+}
+
+/// An answer as it was read, perhaps with a decimal comma.
+struct Read {
+    expr: Expr,
+    decimal_comma: bool,
+}
+
+/// The ways to read an answer; none when it is not mathematics.
+fn readings(text: &str) -> Vec<Read> {
+    if text.len() > MAX_ANSWER {
+        return Vec::new();
+    }
+    let usual = Reading { thousands: true, decimal_comma: false };
+    if let Some(known) = words::known_set(text) {
+        return vec![Read { expr: Expr::Known(known), decimal_comma: false }];
+    }
+    if let Some(expr) = all_but(text, usual) {
+        return vec![Read { expr, decimal_comma: false }];
+    }
+    let Some(parsed) = parse::parse(text, usual) else { return Vec::new() };
+    let (grouped, decimal_comma) = (parsed.grouped, parsed.decimal_comma);
+    let mut all = vec![Read { expr: parsed.expr, decimal_comma: false }];
+    if grouped && let Some(parsed) = parse::parse(text, Reading { thousands: false, ..usual }) {
+        all.push(Read { expr: parsed.expr, decimal_comma: false });
+    }
+    // `(1,2)` is a pair.
+    let decimal_comma = decimal_comma && !text.contains(['(', '[']) && !text.contains("\\{");
+    if decimal_comma && let Some(parsed) = parse::parse(text, Reading { decimal_comma: true, ..usual }) {
+        all.push(Read { expr: parsed.expr, decimal_comma: true });
+    }
+    all
+}
+
+/// "All real numbers except 0", as a set.
+fn all_but(text: &str, reading: Reading) -> Option<Expr> {
+    if !text.contains("except") || text.len() > 100 {
+        return None;
+    }
+    let (all, values) = text.split_once("except")?;
+    let known = words::known_set(clean(all).trim_end_matches("\\text{"))?;
+    let values = clean(values.trim_start_matches(" for ").trim_start_matches(['}', ' ']));
+    let values = match parse::parse(values, reading)?.expr {
+        Expr::List(_, items) => items,
+        one => vec![one],
+    };
+    let values: Vec<Expr> = values.iter().map(|value| compare::value(value).clone()).collect();
+    let (all, values) = (Expr::Known(known), Expr::Set(values));
+    Some(Expr::Sets(SetOperation::Difference, Box::new(all), Box::new(values)))
+}
+
+/// Whether words, letters of choices or times of day are the same; `None` where there are none to compare.
+fn same_words(gold: &str, answer: &str) -> Option<bool> {
+    if let Some(choice) = words::choice(gold)
+        && let Some(other) = words::choice(answer)
+            .or_else(|| words::small_choice(answer))
+            .or_else(|| words::stated_choice(answer))
+        && (choice.text.is_empty() || other.text.is_empty())
+    {
+        return Some(choice.letter == other.letter);
+    }
+    let wordy = |text: &str| {
+        text.len() < 200 && text.split(|c: char| !c.is_alphabetic()).any(|word| word.chars().nth(1).is_some())
+    };
+    if wordy(gold) && wordy(answer) && words::same_text(gold, answer) {
+        return Some(true);
+    }
+    match (words::time_of_day(gold), words::time_of_day(answer)) {
+        (Some((time, true)), Some((other, true))) => Some(time == other),
+        // Who does not say which half of the day it is may mean either.
+        (Some((time, named)), Some((other, other_named))) if named || other_named => {
+            let unnamed = if named { other } else { time };
+            Some(time == other || (unnamed < 13 * 60 && time % 720 == other % 720))
+        }
+        _ => None,
+    }
+}

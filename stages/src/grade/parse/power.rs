@@ -1,0 +1,109 @@
+//! What stands behind a value: powers, factorials, percent and degree signs, primes.
+
+use super::super::expr::Expr;
+use super::super::lex::Token;
+use super::Parser;
+
+impl Parser<'_> {
+    /// Powers, factorials, percent and degree signs.
+    pub(super) fn behind(&mut self, mut base: Expr) -> Option<Expr> {
+        loop {
+            base = match self.peek() {
+                Some(Token::Symbol('^')) => {
+                    self.at += 1;
+                    match self.exponent()? {
+                        Exponent::Degrees => Expr::Degrees(Box::new(base)),
+                        Exponent::Ordinal => base,
+                        Exponent::Prime => primed(base)?,
+                        Exponent::Power(power) => Expr::Power(Box::new(base), Box::new(power)),
+                    }
+                }
+                Some(Token::Symbol('*'))
+                    if matches!(self.peek_at(1)?.token, Token::Symbol('*')) && !self.peek_at(1)?.spaced =>
+                {
+                    self.at += 2;
+                    let negative = self.take_symbol('-');
+                    let power = self.factor()?;
+                    let power = if negative { Expr::Negative(Box::new(power)) } else { power };
+                    Expr::Power(Box::new(base), Box::new(power))
+                }
+                Some(Token::Superscript(first)) => {
+                    self.at += 1;
+                    let mut power = i128::from(first);
+                    while let Some(Token::Superscript(digit)) = self.peek() {
+                        power = power.checked_mul(10)?.checked_add(i128::from(digit))?;
+                        self.at += 1;
+                    }
+                    Expr::Power(Box::new(base), Box::new(Expr::integer(power)))
+                }
+                Some(Token::Symbol('!'))
+                    if !matches!(self.peek_at(1).map(|lexed| lexed.token), Some(Token::Symbol('='))) =>
+                {
+                    self.at += 1;
+                    Expr::Factorial(Box::new(base))
+                }
+                Some(Token::Symbol('%')) => {
+                    self.at += 1;
+                    Expr::Percent(Box::new(base))
+                }
+                Some(Token::Command("degree" | "circ" | "degrees")) => {
+                    self.at += 1;
+                    // `20°C`
+                    if !self.spaced() && matches!(self.peek(), Some(Token::Letter('C' | 'F'))) {
+                        self.at += 1;
+                    }
+                    Expr::Degrees(Box::new(base))
+                }
+                Some(Token::Symbol('\'')) => {
+                    self.at += 1;
+                    primed(base)?
+                }
+                _ => return Some(base),
+            };
+        }
+    }
+
+    pub(super) fn exponent(&mut self) -> Option<Exponent> {
+        let braces = self.take_symbol('{');
+        let special = match self.peek()? {
+            Token::Command("circ" | "degree") | Token::Letter('o') => Some(Exponent::Degrees),
+            Token::Command("prime") | Token::Symbol('\'') => Some(Exponent::Prime),
+            Token::Word("th" | "st" | "nd" | "rd") | Token::Text("th" | "st" | "nd" | "rd") => {
+                Some(Exponent::Ordinal)
+            }
+            _ => None,
+        };
+        if let Some(special) = special {
+            self.at += 1;
+            return (!braces || self.take_symbol('}')).then_some(special);
+        }
+        if braces {
+            let power = self.list(false)?;
+            return self.take_symbol('}').then_some(Exponent::Power(power));
+        }
+        let negative = self.take_symbol('-');
+        let power = self.deeper(|parser| {
+            let base = match parser.peek()? {
+                Token::Word(_) if !parser.word_is_value() => return None,
+                _ => parser.primary()?,
+            };
+            // `2^{3}^2` is no mathematics, `2^3^2` is.
+            if parser.is_symbol('^') { parser.behind(base) } else { Some(base) }
+        })?;
+        Some(Exponent::Power(if negative { Expr::Negative(Box::new(power)) } else { power }))
+    }
+}
+
+pub(super) enum Exponent {
+    Power(Expr),
+    Degrees,
+    Ordinal,
+    Prime,
+}
+
+fn primed(base: Expr) -> Option<Expr> {
+    match base {
+        Expr::Variable(name) => Some(Expr::Variable(name.then("'"))),
+        _ => None,
+    }
+}

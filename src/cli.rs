@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands;
 use crate::pipeline::Diagnostic;
+use crate::report::count;
 
 /// Self-improvement loops for language models, as a DAG of cached steps.
 ///
@@ -434,6 +435,9 @@ fn log_to_stderr(verbose: u8) {
     drop(subscriber.without_time().try_init());
 }
 
+/// Most problems of a pipeline file that are told one by one: who mends these has mended most of the others.
+const PROBLEMS: usize = 20;
+
 /// Prints a failure the way cargo does and gives its exit code.
 fn report(failure: &Failure) -> ExitCode {
     let red = anstyle::AnsiColor::Red.on_default().bold();
@@ -441,8 +445,15 @@ fn report(failure: &Failure) -> ExitCode {
     let (message, hint, code) = match failure {
         Failure::Reported(code) => return ExitCode::from(*code),
         Failure::Pipeline(diagnostics) => {
-            for diagnostic in diagnostics {
+            for diagnostic in diagnostics.iter().take(PROBLEMS) {
                 anstream::eprintln!("{diagnostic}\n");
+            }
+            if let Some(more) = diagnostics.len().checked_sub(PROBLEMS).filter(|more| *more > 0) {
+                anstream::eprintln!(
+                    "{red}error:{red:#} {}\n  {cyan}hint:{cyan:#} `bstar pipeline check FILE --format json` lists \
+                     all of them",
+                    count(more, "more problem"),
+                );
             }
             return ExitCode::from(2);
         }

@@ -10,7 +10,7 @@ use crate::cli::{Failure, Format, Global, Source, open_store};
 use crate::commands::pipeline::{load, preview_failure};
 use crate::commands::step::forced;
 use crate::commands::{answer, answer_json, columns};
-use crate::estimate::{Past, estimate, not_stored};
+use crate::estimate::{Estimate, Past, estimate, not_stored};
 use crate::executor::Options;
 use crate::executor::preview::{Fate, preview_forced};
 use crate::plan::{Plan, Section};
@@ -21,6 +21,8 @@ use crate::report::{count, duration, size};
 const SHORT: usize = 15;
 /// So many names stand for a long list.
 const NAMES: usize = 3;
+/// The reason of many steps with many reasons.
+const VARIOUS: &str = "for various reasons: --all shows them";
 
 /// What running would do with one step.
 #[derive(Debug, Serialize)]
@@ -57,9 +59,12 @@ pub async fn pipeline_plan(
     let force = forced(&plan, force)?;
     let fates = preview_forced(&store, &plan, &force).await.map_err(preview_failure)?;
     let left = not_stored(&fates);
-    let past = if left.is_empty() { Past::default() } else { Past::read(&store).await? };
     let options = Options::new("plan", &pipeline.name, pipeline.base.clone());
-    let expected = estimate(&plan, &left, &past, &options);
+    let expected = if left.is_empty() {
+        Estimate::default()
+    } else {
+        estimate(&plan, &left, &Past::read(&store).await?, &options)
+    };
     let mut saved_s = 0.0;
     let mut rows = Vec::with_capacity(fates.len());
     for (id, fate) in &fates {
@@ -214,6 +219,7 @@ impl Block<'_> {
         };
         for (state, whole) in [("cached", 1), ("will_run", SHORT), ("unknown", SHORT)] {
             let steps = of(state);
+            // All steps of a section, none of which runs for sure.
             let alone = steps.len() == self.steps.len() && state != "will_run";
             if steps.len() <= whole && !alone {
                 for (name, rows) in steps {
@@ -222,15 +228,22 @@ impl Block<'_> {
                 continue;
             }
             let mut alike: Vec<(&str, Vec<&Rows<'_>>)> = Vec::new();
+            let mut rest: Vec<&Rows<'_>> = Vec::new();
             for step in steps {
-                // Cached steps are alike whatever they took, and so are all steps of a section when none is known.
-                let reason = if state == "cached" || alone { "" } else { step.1[0].reason.as_str() };
+                // Steps that run are alike when they run for one reason; of the others the first of many
+                // speaks for all, as it waits for least.
+                let reason = if state == "will_run" { step.1[0].reason.as_str() } else { "" };
+                let full = alike.len() == SHORT;
                 match alike.iter_mut().find(|(same, _)| *same == reason) {
                     Some((_, steps)) => steps.push(step),
+                    None if full => rest.push(step),
                     None => alike.push((reason, vec![step])),
                 }
             }
-            for (_, steps) in alike {
+            if !rest.is_empty() {
+                alike.push((VARIOUS, rest));
+            }
+            for (reason, steps) in alike {
                 let rows: Vec<&Row> = steps.iter().flat_map(|(_, rows)| rows.iter().copied()).collect();
                 let all = steps.len() == self.steps.len();
                 let what = match steps.as_slice() {
@@ -241,7 +254,12 @@ impl Block<'_> {
                         format!("{}: {}", self.name(), several(&names))
                     }
                 };
-                lines.push(Line::of(what, &rows));
+                let line = Line::of(what, &rows);
+                lines.push(if reason == VARIOUS {
+                    Line { reason: VARIOUS.to_owned(), ..line }
+                } else {
+                    line
+                });
             }
         }
     }
@@ -332,6 +350,21 @@ mod tests {
             ]
         );
         assert_eq!(listed(&rows).lines().count(), 18);
+    }
+
+    #[test]
+    fn a_section_of_many_steps_stays_short_whatever_their_reasons() {
+        let state = |index: usize| if index < 500 { "will_run" } else { "unknown" };
+        let rows: Vec<Row> = (0..1000)
+            .map(|index| row(Section::Setup, &format!("s{index}"), state(index), &format!("reason {index}")))
+            .collect();
+        let text = lines(&folded(&rows));
+        assert_eq!(text.len(), SHORT + 2);
+        assert_eq!(text[0], "will run setup.s0 2.0s 10 B reason 0");
+        assert!(text[SHORT].starts_with("will run setup: s15, s16, s17 and 482 more"), "{}", text[SHORT]);
+        assert!(text[SHORT].ends_with(VARIOUS));
+        assert!(text[SHORT + 1].starts_with("unknown setup: s500, s501, s502 and 497 more"));
+        assert!(text[SHORT + 1].ends_with("reason 500"));
     }
 
     #[test]

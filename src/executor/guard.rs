@@ -37,7 +37,8 @@ impl Guard {
         self.0.get_or_init(|| {
             let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
             let shell = Path::new("/proc/self/environ").exists().then(|| {
-                Command::new("sh")
+                // By its full name the shell is started without a copy of this process.
+                Command::new("/bin/sh")
                     .args(["-c", SCRIPT])
                     .arg(folder)
                     .current_dir("/")

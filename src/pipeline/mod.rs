@@ -145,7 +145,10 @@ impl Pipeline {
     /// What the file says of sweeps, as far as it can be read, and the problems of that.
     pub(crate) fn variations(text: &str, path: &Path) -> (Variations, Vec<Diagnostic>) {
         match Draft::read(path, text, &[]) {
-            Ok(mut draft) => (variants::read(&mut draft), draft.problems),
+            Ok(mut draft) => {
+                let lines = variants::lines(&draft.document);
+                (Variations { lines, ..variants::read(&mut draft) }, draft.problems)
+            }
             Err(problem) => (Variations::default(), vec![*problem]),
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::diagnostic::Origin;
-use super::document::Draft;
+use super::document::{Document, Draft};
 use super::overrides::{Change, argument, full_path};
 use super::position::{At, join};
 use super::read::{identifier, mapping};
@@ -24,7 +24,7 @@ pub(crate) struct Variations {
     pub(crate) grid: Vec<Axis>,
     /// The values of `seed` in the grid.
     pub(crate) seeds: Vec<u64>,
-    /// The lines of both sections.
+    /// The lines of both sections; of interest only where a problem may stand in them.
     pub(crate) lines: Vec<Range<usize>>,
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct Axis {
     pub(crate) values: Vec<Change>,
 }
 
-/// Reads both sections.
+/// Reads both sections, but not where they stand.
 pub(crate) fn read(draft: &mut Draft) -> Variations {
     let document = Arc::clone(&draft.document.value);
     let mut variations = Variations::default();
@@ -71,14 +71,15 @@ pub(crate) fn read(draft: &mut Draft) -> Variations {
     for (key, values) in given.into_iter().flatten() {
         axis(draft, &mut variations, key, values);
     }
-    let begin = |key: &str| draft.document.position(key).map(|(line, _)| line);
-    let begins: Vec<usize> = draft.document.value.keys().filter_map(|key| begin(key)).collect();
-    variations.lines = ["variants", "grid"]
-        .into_iter()
-        .filter_map(begin)
-        .map(|first| first..begins.iter().copied().filter(|line| *line > first).min().unwrap_or(usize::MAX))
-        .collect();
     variations
+}
+
+/// The lines that the sections take.
+pub(crate) fn lines(document: &Document) -> Vec<Range<usize>> {
+    let begin = |key: &str| document.position(key).map(|(line, _)| line);
+    let begins: Vec<usize> = document.value.keys().filter_map(|key| begin(key)).collect();
+    let end = |first| begins.iter().copied().filter(|line| *line > first).min().unwrap_or(usize::MAX);
+    ["variants", "grid"].into_iter().filter_map(begin).map(|first| first..end(first)).collect()
 }
 
 fn axis(draft: &mut Draft, variations: &mut Variations, key: &str, values: &Value) {

@@ -110,6 +110,20 @@ fn several_problems_are_told_at_once() {
     assert!(answer["problems"][0]["line"].is_number() && answer["problems"][0]["hint"].is_string());
 }
 
+#[test]
+fn of_very_many_problems_the_first_are_told_and_the_others_counted() {
+    let space = Space::new();
+    let stages: String = (0..25).map(|number| format!("  s{number}: {{uses: tokenizr}}\n")).collect();
+    space.write("many.yaml", &format!("name: many\nsetup:\n{stages}"));
+    let outcome = space.run(&["pipeline", "check", "many.yaml"]);
+    assert_eq!(outcome.code, Some(2));
+    assert_eq!(outcome.stderr.matches("unknown stage `tokenizr`").count(), 20, "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("error: 5 more problems"), "{}", outcome.stderr);
+    let outcome = space.run(&["pipeline", "check", "many.yaml", "--format", "json"]);
+    let answer: serde_json::Value = serde_json::from_str(&outcome.stdout).expect("JSON");
+    assert_eq!(answer["problems"].as_array().map(Vec::len), Some(25), "{answer}");
+}
+
 /// A pipeline that samples from `model` on `queries`.
 fn sampling(model: &str, queries: &str) -> String {
     format!(

@@ -25,6 +25,10 @@ pub struct Grade {
     /// How answers are compared
     #[arg(long, default_value = "math", value_name = "GRADER")]
     grader: Comparer,
+    /// Change what counts as equal, as in `percent=hundredth`, `list_order=true` or `rounding=none` (graders of the
+    /// field disagree; more than once for several)
+    #[arg(long, value_name = "NAME=VALUE")]
+    convention: Vec<String>,
     /// Print counts to standard error at the end
     #[arg(long)]
     summary: bool,
@@ -101,6 +105,7 @@ pub fn grade(options: &Grade) -> Result<u8, Failure> {
         Some(file) => Box::new(File::open(file).map_err(|error| unreadable(&error))?),
         None => Box::new(std::io::stdin()),
     };
+    let conventions = conventions(&options.convention)?;
     let jobs = options.jobs.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZero::get);
     let mut reader = BufReader::with_capacity(BUFFER, source);
     let mut output = BufWriter::with_capacity(BUFFER, std::io::stdout().lock());
@@ -111,7 +116,7 @@ pub fn grade(options: &Grade) -> Result<u8, Failure> {
         if lines.is_empty() {
             break;
         }
-        for judged in in_parallel(&lines, jobs, |text| judged(text, options)) {
+        for judged in in_parallel(&lines, jobs, |text| judged(text, options, &conventions)) {
             line += 1;
             let Some(judged) = judged else { continue };
             let printed = judged.and_then(|(row, correct)| {
@@ -159,6 +164,18 @@ pub fn grade(options: &Grade) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// The usual conventions with the changes that were asked for.
+fn conventions(changes: &[String]) -> Result<Conventions, Failure> {
+    let mut conventions = Conventions::default();
+    for change in changes {
+        let (name, value) = change
+            .split_once('=')
+            .ok_or_else(|| Failure::usage(format!("`--convention {change}` is not NAME=VALUE")))?;
+        conventions.set(name, value).map_err(Failure::usage)?;
+    }
+    Ok(conventions)
+}
+
 /// A reader that has gone away is not an error.
 fn gone(error: &std::io::Error) -> Result<u8, Failure> {
     match error.kind() {
@@ -202,20 +219,20 @@ fn in_parallel<I: Sync, O: Send>(items: &[I], jobs: usize, work: impl Fn(&I) -> 
 }
 
 /// Judges one line; `None` for an empty one.
-fn judged(line: &[u8], options: &Grade) -> Option<Judged> {
+fn judged(line: &[u8], options: &Grade, conventions: &Conventions) -> Option<Judged> {
     if line.trim_ascii().is_empty() {
         return None;
     }
-    Some(judge_row(line, options))
+    Some(judge_row(line, options, conventions))
 }
 
-fn judge_row(line: &[u8], options: &Grade) -> Judged {
+fn judge_row(line: &[u8], options: &Grade, conventions: &Conventions) -> Judged {
     let mut row: Map<String, Value> =
         serde_json::from_slice(line).map_err(|error| format!("not a JSON object: {error}"))?;
     let verdict = match options.task {
         Task::Math => {
             let (gold, pred) = (text(&row, "gold")?, text(&row, "pred")?);
-            judge(&gold, &pred, options.grader.into(), &Conventions::default())
+            judge(&gold, &pred, options.grader.into(), conventions)
         }
         Task::Choice => choice(&row)?,
     };

@@ -39,6 +39,7 @@ mod choice;
 mod clean;
 mod compare;
 mod complex;
+mod conventions;
 mod evaluate;
 mod expr;
 mod extract;
@@ -64,6 +65,7 @@ use lex::Reading;
 use work::Work;
 
 pub use self::choice::{choice_letter, choice_prompt, choose};
+pub use self::conventions::{Conventions, Percent, Rounding};
 pub use self::extract::find;
 pub use self::official::{mathd_form, official, prm800k_form};
 pub use self::response::{ANSWER_MARKER, STEP_SEPARATOR, equations, extract, steps};
@@ -72,63 +74,6 @@ use crate::config::Grader;
 /// The version of the `math` grader; part of the key of every result that it judged. A change that can
 /// make a verdict differ raises it.
 pub const GRADER_VERSION: u32 = 2;
-
-/// What a percent sign does.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Percent {
-    /// `50%` equals `50` and `0.5`.
-    #[default]
-    Either,
-    /// `50%` equals `50`.
-    Sign,
-    /// `50%` equals `0.5`.
-    Hundredth,
-}
-
-/// When a decimal equals a value that it was rounded from.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rounding {
-    /// How many digits it must have at least.
-    pub digits: u32,
-    /// How far it may be off, relative to the value.
-    pub relative: f64,
-}
-
-/// What graders disagree on.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Conventions {
-    /// What a percent sign does.
-    pub percent: Percent,
-    /// Whether the order of a list matters.
-    pub list_order: bool,
-    /// Whether round and square brackets differ.
-    pub brackets: bool,
-    /// When a decimal equals a value that it was rounded from.
-    pub rounding: Rounding,
-    /// Whether even known units do not count.
-    pub units_ignored: bool,
-    /// Whether arithmetic left undone (`2 + 3`, unreduced fractions) equals its result.
-    pub unevaluated: bool,
-    /// Whether `x = 5` equals `y = 5`.
-    pub names_ignored: bool,
-    /// Whether a number in a base equals its digits without the base.
-    pub base_optional: bool,
-}
-
-impl Default for Conventions {
-    fn default() -> Self {
-        Self {
-            percent: Percent::Either,
-            list_order: false,
-            brackets: true,
-            rounding: Rounding { digits: 4, relative: 1e-4 },
-            units_ignored: false,
-            unevaluated: true,
-            names_ignored: true,
-            base_optional: true,
-        }
-    }
-}
 
 /// A judgement and its reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Judging a response: what its answer is, whether that is right, and what it computes on the way.
 //!
-//! The `math` grader finds the answer in both texts ([`extract`](mod@extract)), reads it — LaTeX or plain
+//! The `math` grader finds the answer in both texts ([`find`]), reads it — LaTeX or plain
 //! text — into an expression, and compares values: exactly where both are rational, in a prime field where
 //! both are rational functions, otherwise at sample points. Every comparison has a counted allowance of
 //! work and a bounded depth: it always ends, and never panics.

@@ -1,5 +1,6 @@
 //! The command line: its arguments, and what a failure looks like.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -68,6 +69,13 @@ enum Command {
                             \"\\\\boxed{0.5}\"}' | bstar grade\n  bstar grade --check --summary cases.jsonl"
     )]
     Grade(commands::Grade),
+    /// Ask a model: inspect, tokenize, logits, generate
+    #[command(disable_help_flag = true)]
+    Model {
+        /// What to ask, and the model's folder: `bstar model --help` tells more
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
+        arguments: Vec<OsString>,
+    },
     /// Check this machine: worker, libtorch, GPU, store, disk
     Doctor,
 }
@@ -416,6 +424,7 @@ async fn dispatch(cli: &Cli) -> Result<u8, Failure> {
         }
         Command::Cache(Cache::Cat { digest }) => commands::cache_cat(global, digest).await,
         Command::Grade(options) => commands::grade(options),
+        Command::Model { arguments } => Err(commands::model(global, arguments)),
         Command::Doctor => commands::doctor(global).await,
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bstar_cache::{Action, ActionKey};
-use bstar_stages::{Output, StageConfig};
+use bstar_stages::{Output, StageConfig, hub};
 use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
 
@@ -378,8 +378,8 @@ impl Layout<'_> {
         names.find(|name| self.plan.find(name).is_none()).unwrap_or(tagged)
     }
 
-    fn file(&self, path: &str) -> Source {
-        Source::File(self.pipeline.base.join(Path::new(path)))
+    fn file(&self, path: impl AsRef<Path>) -> Source {
+        Source::File(self.pipeline.base.join(path))
     }
 
     /// Where a reference in a section leads; `None` for a carried value that does not exist (yet).
@@ -389,7 +389,11 @@ impl Layout<'_> {
             Section::Iteration(_) => View::Iteration,
         };
         match self.scope.resolve(text, view).ok()? {
-            Target::Input(name) => Some(self.file(self.pipeline.inputs.get(name)?)),
+            Target::Input(name) => {
+                let path = self.pipeline.inputs.get(name)?;
+                // A model that has left the cache since the pipeline was checked fails the step.
+                Some(hub::resolve(path).map_or_else(|_| self.file(path), |path| self.file(&path)))
+            }
             Target::Carried(name) => self.carried.get(name).cloned(),
             Target::Stage { section: of, name, output } => {
                 let home = if of == View::Setup { Section::Setup } else { section };

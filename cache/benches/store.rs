@@ -2,7 +2,7 @@
 //! Prints medians of five, their ratios, and the peak of memory.
 //!
 //! ```sh
-//! cargo bench -p bstar-cache                   # in the folder for temporary files, or in BENCH_DIR
+//! cargo bench -p bstar-cache --bench store      # in the folder for temporary files, or in BENCH_DIR
 //! ```
 
 use std::io::Write;

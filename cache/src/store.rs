@@ -38,6 +38,7 @@ mod commit;
 mod copy;
 mod error;
 mod gc;
+mod known;
 mod layout;
 mod lease;
 mod local;
@@ -47,6 +48,7 @@ mod pace;
 mod remote;
 mod retire;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,7 +62,7 @@ use serde::Deserialize;
 pub use audit::{StageStat, Stat, Verification};
 pub use copy::Copied;
 pub use error::StoreError;
-pub use gc::{Collected, Collection, Inventory, Object, Unneeded};
+pub use gc::{Collected, Collection, Inventory, Object, Shrunk, Unneeded};
 pub use lease::{Holder, Lease, LeaseOptions, LeaseRequest, Standing};
 pub use manifests::Published;
 pub use remote::failure::{Endpoint, Problem, RemoteFailure};
@@ -69,6 +71,7 @@ pub use retire::{Freed, Retired};
 
 use crate::digest::Digest;
 use crate::manifest::Artifact;
+use known::Known;
 use local::Local;
 use remote::Remote;
 use remote::retry::{Objects, Patient};
@@ -90,6 +93,9 @@ struct Inner {
     location: String,
     objects: Arc<dyn ObjectStore>,
     place: Place,
+    /// The outputs of all results, and what was retired, once somebody has asked.
+    outputs: Known<BTreeMap<String, Artifact>>,
+    notes: Known<Retired>,
 }
 
 /// Where the objects are, and what can be done with them there.
@@ -428,6 +434,8 @@ impl Inner {
             location: location.to_owned(),
             objects: Arc::new(objects),
             place: Place::Here(Arc::new(Local::new(root))),
+            outputs: Known::default(),
+            notes: Known::default(),
         })
     }
 
@@ -436,6 +444,8 @@ impl Inner {
             location: location.to_owned(),
             objects: Arc::new(objects.clone()),
             place: Place::There(Arc::new(Remote::new(objects, tier))),
+            outputs: Known::default(),
+            notes: Known::default(),
         }
     }
 }

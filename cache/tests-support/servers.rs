@@ -108,11 +108,21 @@ impl Server {
             std::fs::create_dir_all(self.folder.path().join(name)).expect("a folder");
             return;
         }
+        self.put(name, &[]);
+    }
+
+    /// Makes a bucket of moto, or an object `bucket/name` whatever was there.
+    pub(crate) fn put(&self, name: &str, content: &[u8]) {
+        assert!(self.is_moto, "s3s-fs looks at signatures");
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("a connection");
+        let length = content.len();
+        // Moto wants a signature, and does not look at it.
         let request = format!(
-            "PUT /{name} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            "PUT /{name} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: AWS {}:any\r\n\
+             Content-Length: {length}\r\nConnection: close\r\n\r\n",
+            KEYS[0].1
         );
-        stream.write_all(request.as_bytes()).expect("a request");
+        stream.write_all(&[request.as_bytes(), content].concat()).expect("a request");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer");
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::model::{Attention, Decoder, Weights, forward, index, rounded};
 
@@ -25,7 +25,7 @@ pub struct Bucket {
 #[derive(Debug)]
 pub struct Packed {
     ids: Tensor,
-    positions: Tensor,
+    positions: Vec<i64>,
     /// Where in the stream each sequence starts.
     starts: Vec<i64>,
     buckets: Vec<Bucket>,
@@ -75,13 +75,7 @@ impl Packed {
         for list in [&mut ids, &mut positions, &mut scatter] {
             list.resize(rows, 0);
         }
-        Self {
-            ids: index(&ids, device),
-            positions: index(&positions, device),
-            starts,
-            buckets,
-            scatter: index(&scatter, device),
-        }
+        Self { ids: index(&ids, device), positions, starts, buckets, scatter: index(&scatter, device) }
     }
 
     /// Where in the stream a sequence starts.
@@ -96,8 +90,9 @@ impl Packed {
         &self.buckets
     }
 
-    /// Causal self-attention of every sequence: `[tokens, heads × head]`.
-    pub fn attend(&self, attention: &Attention) -> Tensor {
+    /// Causal self-attention of every sequence: `[tokens, heads × head]`. With a window, a token sees no
+    /// more than that many, itself included.
+    pub fn attend(&self, attention: &Attention, window: Option<i64>) -> Tensor {
         let Attention { query, key, value } = attention;
         let width = query.size()[1] * query.size()[2];
         let grouped = query.size()[1] != key.size()[1];
@@ -106,12 +101,16 @@ impl Packed {
             .iter()
             .map(|bucket| {
                 let [query, key, value] = [query, key, value].map(|x| bucket.take(x).transpose(1, 2));
-                let causal = true;
+                // Only sequences that are longer than the window need to know of it.
+                let band = window
+                    .filter(|window| *window < bucket.length)
+                    .map(|window| band(bucket.length, window, &query));
+                let causal = band.is_none();
                 Tensor::scaled_dot_product_attention(
                     &query,
                     &key,
                     &value,
-                    None::<&Tensor>,
+                    band.as_ref(),
                     0.0,
                     causal,
                     None,
@@ -132,11 +131,20 @@ impl Packed {
         mut see: impl FnMut(usize, &Attention),
     ) -> Tensor {
         let rotary = model.rotary(&self.positions);
-        forward(model.config(), weights, &self.ids, &rotary, |block, attention| {
+        let config = model.config();
+        forward(config, weights, &self.ids, &rotary, |block, attention| {
             see(block, attention);
-            self.attend(attention)
+            self.attend(attention, config.windows[block])
         })
     }
+}
+
+/// What is added to the scores of a sequence: zero where a token looks, minus infinity elsewhere.
+fn band(length: i64, window: i64, like: &Tensor) -> Tensor {
+    let ones = Tensor::ones([length, length], (Kind::Bool, like.device()));
+    let seen = ones.tril(0).logical_and(&ones.triu(1 - window));
+    Tensor::zeros([length, length], (like.kind(), like.device()))
+        .masked_fill(&seen.logical_not(), f64::NEG_INFINITY)
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@
 //! own; the responses to a prompt fill slots in multiples of [`ROWS`](crate::model::ROWS), because
 //! kernels for few rows round differently; and the caches of responses are narrowed, never masked.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use tch::{Device, Kind, Tensor};
 
 use crate::config::ModelConfig;
@@ -25,6 +27,10 @@ pub struct Prompts {
     pub numbers: Vec<usize>,
     /// `[prompts, 1, 1, length]`: zero, and minus infinity where there is padding.
     pub mask: Tensor,
+    /// Lengths without padding.
+    lengths: Vec<i64>,
+    /// The mask of each window that hides a part of these prompts from the newest token.
+    narrowed: BTreeMap<i64, Tensor>,
     layout: Layout,
 }
 
@@ -50,7 +56,10 @@ pub struct Cascade {
     length: i64,
     greedy: bool,
     device: Device,
+    kind: Kind,
     shape: [i64; 3],
+    /// How far each block looks back.
+    windows: Vec<Option<i64>>,
 }
 
 impl Prompts {
@@ -62,7 +71,24 @@ impl Prompts {
         let padding = positions.unsqueeze(0).ge_tensor(&index(lengths, device).unsqueeze(1));
         let mask = Tensor::zeros([lengths.len() as i64, padded], (Kind::Float, device));
         let mask = mask.masked_fill(&padding, f64::NEG_INFINITY).view([-1, 1, 1, padded]);
-        Self { blocks, numbers, mask, layout: Layout::default() }
+        let (lengths, narrowed) = (lengths.to_vec(), BTreeMap::new());
+        Self { blocks, numbers, mask, lengths, narrowed, layout: Layout::default() }
+    }
+
+    /// Masks for the windows that end after `length` tokens of response and the newest one.
+    fn narrow(&mut self, windows: &BTreeSet<i64>, length: i64) {
+        self.narrowed.clear();
+        let (device, padded) = (self.mask.device(), self.mask.size()[3]);
+        for window in windows {
+            let hidden: Vec<i64> = self.lengths.iter().map(|prompt| prompt + length + 1 - window).collect();
+            if hidden.iter().any(|hidden| *hidden > 0) {
+                let positions = Tensor::arange(padded, (Kind::Int64, device)).unsqueeze(0);
+                let hidden =
+                    positions.lt_tensor(&index(&hidden, device).unsqueeze(1)).view([-1, 1, 1, padded]);
+                let mask = self.mask.masked_fill(&hidden, f64::NEG_INFINITY);
+                drop(self.narrowed.insert(*window, mask));
+            }
+        }
     }
 
     /// Only the prompts at these places.
@@ -73,7 +99,11 @@ impl Prompts {
         let at: Vec<i64> = kept.iter().map(|place| *place as i64).collect();
         let at = index(&at, self.mask.device());
         self.numbers = kept.iter().map(|place| self.numbers[*place]).collect();
+        self.lengths = kept.iter().map(|place| self.lengths[*place]).collect();
         self.mask = self.mask.index_select(0, &at);
+        for mask in self.narrowed.values_mut() {
+            *mask = mask.index_select(0, &at);
+        }
         for tensor in self.blocks.iter_mut().flatten() {
             *tensor = tensor.index_select(0, &at);
         }
@@ -85,10 +115,12 @@ impl Cascade {
     /// of `prompts`. A greedy wave has one row a prompt and needs no slots.
     #[must_use]
     pub fn new(config: &ModelConfig, prompts: Vec<Prompts>, owners: Vec<usize>, greedy: bool) -> Self {
-        let device = prompts[0].mask.device();
+        let (device, kind) = (prompts[0].mask.device(), prompts[0].blocks[0][0].kind());
         let shape = [config.kv_heads, config.heads / config.kv_heads, config.head_dim];
-        let mut new = Self { prompts, responses: Vec::new(), owners, length: 0, greedy, device, shape };
+        let (responses, windows) = (Vec::new(), config.windows.clone());
+        let mut new = Self { prompts, responses, owners, length: 0, greedy, device, kind, shape, windows };
         new.arrange();
+        new.narrow();
         new.responses = (0..config.layers).map(|_| [new.empty(CAPACITY), new.empty(CAPACITY)]).collect();
         new
     }
@@ -102,7 +134,7 @@ impl Cascade {
     fn empty(&self, capacity: i64) -> Tensor {
         let [kv, _, head] = self.shape;
         // Never read beyond what was written.
-        Tensor::empty([self.rows(), kv, capacity, head], (Kind::Float, self.device))
+        Tensor::empty([self.rows(), kv, capacity, head], (self.kind, self.device))
     }
 
     /// Drops prompts without rows, and finds the slots of the others' rows.
@@ -166,6 +198,16 @@ impl Cascade {
     /// Tells that all blocks have seen the newest token.
     pub fn advance(&mut self) {
         self.length += 1;
+        self.narrow();
+    }
+
+    fn narrow(&mut self) {
+        // Where a window holds responses only, prompts are not looked at.
+        let seen = |window: &i64| *window > self.length + 1;
+        let windows: BTreeSet<i64> = self.windows.iter().flatten().copied().filter(seen).collect();
+        if !windows.is_empty() {
+            self.prompts.iter_mut().for_each(|prompts| prompts.narrow(&windows, self.length));
+        }
     }
 
     /// Attention of the newest token of every row, `[rows, heads × head]`; stores its keys and values.
@@ -177,8 +219,13 @@ impl Cascade {
         }
         let [keys, values] = &self.responses[block];
         let query = attention.query.view([rows, kv, group, head]);
-        let seen = self.length + 1;
-        let (own, own_weight) = attend(&query, &keys.narrow(2, 0, seen), &values.narrow(2, 0, seen), None);
+        let window = self.windows[block].unwrap_or(i64::MAX);
+        let seen = (self.length + 1).min(window);
+        let recent = |cache: &Tensor| cache.narrow(2, self.length + 1 - seen, seen);
+        let (own, own_weight) = attend(&query, &recent(keys), &recent(values), None);
+        if window <= self.length + 1 {
+            return own.reshape([rows, -1]);
+        }
         let (own, own_weight) = (own.reshape([rows, kv * group, head]), own_weight.reshape([rows, -1]));
         let parts: Vec<(Tensor, Tensor)> =
             self.prompts.iter().map(|prompts| self.attend_prompts(block, prompts, &query)).collect();
@@ -191,7 +238,8 @@ impl Cascade {
             }
         };
         let share = (prompt_weight - own_weight).sigmoid().unsqueeze(-1);
-        own.lerp_tensor(&prompt, &share).view([rows, -1])
+        let merged = own.to_kind(Kind::Float).lerp_tensor(&prompt.to_kind(Kind::Float), &share);
+        merged.to_kind(self.kind).view([rows, -1])
     }
 
     /// Outputs `[rows, heads, head]` and log-sum-exps `[rows, heads]` of rows attending to their prompts.
@@ -206,7 +254,8 @@ impl Cascade {
         let query =
             query.view([-1, *slots, kv, group, head]).transpose(1, 2).reshape([-1, kv, slots * group, head]);
         let [keys, values] = &prompts.blocks[block];
-        let (out, weight) = attend(&query, keys, values, Some(&prompts.mask));
+        let narrowed = self.windows[block].and_then(|window| prompts.narrowed.get(&window));
+        let (out, weight) = attend(&query, keys, values, Some(narrowed.unwrap_or(&prompts.mask)));
         let out = out.reshape([-1, kv, *slots, group, head]).transpose(1, 2).reshape([-1, kv * group, head]);
         let weight = weight.reshape([-1, kv, *slots, group]).transpose(1, 2).reshape([-1, kv * group]);
         match gather {
@@ -235,12 +284,12 @@ fn attend_by_products(
 ) -> (Tensor, Tensor) {
     #[expect(clippy::cast_precision_loss, reason = "the width of a head")]
     let scale = (query.size()[3] as f64).powf(-0.5);
-    let mut scores = (query * scale).matmul(&key.transpose(2, 3));
+    let mut scores = (query * scale).matmul(&key.transpose(2, 3)).to_kind(Kind::Float);
     if let Some(mask) = mask {
         scores = mask + scores;
     }
     let weight = scores.logsumexp([-1_i64].as_slice(), true);
-    let out = (scores - &weight).exp().matmul(value);
+    let out = (scores - &weight).exp().to_kind(value.kind()).matmul(value);
     (out, weight.squeeze_dim(-1))
 }
 

@@ -1,19 +1,61 @@
 //! Shapes of decoders: `config.json` of a Hugging Face folder.
 
-use std::path::Path;
+mod read;
 
 use bstar_stages::config::Architecture;
 use bstar_stages::protocol::StageError;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+use tch::Kind;
 
-use crate::error::{Result, io};
+use crate::error::Result;
+use crate::rope::Rope;
 
-/// What Hugging Face calls a decoder with a scalar head.
-const SCALAR: &str = "LlamaForSequenceClassification";
+pub(crate) use read::Fields;
 
-/// The shape of a Llama-style decoder, and the ids of its special tokens.
+/// Families of decoders: blocks of RMSNorm, rotary grouped-query attention and a gated MLP, with
+/// these differences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// Llama 2, 3, 3.1, 3.2, and what has their form: TinyLlama, SmolLM2, DeepSeek-Math.
+    Llama,
+    /// A window on what attention sees.
+    Mistral,
+    /// Qwen2 and Qwen2.5: biases on queries, keys and values.
+    Qwen2,
+    /// Queries and keys are normalised.
+    Qwen3,
+}
+
+impl Family {
+    const ALL: [Self; 4] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3];
+
+    /// Its `model_type`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Mistral => "mistral",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+        }
+    }
+
+    /// The beginning of its classes' names in transformers.
+    fn class(self) -> &'static str {
+        match self {
+            Self::Llama => "Llama",
+            Self::Mistral => "Mistral",
+            Self::Qwen2 => "Qwen2",
+            Self::Qwen3 => "Qwen3",
+        }
+    }
+}
+
+/// The shape of a decoder, and the ids of its special tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
+    /// Its family.
+    pub family: Family,
     /// Rows of the embedding.
     pub vocab_size: i64,
     /// Width of the residual stream.
@@ -28,12 +70,20 @@ pub struct ModelConfig {
     pub kv_heads: i64,
     /// Width of a head.
     pub head_dim: i64,
-    /// Longest sequence.
+    /// Longest sequence, as `config.json` says; [`ModelConfig::context`] is what counts.
     pub max_positions: i64,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f64,
+    /// The rotary frequencies.
+    pub rope: Rope,
     /// Added to the mean square inside RMSNorm.
     pub rms_norm_eps: f64,
+    /// Whether queries, keys and values have biases.
+    pub qkv_bias: bool,
+    /// Whether the output of attention has a bias.
+    pub out_bias: bool,
+    /// Whether the MLP has biases.
+    pub mlp_bias: bool,
+    /// How many tokens attention sees, the newest included, for each block; `None` is all.
+    pub windows: Vec<Option<i64>>,
     /// Whether the output matrix is the embedding.
     pub tied: bool,
     /// Whether the output is one number (a reward model) and not a row of logits.
@@ -56,6 +106,7 @@ impl ModelConfig {
         let heads = size(shape.num_attention_heads);
         let kv_heads = shape.num_key_value_heads.map_or(heads, size);
         let config = Self {
+            family: Family::Llama,
             vocab_size: size(vocab_size),
             hidden_size: size(shape.hidden_size),
             intermediate_size: size(shape.intermediate_size),
@@ -64,8 +115,12 @@ impl ModelConfig {
             kv_heads,
             head_dim: size(shape.hidden_size) / heads.max(1),
             max_positions: size(shape.max_position_embeddings),
-            rope_theta: 10000.0,
+            rope: Rope::new(10000.0),
             rms_norm_eps: 1e-5,
+            qkv_bias: false,
+            out_bias: false,
+            mlp_bias: false,
+            windows: vec![None; shape.num_hidden_layers],
             tied: shape.tie_word_embeddings,
             scalar: false,
             eos: vec![eos],
@@ -77,107 +132,98 @@ impl ModelConfig {
                 "`model.hidden_size` is not a multiple of `num_attention_heads`",
             ));
         }
-        config.checked().map_err(|what| StageError::invalid(format!("`model`: {what}")))
+        config
+            .checked()
+            .map_err(|error| StageError { message: format!("`model`: {}", error.message), ..error })
     }
 
-    /// Reads `config.json` in `folder`.
-    ///
-    /// # Errors
-    /// When it is missing, malformed, or describes a model this crate does not compute.
-    pub fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(io("read", &path))?;
-        let invalid = |what: String| {
-            StageError::invalid(format!("cannot use the model in `{}`: {what}", path.display()))
-        };
-        let value: Map<String, Value> =
-            serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
-        Self::from_json(&value).map_err(invalid)
-    }
-
-    fn from_json(json: &Map<String, Value>) -> std::result::Result<Self, String> {
-        let field = |name: &str| json.get(name).filter(|value| !value.is_null());
-        let kind = field("model_type").and_then(Value::as_str).unwrap_or_default();
-        if kind != "llama" {
-            return Err(format!("`model_type` is `{kind}`; only `llama` is supported"));
-        }
-        for name in ["attention_bias", "mlp_bias"] {
-            if field(name).and_then(Value::as_bool) == Some(true) {
-                return Err(format!("`{name}` is not supported"));
-            }
-        }
-        let rope = field("rope_parameters").or_else(|| field("rope_scaling")).and_then(Value::as_object);
-        if let Some(rope) = rope {
-            let kind = rope.get("rope_type").or_else(|| rope.get("type")).and_then(Value::as_str);
-            if kind.is_some_and(|kind| kind != "default") {
-                return Err(format!(
-                    "`rope_scaling` of type `{}` is not supported",
-                    kind.unwrap_or_default()
-                ));
-            }
-        }
-        if let Some(act) = field("hidden_act").and_then(Value::as_str).filter(|act| *act != "silu") {
-            return Err(format!("`hidden_act` is `{act}`; only `silu` is supported"));
-        }
-        if field("quantization_config").is_some() {
-            return Err("`quantization_config` is not supported".to_owned());
-        }
-        let int = |name: &str| field(name).and_then(Value::as_i64);
-        let need = |name: &str| int(name).ok_or_else(|| format!("`{name}` is missing or not a whole number"));
-        let hidden_size = need("hidden_size")?;
-        let heads = need("num_attention_heads")?;
-        let theta = field("rope_theta").or_else(|| rope.and_then(|rope| rope.get("rope_theta")));
-        let eos = match field("eos_token_id") {
-            Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_i64).collect(),
-            Some(id) => id.as_i64().into_iter().collect(),
-            None => Vec::new(),
-        };
-        Self {
-            vocab_size: need("vocab_size")?,
-            hidden_size,
-            intermediate_size: need("intermediate_size")?,
-            layers: need("num_hidden_layers")?,
-            heads,
-            kv_heads: int("num_key_value_heads").unwrap_or(heads),
-            head_dim: int("head_dim").unwrap_or(hidden_size / heads.max(1)),
-            max_positions: int("max_position_embeddings").unwrap_or(2048),
-            rope_theta: theta.and_then(Value::as_f64).unwrap_or(10000.0),
-            rms_norm_eps: field("rms_norm_eps").and_then(Value::as_f64).unwrap_or(1e-6),
-            tied: field("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false),
-            scalar: field("architectures")
-                .and_then(|names| names.get(0)?.as_str())
-                .is_some_and(|name| name == SCALAR),
-            eos,
-            bos: int("bos_token_id"),
-            pad: int("pad_token_id"),
-        }
-        .checked()
-    }
-
-    fn checked(self) -> std::result::Result<Self, String> {
-        let sizes =
-            [self.vocab_size, self.hidden_size, self.intermediate_size, self.layers, self.max_positions];
-        if sizes.iter().chain([&self.heads, &self.kv_heads, &self.head_dim]).any(|size| *size < 1) {
-            return Err("every size must be at least 1".to_owned());
+    fn checked(self) -> Result<Self> {
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.layers),
+            ("num_attention_heads", self.heads),
+            ("num_key_value_heads", self.kv_heads),
+            ("head_dim", self.head_dim),
+            ("max_position_embeddings", self.max_positions),
+        ];
+        if let Some((name, size)) = sizes.into_iter().find(|(_, size)| *size < 1) {
+            return Err(StageError::invalid(format!("`{name}` is {size}; it must be at least 1")));
         }
         if self.heads % self.kv_heads != 0 {
-            return Err("`num_attention_heads` is not a multiple of `num_key_value_heads`".to_owned());
+            return Err(StageError::invalid(format!(
+                "`num_attention_heads` is {}, not a multiple of `num_key_value_heads`, {}",
+                self.heads, self.kv_heads
+            )));
         }
         if self.head_dim % 2 != 0 {
-            return Err(format!("heads are {} wide; rotary embeddings need an even width", self.head_dim));
+            return Err(StageError::invalid(format!(
+                "heads are {} wide; rotary embeddings need an even width",
+                self.head_dim
+            )));
+        }
+        if let Some(window) = self.windows.iter().flatten().find(|window| **window < 1) {
+            return Err(StageError::invalid(format!("`sliding_window` is {window}; it must be at least 1")));
         }
         if self.eos.is_empty() || self.eos.iter().any(|id| !(0..self.vocab_size).contains(id)) {
-            return Err("`eos_token_id` is missing or outside the vocabulary".to_owned());
+            return Err(StageError::invalid(format!(
+                "`eos_token_id` is missing or outside the vocabulary: {:?} of {}",
+                self.eos, self.vocab_size
+            ))
+            .hint("name the token that ends a text in `config.json` or `generation_config.json`"));
         }
         Ok(self)
     }
 
-    /// The content of `config.json`, in the spellings of both transformers 4 and 5.
+    /// Longest sequence.
     #[must_use]
-    pub fn to_json(&self) -> Value {
+    pub fn context(&self) -> i64 {
+        self.max_positions.max(self.rope.scaling.context())
+    }
+
+    /// Checks that a model can read these tokens; `what` says in messages whose they are.
+    ///
+    /// # Errors
+    /// When there are none, too many, or some it does not know.
+    pub fn check_ids(&self, what: &str, ids: &[i64]) -> Result<()> {
+        let (count, most) = (ids.len(), self.context());
+        if count == 0 {
+            return Err(StageError::invalid(format!("{what} is empty")));
+        }
+        if i64::try_from(count).is_ok_and(|count| count > most) {
+            return Err(StageError::invalid(format!(
+                "{what} has {count} tokens; the policy reads at most {most}"
+            )));
+        }
+        match ids.iter().find(|id| !(0..self.vocab_size).contains(*id)) {
+            Some(id) => Err(StageError::invalid(format!(
+                "{what} has the token {id}; the policy knows {}",
+                self.vocab_size
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether queries and keys are normalised, head by head.
+    #[must_use]
+    pub fn normalises_heads(&self) -> bool {
+        self.family == Family::Qwen3
+    }
+
+    /// The content of `config.json` for weights of this kind, in the spellings of both transformers 4
+    /// and 5.
+    #[must_use]
+    pub fn to_json(&self, kind: Kind) -> Value {
+        let dtype = match kind {
+            Kind::BFloat16 => "bfloat16",
+            Kind::Half => "float16",
+            _ => "float32",
+        };
+        let head = if self.scalar { "ForSequenceClassification" } else { "ForCausalLM" };
         let mut json = json!({
-            "architectures": [if self.scalar { SCALAR } else { "LlamaForCausalLM" }],
-            "model_type": "llama",
+            "architectures": [format!("{}{head}", self.family.class())],
+            "model_type": self.family.name(),
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,
@@ -188,20 +234,24 @@ impl ModelConfig {
             "max_position_embeddings": self.max_positions,
             "hidden_act": "silu",
             "rms_norm_eps": self.rms_norm_eps,
-            "rope_theta": self.rope_theta,
-            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
-            "attention_bias": false,
+            "rope_theta": self.rope.theta,
+            "rope_parameters": self.rope.to_json(),
+            "attention_bias": self.out_bias,
             "attention_dropout": 0.0,
-            "mlp_bias": false,
+            "mlp_bias": self.mlp_bias,
             "initializer_range": 0.02,
             "tie_word_embeddings": self.tied,
             "eos_token_id": if let [eos] = self.eos[..] { json!(eos) } else { json!(self.eos) },
             "bos_token_id": self.bos,
             "pad_token_id": self.pad,
-            "torch_dtype": "float32",
-            "dtype": "float32",
+            "torch_dtype": dtype,
+            "dtype": dtype,
             "use_cache": true,
         });
+        if self.rope != Rope::new(self.rope.theta) {
+            json["rope_scaling"] = self.rope.to_json();
+        }
+        self.add_windows(&mut json);
         if self.scalar {
             // Transformers takes the number of outputs from the labels.
             json["id2label"] = json!({"0": "LABEL_0"});
@@ -210,29 +260,57 @@ impl ModelConfig {
         json
     }
 
+    /// What the families say about windows: Mistral has one for all blocks, Qwen one from some block on
+    /// (transformers 4) or a list (transformers 5).
+    fn add_windows(&self, json: &mut Value) {
+        let window = self.windows.iter().flatten().next();
+        match self.family {
+            Family::Llama => {}
+            Family::Mistral => json["sliding_window"] = json!(window),
+            Family::Qwen2 | Family::Qwen3 => {
+                let full = self.windows.iter().take_while(|window| window.is_none()).count();
+                let name = |window: &Option<i64>| match window {
+                    Some(_) => "sliding_attention",
+                    None => "full_attention",
+                };
+                json["use_sliding_window"] = json!(window.is_some());
+                json["sliding_window"] = json!(window);
+                json["max_window_layers"] = json!(full);
+                json["layer_types"] = json!(self.windows.iter().map(name).collect::<Vec<_>>());
+            }
+        }
+    }
+
     /// The names and shapes of all tensors, as Hugging Face names them.
     #[must_use]
     pub fn tensors(&self) -> Vec<(String, Vec<i64>)> {
         let (hidden, inner) = (self.hidden_size, self.intermediate_size);
         let (query, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let matrices = [
+            ("self_attn.q_proj", query, hidden, self.qkv_bias),
+            ("self_attn.k_proj", kv, hidden, self.qkv_bias),
+            ("self_attn.v_proj", kv, hidden, self.qkv_bias),
+            ("self_attn.o_proj", hidden, query, self.out_bias),
+            ("mlp.gate_proj", inner, hidden, self.mlp_bias),
+            ("mlp.up_proj", inner, hidden, self.mlp_bias),
+            ("mlp.down_proj", hidden, inner, self.mlp_bias),
+        ];
+        let mut norms = vec![("input_layernorm", hidden), ("post_attention_layernorm", hidden)];
+        if self.normalises_heads() {
+            norms.extend([("self_attn.q_norm", self.head_dim), ("self_attn.k_norm", self.head_dim)]);
+        }
         let mut tensors = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocab_size, hidden])];
         for layer in 0..self.layers {
-            let shapes: [(&str, Vec<i64>); 9] = [
-                ("input_layernorm", vec![hidden]),
-                ("self_attn.q_proj", vec![query, hidden]),
-                ("self_attn.k_proj", vec![kv, hidden]),
-                ("self_attn.v_proj", vec![kv, hidden]),
-                ("self_attn.o_proj", vec![hidden, query]),
-                ("post_attention_layernorm", vec![hidden]),
-                ("mlp.gate_proj", vec![inner, hidden]),
-                ("mlp.up_proj", vec![inner, hidden]),
-                ("mlp.down_proj", vec![hidden, inner]),
-            ];
-            tensors.extend(
-                shapes
-                    .into_iter()
-                    .map(|(name, shape)| (format!("model.layers.{layer}.{name}.weight"), shape)),
-            );
+            let mut add = |name: &str, part: &str, shape: Vec<i64>| {
+                tensors.push((format!("model.layers.{layer}.{name}.{part}"), shape));
+            };
+            for (name, rows, columns, bias) in matrices {
+                add(name, "weight", vec![rows, columns]);
+                if bias {
+                    add(name, "bias", vec![rows]);
+                }
+            }
+            norms.iter().for_each(|(name, width)| add(name, "weight", vec![*width]));
         }
         tensors.push(("model.norm.weight".to_owned(), vec![hidden]));
         if self.scalar {
@@ -242,66 +320,13 @@ impl ModelConfig {
         }
         tensors
     }
+
+    /// Numbers in all tensors.
+    #[must_use]
+    pub fn parameters(&self) -> i64 {
+        self.tensors().iter().map(|(_, shape)| shape.iter().product::<i64>()).sum()
+    }
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    /// The shape used in practice by the default pipeline, or a smaller one.
-    pub(crate) fn shape(hidden: usize, layers: usize, heads: usize, kv_heads: usize) -> Architecture {
-        Architecture {
-            hidden_size: hidden,
-            intermediate_size: hidden * 8 / 3,
-            num_hidden_layers: layers,
-            num_attention_heads: heads,
-            num_key_value_heads: Some(kv_heads),
-            max_position_embeddings: 256,
-            tie_word_embeddings: true,
-        }
-    }
-
-    fn map(value: Value) -> Map<String, Value> {
-        value.as_object().unwrap().clone()
-    }
-
-    #[test]
-    fn written_configurations_read_back() {
-        let mut config = ModelConfig::new(&shape(96, 3, 3, 3), 200, 1, Some(0)).unwrap();
-        assert_eq!(ModelConfig::from_json(&map(config.to_json())).unwrap(), config);
-        config.eos = vec![1, 5];
-        config.tied = false;
-        assert_eq!(ModelConfig::from_json(&map(config.to_json())).unwrap(), config);
-    }
-
-    #[test]
-    fn either_spelling_of_the_rotary_base_is_read() {
-        let mut json = map(ModelConfig::new(&shape(64, 1, 2, 1), 50, 1, None).unwrap().to_json());
-        json.remove("rope_parameters");
-        json.insert("rope_theta".into(), json!(500.0));
-        assert_eq!(ModelConfig::from_json(&json).unwrap().rope_theta.to_string(), "500");
-        json.remove("rope_theta");
-        json.insert("rope_parameters".into(), json!({"rope_type": "default", "rope_theta": 7.0}));
-        assert_eq!(ModelConfig::from_json(&json).unwrap().rope_theta.to_string(), "7");
-    }
-
-    #[test]
-    fn what_is_not_supported_is_named() {
-        let good = ModelConfig::new(&shape(64, 1, 2, 1), 50, 1, None).unwrap().to_json();
-        for (field, value) in [
-            ("model_type", json!("gpt2")),
-            ("attention_bias", json!(true)),
-            ("hidden_act", json!("gelu")),
-            ("num_key_value_heads", json!(3)),
-            ("eos_token_id", json!(50)),
-        ] {
-            let mut json = map(good.clone());
-            json.insert(field.into(), value);
-            let message = ModelConfig::from_json(&json).unwrap_err();
-            assert!(message.contains(field), "{message}");
-        }
-        let mut json = map(good);
-        json.insert("rope_parameters".into(), json!({"rope_type": "llama3", "rope_theta": 5.0}));
-        assert!(ModelConfig::from_json(&json).unwrap_err().contains("rope_scaling"));
-    }
-}
+pub(crate) mod tests;

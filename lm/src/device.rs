@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use bstar_stages::protocol::StageError;
 use serde_json::{Value, json};
-use tch::{Cuda, Device};
+use tch::{Cuda, Device, Kind, Tensor};
 
-use crate::error::Result;
+use crate::error::{Result, torch};
 
 /// The part of libtorch that computes on NVIDIA devices, loaded only when asked for.
 const CUDA_LIBRARY: &str = "libtorch_cuda.so";
@@ -36,13 +36,51 @@ pub fn find(name: &str) -> Result<Device> {
     let Some(index) = index else {
         return Err(StageError::invalid(format!("`{name}` is not a device")).hint("use `cpu` or `cuda:N`"));
     };
-    load_cuda()?;
-    let count = Cuda::device_count();
-    if i64::try_from(index).is_ok_and(|index| index < count) {
+    let count = cuda_devices().map_err(|error| StageError {
+        message: format!("cannot use the device `{name}`: {}", error.message),
+        ..error
+    })?;
+    if index < count {
         return Ok(Device::Cuda(index));
     }
-    Err(StageError::invalid(format!("there is no device `{name}`: libtorch sees {count}"))
-        .hint("check the driver with `nvidia-smi`, or use `cpu`"))
+    Err(StageError::invalid(format!("there is no device `{name}`: the last one is `cuda:{}`", count - 1))
+        .hint("`nvidia-smi` lists them; CUDA_VISIBLE_DEVICES may hide some"))
+}
+
+/// The number of CUDA devices, which is not zero.
+///
+/// # Errors
+/// When there are none: why.
+fn cuda_devices() -> Result<usize> {
+    hardware(Path::new("/dev"), std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref())?;
+    load_cuda()?;
+    if let Some(count) = usize::try_from(Cuda::device_count()).ok().filter(|count| *count > 0) {
+        return Ok(count);
+    }
+    // Libtorch says why when it is asked for memory.
+    let reason = match Tensor::f_zeros([1], (Kind::Float, Device::Cuda(0))) {
+        Ok(_) => "libtorch counts no devices".to_owned(),
+        Err(error) => torch(&error).message,
+    };
+    Err(StageError::invalid(reason).hint(
+        "check the driver with `nvidia-smi`: this libtorch needs one for CUDA 13 (580 or newer); or use the \
+         device `cpu`",
+    ))
+}
+
+/// Whether there is a device for a driver to drive, as far as the system tells.
+fn hardware(devices: &Path, visible: Option<&str>) -> Result<()> {
+    if let Some(visible @ ("" | "-1" | "NoDevFiles")) = visible {
+        return Err(StageError::invalid(format!("CUDA_VISIBLE_DEVICES is `{visible}`: it hides every GPU"))
+            .hint("unset it, or use the device `cpu`"));
+    }
+    if ["nvidiactl", "dxg"].iter().any(|name| devices.join(name).exists()) {
+        return Ok(());
+    }
+    Err(StageError::invalid("this machine shows no NVIDIA GPU (there is no /dev/nvidiactl)").hint(
+        "load the NVIDIA driver, or give the container its GPUs (`docker run --gpus all`); or use the device \
+         `cpu`",
+    ))
 }
 
 /// Loads the CUDA part of libtorch, once.
@@ -51,10 +89,11 @@ fn load_cuda() -> Result<()> {
         return Ok(());
     }
     let mut problems = Vec::new();
-    for path in candidates() {
+    let installed = candidates();
+    for path in &installed {
         let flags = libloading::os::unix::RTLD_NOW | libloading::os::unix::RTLD_GLOBAL;
         #[expect(unsafe_code, reason = "loading a library runs its constructors, which register a backend")]
-        let library = unsafe { libloading::os::unix::Library::open(Some(&path), flags) };
+        let library = unsafe { libloading::os::unix::Library::open(Some(path), flags) };
         match library {
             Ok(library) => {
                 // The backend stays registered, so the library must stay loaded.
@@ -67,8 +106,12 @@ fn load_cuda() -> Result<()> {
             }
         }
     }
-    Err(StageError::invalid(format!("cannot load {CUDA_LIBRARY}: {}", problems.join("; ")))
-        .hint("`make setup-cuda` provides it; or use the device `cpu`"))
+    // The last candidate is only a name.
+    let message = match (installed.len(), problems.first()) {
+        (2.., Some(problem)) => format!("cannot load {CUDA_LIBRARY}: {problem}"),
+        _ => format!("the CUDA part of libtorch ({CUDA_LIBRARY}) is not installed"),
+    };
+    Err(StageError::invalid(message).hint("`make setup-cuda` installs it; or use the device `cpu`"))
 }
 
 /// Where the CUDA part may be: beside the CPU part, in `cuda` there or one level up, or anywhere
@@ -99,17 +142,14 @@ fn cpu_library() -> Option<PathBuf> {
 /// What this machine can compute on, for people and programs.
 #[must_use]
 pub fn doctor() -> Value {
-    let cuda = load_cuda().err();
-    let reason = match &cuda {
-        Some(error) => Some(error.message.clone()),
-        None if Cuda::device_count() == 0 => Some("libtorch sees no CUDA device".to_owned()),
-        None => None,
-    };
+    let problem = cuda_devices().err();
+    let reason = problem.as_ref().map(|error| error.message.clone());
+    let fix = problem.and_then(|error| error.hint);
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "libtorch": LIBTORCH,
         "libtorch_path": cpu_library(),
-        "cuda": {"available": reason.is_none(), "devices": Cuda::device_count(), "reason": reason},
+        "cuda": {"available": reason.is_none(), "devices": Cuda::device_count(), "reason": reason, "fix": fix},
         "cpu": {
             "cores": std::thread::available_parallelism().map_or(1, usize::from),
             "threads": tch::get_num_threads(),
@@ -127,6 +167,21 @@ mod tests {
         assert_eq!(find("cpu").unwrap(), Device::Cpu);
         for name in ["gpu", "cuda", "cuda:x", ""] {
             assert!(find(name).unwrap_err().message.contains("is not a device"));
+        }
+    }
+
+    #[test]
+    fn a_missing_gpu_is_explained() {
+        let devices = tempfile::tempdir().unwrap();
+        let message = |visible| hardware(devices.path(), visible).unwrap_err().message;
+        assert!(message(None).contains("shows no NVIDIA GPU"));
+        assert!(message(Some("")).contains("CUDA_VISIBLE_DEVICES"));
+        std::fs::write(devices.path().join("nvidiactl"), "").unwrap();
+        assert!(hardware(devices.path(), Some("0")).is_ok());
+        if !Path::new("/dev/nvidiactl").exists() {
+            let error = find("cuda:0").unwrap_err();
+            assert!(error.message.starts_with("cannot use the device `cuda:0`: "), "{error}");
+            assert!(error.hint.unwrap().contains("`cpu`"));
         }
     }
 

@@ -11,6 +11,8 @@ pub struct Drawing {
     pub top_k: usize,
     /// Keep the most likely tokens that hold this share of probability; 1 = all.
     pub top_p: f64,
+    /// Keep the tokens that are at least this share as likely as the most likely one; 0 = all.
+    pub min_p: f64,
 }
 
 impl Drawing {
@@ -32,6 +34,10 @@ impl Drawing {
             let mut shares = (logits / self.temperature).softmax(-1, Kind::Float);
             if self.top_k > 0 || self.top_p < 1.0 {
                 shares = self.filter(&shares);
+            }
+            if self.min_p > 0.0 {
+                let least = shares.amax([-1_i64].as_slice(), true) * self.min_p;
+                shares = shares.masked_fill(&shares.lt_tensor(&least), 0.0);
             }
             let cumulative = shares.cumsum(-1, Kind::Double);
             let total = cumulative.narrow(-1, vocabulary - 1, 1);
@@ -89,7 +95,7 @@ mod tests {
     #[test]
     fn draws_follow_the_distribution() {
         for temperature in [0.5, 1.0, 1.7] {
-            let drawing = Drawing { temperature, top_k: 0, top_p: 1.0 };
+            let drawing = Drawing { temperature, top_k: 0, top_p: 1.0, min_p: 0.0 };
             let draws = 40_000;
             let shares: Vec<f64> =
                 Vec::try_from((logits().to_kind(Kind::Double) / temperature).softmax(-1, Kind::Double))
@@ -106,10 +112,11 @@ mod tests {
 
     #[test]
     fn filters_keep_the_most_likely() {
-        let kept = |top_k, top_p| -> Vec<usize> {
-            let counts = counts(Drawing { temperature: 1.0, top_k, top_p }, 4000);
+        let kept_by = |drawing| -> Vec<usize> {
+            let counts = counts(drawing, 4000);
             (0..8).filter(|token| counts[*token] > 0.0).collect()
         };
+        let kept = |top_k, top_p| kept_by(Drawing { temperature: 1.0, top_k, top_p, min_p: 0.0 });
         assert_eq!(kept(1, 1.0), [2]);
         assert_eq!(kept(3, 1.0), [2, 4, 7]);
         assert_eq!(kept(100, 1.0).len(), 8);
@@ -117,12 +124,20 @@ mod tests {
         assert_eq!(kept(0, 0.3), [2]);
         assert_eq!(kept(0, 0.6), [2, 4]);
         assert_eq!(kept(2, 0.99), [2, 4]);
+        // Of the logits, those at most ln 5 (or ln 1.7) below the greatest, 2; half as far at temperature ½.
+        let least = |temperature, min_p| kept_by(Drawing { temperature, top_k: 0, top_p: 1.0, min_p });
+        assert_eq!(least(1.0, 0.2), [0, 2, 4, 6, 7]);
+        assert_eq!(least(0.5, 0.2), [2, 4]);
+        assert_eq!(least(1.0, 0.6), [2, 4]);
+        assert_eq!(least(1.0, 1.0), [2]);
+        assert_eq!(kept_by(Drawing { temperature: 1.0, top_k: 3, top_p: 1.0, min_p: 0.1 }), [2, 4, 7]);
     }
 
     #[test]
     fn greedy_takes_the_most_likely_and_logprobs_are_those_of_temperature_one() {
         let rows = logits().unsqueeze(0).expand([16, -1], false).contiguous();
-        let (tokens, logprobs) = Drawing { temperature: 0.0, top_k: 0, top_p: 1.0 }.draw(&rows, &[]);
+        let (tokens, logprobs) =
+            Drawing { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 }.draw(&rows, &[]);
         assert_eq!(tokens.int64_value(&[3]), 2);
         let expected = logits().log_softmax(-1, Kind::Float).double_value(&[2]);
         assert!((logprobs.double_value(&[3]) - expected).abs() < 1e-6);

@@ -5,12 +5,12 @@
 //! sample index only: not on the wave, its order, or who else is in it (on a CPU, bit by bit).
 
 use bstar_stages::config::SampleShard;
-use bstar_stages::protocol::StageError;
 use bstar_stages::record::{FinishReason, Query, Response};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::batch::Packed;
 use crate::cascade::{Cascade, Prompts};
+use crate::config::ModelConfig;
 use crate::draw::Drawing;
 use crate::error::Result;
 use crate::model::{Decoder, ROWS, Weights, forward, index};
@@ -22,6 +22,8 @@ use crate::tokenizer::Tokenizer;
 const MAX_ROWS: usize = 1024;
 /// Memory for the keys and values of a wave.
 pub const CACHE_BYTES: usize = 1 << 30;
+/// Bytes a token of the vocabulary takes for each row while one is drawn.
+const LOGIT_BYTES: usize = 24;
 /// A wave drops its finished rows when fewer than this share of it is alive.
 const ALIVE: f64 = 0.8;
 
@@ -46,7 +48,7 @@ pub struct Sampling<'a> {
 
 /// A query's prompt.
 #[derive(Debug)]
-struct Prompt {
+pub struct Prompt {
     /// The query's name: its random streams belong to that, not to its place.
     id: String,
     ids: Vec<i64>,
@@ -63,31 +65,47 @@ struct Unit {
 
 /// A response being drawn.
 #[derive(Debug)]
-struct Row {
-    query: usize,
-    sample: u32,
+pub struct Row {
+    /// The position of its prompt.
+    pub query: usize,
+    /// Its sample index.
+    pub sample: u32,
     stream: Stream,
     /// Tokens of the text, without the end token.
-    ids: Vec<i64>,
-    drawn: u32,
-    logprob: f64,
+    pub ids: Vec<i64>,
+    /// The end token, where one was drawn.
+    pub end_token: Option<i64>,
+    /// Of every token drawn, the end token included.
+    pub logprobs: Vec<f64>,
     /// Why it ended, and its text where a stop string was cut off.
     end: Option<(FinishReason, Option<String>)>,
 }
 
 impl Row {
     fn new(query: usize, sample: u32, stream: Stream) -> Self {
-        Self { query, sample, stream, ids: Vec::new(), drawn: 0, logprob: 0.0, end: None }
+        Self { query, sample, stream, ids: Vec::new(), end_token: None, logprobs: Vec::new(), end: None }
+    }
+
+    /// Why it ended.
+    #[must_use]
+    pub fn finish_reason(&self) -> FinishReason {
+        self.end.as_ref().map_or(FinishReason::Length, |(reason, _)| *reason)
     }
 }
 
 impl Policy {
     /// A policy of these parts.
     #[must_use]
-    pub fn new(model: Decoder, tokenizer: Tokenizer) -> Self {
+    pub fn new(mut model: Decoder, tokenizer: Tokenizer) -> Self {
         let _guard = tch::no_grad_guard();
-        let weights = model.weights();
+        let weights = model.take_weights();
         Self { model, weights, tokenizer }
+    }
+
+    /// The shape of its model.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        self.model.config()
     }
 
     /// Draws the responses to all queries, ordered by query, then by sample index.
@@ -100,21 +118,35 @@ impl Policy {
         sampling: &Sampling<'_>,
         control: &mut Control<'_>,
     ) -> Result<Vec<Response>> {
-        let _guard = tch::no_grad_guard();
         let prompts =
             queries.iter().map(|query| self.prompt(query, sampling)).collect::<Result<Vec<Prompt>>>()?;
+        let rows = self.draw(&prompts, sampling, control)?;
+        rows.into_iter().map(|row| self.response(&queries[row.query], row, sampling)).collect()
+    }
+
+    /// Draws the responses to all prompts, ordered by prompt, then by sample index.
+    ///
+    /// # Errors
+    /// When the step is asked to stop, or libtorch fails.
+    pub fn draw(
+        &self,
+        prompts: &[Prompt],
+        sampling: &Sampling<'_>,
+        control: &mut Control<'_>,
+    ) -> Result<Vec<Row>> {
+        let _guard = tch::no_grad_guard();
         let mut rows = Vec::new();
         let SampleShard { start, end, .. } = *sampling.settings;
-        let total = queries.len() * (end.saturating_sub(start)) as usize;
-        for units in self.waves(&prompts, sampling) {
+        let total = prompts.len() * (end.saturating_sub(start)) as usize;
+        for units in self.waves(prompts, sampling) {
             let done = rows.len();
-            rows.extend(self.wave(&prompts, &units, sampling, &mut |finished: usize| {
+            rows.extend(self.wave(prompts, &units, sampling, &mut |finished: usize| {
                 control.report(|| Progress { done: done + finished, total, unit: "responses", note: None });
                 if control.stopped() { Err(Control::interrupted()) } else { Ok(()) }
             })?);
         }
         rows.sort_by_key(|row| (row.query, row.sample));
-        rows.into_iter().map(|row| self.response(&queries[row.query], row, sampling)).collect()
+        Ok(rows)
     }
 
     fn prompt(&self, query: &Query, sampling: &Sampling<'_>) -> Result<Prompt> {
@@ -123,29 +155,32 @@ impl Policy {
             // Apart, as in training: a token never spans the border.
             ids.extend(self.tokenizer.encode(prefix)?);
         }
-        let most = usize::try_from(self.model.config().max_positions).unwrap_or(0);
-        if ids.is_empty() {
-            return Err(StageError::invalid(format!("the prompt of query `{}` is empty", query.id)));
-        }
-        if ids.len() > most {
-            let tokens = ids.len();
-            return Err(StageError::invalid(format!(
-                "the prompt of query `{}` has {tokens} tokens; the policy reads at most {most}",
-                query.id
-            )));
-        }
+        self.prompt_of(&query.id, ids, sampling)
+    }
+
+    /// A prompt of these tokens.
+    ///
+    /// # Errors
+    /// When there are none, more than the model has positions for, or some it does not know.
+    pub fn prompt_of(&self, id: &str, ids: Vec<i64>, sampling: &Sampling<'_>) -> Result<Prompt> {
+        let config = self.model.config();
+        config.check_ids(&format!("the prompt of query `{id}`"), &ids)?;
+        let most = usize::try_from(config.context()).unwrap_or(0);
         let limit = sampling.settings.max_tokens.min(most - ids.len() + 1);
-        Ok(Prompt { id: query.id.clone(), ids, limit })
+        Ok(Prompt { id: id.to_owned(), ids, limit })
     }
 
     /// Cuts the work into waves of queries with prompts of similar length.
     fn waves(&self, prompts: &[Prompt], sampling: &Sampling<'_>) -> Vec<Vec<Unit>> {
         let config = self.model.config();
-        let token = usize::try_from(2 * 4 * config.layers * config.kv_heads * config.head_dim).unwrap_or(1);
+        let number = self.model.kind().elt_size_in_bytes();
+        let token =
+            number * usize::try_from(2 * config.layers * config.kv_heads * config.head_dim).unwrap_or(1);
+        let logits = LOGIT_BYTES * usize::try_from(config.vocab_size).unwrap_or(1);
         // Growing a cache needs the old and the new one.
         let row_bytes = 2 * token * sampling.settings.max_tokens;
         let padded = |prompt: &Prompt| prompt.ids.len().next_multiple_of(ROWS as usize);
-        let most_rows = (sampling.cache_bytes / row_bytes.max(1)).clamp(ROWS as usize, MAX_ROWS);
+        let most_rows = (sampling.cache_bytes / row_bytes.max(logits)).clamp(ROWS as usize, MAX_ROWS);
         let mut order: Vec<usize> = (0..prompts.len()).collect();
         order.sort_by_key(|query| padded(&prompts[*query]));
         let mut waves = vec![Vec::new()];
@@ -179,15 +214,15 @@ impl Policy {
         sampling: &Sampling<'_>,
         tick: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Vec<Row>> {
-        let SampleShard { temperature, top_k, top_p, .. } = *sampling.settings;
-        let drawing = Drawing { temperature, top_k, top_p };
+        let SampleShard { temperature, top_k, top_p, min_p, .. } = *sampling.settings;
+        let drawing = Drawing { temperature, top_k, top_p, min_p };
         let (model, device) = (&self.model, self.model.device());
         let (mut rows, mut cascade, first) = self.prefill(prompts, units, sampling.seed, drawing.is_greedy());
         // The rows of the wave, by position in `rows`.
         let mut alive: Vec<usize> = (0..rows.len()).collect();
         let mut hidden = first;
         for step in 0.. {
-            let logits = hidden.linear(&self.weights.head, None::<&Tensor>);
+            let logits = hidden.linear(&self.weights.head, None::<&Tensor>).to_kind(Kind::Float);
             let mut uniforms: Vec<f64> = Vec::with_capacity(alive.len());
             if !drawing.is_greedy() {
                 uniforms.extend(alive.iter().map(|row| rows[*row].stream.uniform()));
@@ -195,8 +230,7 @@ impl Policy {
             }
             let (tokens, logprobs) = drawing.draw(&logits, &uniforms);
             // One copy for both: on a device every copy waits for all that came before.
-            let drawn =
-                Tensor::stack(&[tokens.to_kind(tch::Kind::Double), logprobs.to_kind(tch::Kind::Double)], 0);
+            let drawn = Tensor::stack(&[tokens.to_kind(Kind::Double), logprobs.to_kind(Kind::Double)], 0);
             let drawn: Vec<f64> =
                 Vec::try_from(drawn.view([-1])).map_err(|error| crate::error::torch(&error))?;
             let (tokens, logprobs) = drawn.split_at(drawn.len() / 2);
@@ -221,9 +255,9 @@ impl Policy {
             let mut positions: Vec<i64> =
                 alive.iter().map(|row| prompts[rows[*row].query].ids.len() as i64 + step).collect();
             // Finished rows may pass the last position: what they compute is not used.
-            positions.iter_mut().for_each(|at| *at = (*at).min(model.config().max_positions - 1));
+            positions.iter_mut().for_each(|at| *at = (*at).min(model.config().context() - 1));
             positions.resize(cascade.rows() as usize, 0);
-            let rotary = model.rotary(&index(&positions, device));
+            let rotary = model.rotary(&positions);
             hidden =
                 forward(model.config(), &self.weights, &index(&next, device), &rotary, |block, attention| {
                     cascade.attend(block, attention)
@@ -278,9 +312,9 @@ impl Policy {
         if row.end.is_some() {
             return Ok(());
         }
-        row.drawn += 1;
-        row.logprob += logprob;
+        row.logprobs.push(logprob);
         if self.model.config().eos.contains(&token) {
+            row.end_token = Some(token);
             row.end = Some((FinishReason::Stop, None));
             return Ok(());
         }
@@ -292,27 +326,34 @@ impl Policy {
                 return Ok(());
             }
         }
-        if row.drawn as usize >= limit {
+        if row.logprobs.len() >= limit {
             row.end = Some((FinishReason::Length, None));
         }
         Ok(())
     }
 
     fn response(&self, query: &Query, row: Row, sampling: &Sampling<'_>) -> Result<Response> {
-        let (finish_reason, cut) = row.end.unwrap_or((FinishReason::Length, None));
-        let continuation = match cut {
-            Some(text) => text,
-            None => self.tokenizer.decode(&row.ids)?,
-        };
+        let continuation = self.text(&row)?;
         Ok(Response {
             query_id: query.id.clone(),
             sample_index: row.sample,
             temperature: sampling.settings.temperature,
             text: query.prefix.clone().unwrap_or_default() + &continuation,
-            tokens: row.drawn,
-            logprob: row.logprob,
-            finish_reason,
+            tokens: u32::try_from(row.logprobs.len()).unwrap_or(u32::MAX),
+            logprob: row.logprobs.iter().fold(0.0, |sum, logprob| sum + logprob),
+            finish_reason: row.finish_reason(),
         })
+    }
+
+    /// The text of a response, up to a stop string.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses its tokens.
+    pub fn text(&self, row: &Row) -> Result<String> {
+        match &row.end {
+            Some((_, Some(text))) => Ok(text.clone()),
+            _ => self.tokenizer.decode(&row.ids),
+        }
     }
 }
 
@@ -331,6 +372,8 @@ pub(crate) mod tests {
             prompt: (0..length).map(|word| words[(word * 7 + id) % words.len()]).collect(),
             answer: String::new(),
             prefix: None,
+            tests: None,
+            tests: None,
             tags: std::collections::BTreeMap::new(),
         }
     }
@@ -344,7 +387,16 @@ pub(crate) mod tests {
     }
 
     fn settings(temperature: f64, start: u32, end: u32, max_tokens: usize) -> SampleShard {
-        SampleShard { temperature, start, end, max_tokens, top_p: 1.0, top_k: 0, stop: Vec::new() }
+        SampleShard {
+            temperature,
+            start,
+            end,
+            max_tokens,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            stop: Vec::new(),
+        }
     }
 
     fn sample(
@@ -426,14 +478,11 @@ pub(crate) mod tests {
                     hidden.linear(&policy.weights.head, None::<&Tensor>).log_softmax(-1, tch::Kind::Float);
                 let mut sum: f64 =
                     (start..ids.len()).map(|at| all.double_value(&[at as i64 - 1, ids[at]])).sum();
-                if row.drawn as usize > row.ids.len() {
-                    // Which of the end tokens it was is not kept: one of them explains the rest.
-                    let last = |token: &i64| sum + all.double_value(&[ids.len() as i64 - 1, *token]);
-                    let distance = |sum: &f64| (sum - row.logprob).abs();
-                    let ends = policy.model.config().eos.iter().map(last);
-                    sum = ends.min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap();
+                if let Some(token) = row.end_token {
+                    sum += all.double_value(&[ids.len() as i64 - 1, token]);
                 }
-                assert!((sum - row.logprob).abs() < 1e-4 * (1.0 + sum.abs()), "{sum} {row:?}");
+                let found: f64 = row.logprobs.iter().sum();
+                assert!((sum - found).abs() < 1e-4 * (1.0 + sum.abs()), "{sum} {row:?}");
             }
         }
     }
@@ -446,6 +495,16 @@ pub(crate) mod tests {
         settings.stop = vec![" has".to_owned(), " 3".to_owned()];
         let stopped = sample(&policy, &[query(0, 10)], &settings, 1 << 30);
         assert!(stopped.iter().any(|response| response.tokens < 40));
+        // Filters and stop texts look at a row alone.
+        (settings.top_p, settings.min_p) = (0.95, 0.02);
+        let queries: Vec<Query> = (0..5).map(|id| query(id, 10 + id)).collect();
+        let together = sample(&policy, &queries, &settings, 1 << 30);
+        let mut alone = settings.clone();
+        (alone.start, alone.end) = (3, 4);
+        for (number, query) in queries.iter().enumerate() {
+            let found = sample(&policy, std::slice::from_ref(query), &alone, 1 << 30);
+            assert_eq!(bits(&found[0]), bits(&together[number * 16 + 3]));
+        }
         for (free, stopped) in free.iter().zip(&stopped) {
             assert!(free.text.starts_with(&stopped.text) && !stopped.text.contains(" has"));
         }

@@ -1,8 +1,11 @@
 //! The worker executable.
 
+use std::io::Write;
 use std::process::ExitCode;
 
+use bstar_lm::ask::{Ask, answer};
 use bstar_lm::{device, worker};
+use bstar_stages::protocol::FailureKind;
 use clap::{Parser, Subcommand};
 
 /// Language-model worker of bstar.
@@ -21,6 +24,9 @@ enum Command {
         #[arg(long, default_value = "cpu")]
         device: String,
     },
+    /// Ask a model; DIR is a folder, or `hf:ORGANISATION/NAME@REVISION` in the local cache
+    #[command(subcommand)]
+    Model(Ask),
     /// Tell, as JSON, what this machine can compute on
     Doctor,
 }
@@ -32,6 +38,7 @@ fn main() -> ExitCode {
             worker::serve(&device);
             ExitCode::SUCCESS
         }
+        Command::Model(ask) => model(&ask),
         Command::Doctor => {
             #[expect(clippy::print_stdout, reason = "the answer of the command")]
             {
@@ -39,5 +46,16 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
+    }
+}
+
+fn model(ask: &Ask) -> ExitCode {
+    let Err(error) = worker::guarded(|| answer(ask)) else { return ExitCode::SUCCESS };
+    let hint = error.hint.map(|hint| format!("  hint: {hint}\n")).unwrap_or_default();
+    // Standard error may be closed; there is nobody else to tell.
+    drop(write!(std::io::stderr(), "error: {}\n{hint}", error.message));
+    match error.kind {
+        FailureKind::Invalid => ExitCode::from(2),
+        _ => ExitCode::FAILURE,
     }
 }

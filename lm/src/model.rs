@@ -1,15 +1,18 @@
-//! A Llama-style decoder in plain tensor operations: RMSNorm, rotary positions, grouped-query
-//! attention, gated MLP.
+//! A decoder in plain tensor operations: RMSNorm, rotary positions, grouped-query attention, gated
+//! MLP, and what the families add: biases, normalised queries and keys.
 //!
 //! Tokens come as a flat stream: everything but attention works on `[tokens, width]`, so that no
 //! time goes into padding. How tokens attend to each other is the caller's business: [`forward`]
 //! is given a function for it. A row of the result depends on that row of the input and on the
 //! attention only; matrix products of at least [`ROWS`] rows are bit-identical row by row.
 
+use std::cell::RefCell;
+
 use tch::{Device, Kind, Tensor};
 
-use crate::checkpoint::Tensors;
 use crate::config::ModelConfig;
+use crate::rope::Tables;
+use crate::tensors::Tensors;
 
 /// Row counts of matrix products are multiples of this where bits must not depend on the batch:
 /// kernels for few rows round differently.
@@ -20,19 +23,29 @@ pub const ROWS: i64 = 16;
 pub struct Decoder {
     config: ModelConfig,
     tensors: Tensors,
-    cos: Tensor,
-    sin: Tensor,
+    kind: Kind,
+    /// They grow with the positions that are asked for.
+    rotary: RefCell<Tables>,
+}
+
+/// A matrix, and what is added to its products.
+#[derive(Debug)]
+struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
 }
 
 /// One block's weights, joined so that products over the same input are one product.
 #[derive(Debug)]
 pub struct Block {
     norm: Tensor,
-    qkv: Tensor,
-    out: Tensor,
+    qkv: Linear,
+    /// Weights of the norm of each query and key head: `[heads + kv heads, head]`.
+    head_norm: Option<Tensor>,
+    out: Linear,
     mlp_norm: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
+    gate_up: Linear,
+    down: Linear,
 }
 
 /// Weights ready for [`forward`]. Made anew after every update, and once for sampling.
@@ -58,24 +71,9 @@ impl Decoder {
     #[must_use]
     pub fn new(config: ModelConfig, tensors: Tensors) -> Self {
         let device = tensors.values().next().map_or(Device::Cpu, Tensor::device);
-        let half = config.head_dim / 2;
-        let (mut cos, mut sin) = (Vec::new(), Vec::new());
-        for position in 0..config.max_positions {
-            for index in 0..config.head_dim {
-                #[expect(clippy::cast_precision_loss, reason = "positions are small")]
-                let angle = position as f64
-                    / config.rope_theta.powf((index % half * 2) as f64 / config.head_dim as f64);
-                #[expect(clippy::cast_possible_truncation, reason = "tables of 32-bit floats")]
-                {
-                    cos.push(angle.cos() as f32);
-                    sin.push(if index < half { -angle.sin() as f32 } else { angle.sin() as f32 });
-                }
-            }
-        }
-        let table =
-            |values: &[f32]| Tensor::from_slice(values).view([-1, 1, config.head_dim]).to_device(device);
-        let (cos, sin) = (table(&cos), table(&sin));
-        Self { config, tensors, cos, sin }
+        let kind = tensors.values().next().map_or(Kind::Float, Tensor::kind);
+        let rotary = Tables::new(&config.rope, config.head_dim, config.context(), device, kind);
+        Self { config, tensors, kind, rotary: RefCell::new(rotary) }
     }
 
     /// Its shape.
@@ -92,7 +90,13 @@ impl Decoder {
     /// Where its parameters are.
     #[must_use]
     pub fn device(&self) -> Device {
-        self.cos.device()
+        self.rotary.borrow().device()
+    }
+
+    /// The kind of numbers its parameters are, in which it computes.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Its parameters, in the order of their names.
@@ -117,36 +121,71 @@ impl Decoder {
     /// Weights ready for [`forward`].
     #[must_use]
     pub fn weights(&self) -> Weights {
-        let tensor = |name: &str| &self.tensors[name];
-        let blocks = (0..self.config.layers)
-            .map(|layer| {
-                let part = |name: &str| &self.tensors[&format!("model.layers.{layer}.{name}.weight")];
-                Block {
-                    norm: part("input_layernorm").shallow_clone(),
-                    qkv: Tensor::cat(
-                        &["q_proj", "k_proj", "v_proj"].map(|name| part(&format!("self_attn.{name}"))),
-                        0,
-                    ),
-                    out: part("self_attn.o_proj").shallow_clone(),
-                    mlp_norm: part("post_attention_layernorm").shallow_clone(),
-                    gate_up: Tensor::cat(&[part("mlp.gate_proj"), part("mlp.up_proj")], 0),
-                    down: part("mlp.down_proj").shallow_clone(),
-                }
-            })
-            .collect();
-        let embedding = tensor("model.embed_tokens.weight").shallow_clone();
-        let head = match (self.config.scalar, self.config.tied) {
-            (true, _) => tensor("score.weight").shallow_clone(),
-            (false, true) => embedding.shallow_clone(),
-            (false, false) => tensor("lm_head.weight").shallow_clone(),
-        };
-        Weights { embedding, head, blocks, norm: tensor("model.norm.weight").shallow_clone() }
+        Weights::new(&self.config, |name| self.tensors[name].shallow_clone())
+    }
+
+    /// Weights ready for [`forward`], made of its parameters, which it gives up: large models fit into
+    /// memory only once.
+    pub fn take_weights(&mut self) -> Weights {
+        let tensors = &mut self.tensors;
+        Weights::new(&self.config, |name| match tensors.remove(name) {
+            Some(tensor) => tensor,
+            None => Tensor::new(),
+        })
     }
 
     /// The rotary factors of tokens at these positions.
     #[must_use]
-    pub fn rotary(&self, positions: &Tensor) -> Rotary {
-        Rotary { cos: self.cos.index_select(0, positions), sin: self.sin.index_select(0, positions) }
+    pub fn rotary(&self, positions: &[i64]) -> Rotary {
+        let [cos, sin] = self.rotary.borrow_mut().take(positions);
+        Rotary { cos, sin }
+    }
+}
+
+impl Weights {
+    /// Joins the parameters that `take` gives, each of which is asked for once.
+    fn new(config: &ModelConfig, mut take: impl FnMut(&str) -> Tensor) -> Self {
+        let blocks = (0..config.layers).map(|layer| Block::new(config, layer, &mut take)).collect();
+        let embedding = take("model.embed_tokens.weight");
+        let head = match (config.scalar, config.tied) {
+            (true, _) => take("score.weight"),
+            (false, true) => embedding.shallow_clone(),
+            (false, false) => take("lm_head.weight"),
+        };
+        Self { embedding, head, blocks, norm: take("model.norm.weight") }
+    }
+}
+
+impl Block {
+    fn new(config: &ModelConfig, layer: i64, take: &mut impl FnMut(&str) -> Tensor) -> Self {
+        let mut part = |name: &str| take(&format!("model.layers.{layer}.{name}"));
+        let mut joined = |names: &[&str], bias: bool| {
+            let mut all = |what: &str| match names {
+                [name] => part(&format!("{name}.{what}")),
+                _ => Tensor::cat(
+                    &names.iter().map(|name| part(&format!("{name}.{what}"))).collect::<Vec<_>>(),
+                    0,
+                ),
+            };
+            Linear { weight: all("weight"), bias: bias.then(|| all("bias")) }
+        };
+        let qkv = joined(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], config.qkv_bias);
+        let out = joined(&["self_attn.o_proj"], config.out_bias);
+        let gate_up = joined(&["mlp.gate_proj", "mlp.up_proj"], config.mlp_bias);
+        let down = joined(&["mlp.down_proj"], config.mlp_bias);
+        let head_norm = config.normalises_heads().then(|| {
+            let repeat = |norm: Tensor, heads: i64| norm.unsqueeze(0).expand([heads, -1], false);
+            let query = repeat(part("self_attn.q_norm.weight"), config.heads);
+            Tensor::cat(&[query, repeat(part("self_attn.k_norm.weight"), config.kv_heads)], 0)
+        });
+        let (norm, mlp_norm) = (part("input_layernorm.weight"), part("post_attention_layernorm.weight"));
+        Self { norm, qkv, head_norm, out, mlp_norm, gate_up, down }
+    }
+}
+
+impl Linear {
+    fn apply(&self, x: &Tensor) -> Tensor {
+        x.linear(&self.weight, self.bias.as_ref())
     }
 }
 
@@ -184,12 +223,15 @@ pub fn forward(
         |x: &Tensor, weight: &Tensor| x.rms_norm([config.hidden_size], Some(weight), config.rms_norm_eps);
     let mut x = Tensor::embedding(&weights.embedding, ids, -1, false, false);
     for (index, block) in weights.blocks.iter().enumerate() {
-        let qkv = norm(&x, &block.norm).linear(&block.qkv, None::<&Tensor>).view([
-            -1,
-            heads + 2 * kv,
-            config.head_dim,
-        ]);
-        let rotated = rotary.apply(&qkv.narrow(1, 0, heads + kv));
+        let qkv = block.qkv.apply(&norm(&x, &block.norm)).view([-1, heads + 2 * kv, config.head_dim]);
+        let query_key = qkv.narrow(1, 0, heads + kv);
+        let rotated = match &block.head_norm {
+            None => rotary.apply(&query_key),
+            Some(weight) => {
+                let normal = query_key.rms_norm([config.head_dim], None::<&Tensor>, config.rms_norm_eps);
+                rotary.apply(&(normal * weight))
+            }
+        };
         let attended = attend(
             index,
             &Attention {
@@ -198,11 +240,11 @@ pub fn forward(
                 value: qkv.narrow(1, heads + kv, kv),
             },
         );
-        x = attended.linear(&block.out, None::<&Tensor>) + x;
-        let gate_up = norm(&x, &block.mlp_norm).linear(&block.gate_up, None::<&Tensor>);
+        x = block.out.apply(&attended) + x;
+        let gate_up = block.gate_up.apply(&norm(&x, &block.mlp_norm));
         let gate = gate_up.narrow(1, 0, config.intermediate_size).silu();
         let inner = gate * gate_up.narrow(1, config.intermediate_size, config.intermediate_size);
-        x = inner.linear(&block.down, None::<&Tensor>) + x;
+        x = block.down.apply(&inner) + x;
     }
     norm(&x, &weights.norm)
 }

@@ -6,10 +6,11 @@ use std::path::Path;
 use bstar_stages::config::{Optimizer as Kind, Schedule, ScheduleShape, Training};
 use bstar_stages::protocol::StageError;
 use serde_json::{Value, json};
-use tch::{Device, Tensor};
+use tch::{Device, Kind as Number, Tensor};
 
-use crate::checkpoint::{Tensors, read_tensors, write_json, write_tensors};
+use crate::checkpoint::write_json;
 use crate::error::{Result, io};
+use crate::tensors::{Tensors, read_tensors, write_tensors};
 
 /// Added to the root of AdamW's second moment.
 const EPSILON: f64 = 1e-8;
@@ -155,7 +156,7 @@ impl Optimizer {
     /// When a file cannot be written.
     pub fn save(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(io("create", folder))?;
-        write_tensors(&folder.join("optimizer.safetensors"), self.tensors(), None)?;
+        write_tensors(&folder.join("optimizer.safetensors"), self.tensors(), Number::Float, None)?;
         let state = json!({"updates": self.updates, "optimizer": self.kind});
         write_json(&folder.join("state.json"), &state)
     }

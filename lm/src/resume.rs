@@ -1,16 +1,17 @@
 //! Checkpoints in the scratch folder: a killed training run goes on where it was.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bstar_stages::config::Optimizer as Kind;
 use bstar_stages::protocol::StageError;
 use serde::{Deserialize, Serialize};
+use tch::Kind as Number;
 
-use crate::checkpoint::{Tensors, read_tensors, write_tensors};
 use crate::error::{Result, io};
 use crate::model::Decoder;
 use crate::optim::Optimizer;
+use crate::tensors::{Tensors, read_tensors, write_tensors};
 use crate::train::LogRow;
 
 /// The checkpoint: one file, so that renaming it is all or nothing.
@@ -26,6 +27,11 @@ pub(crate) struct Position {
     pub(crate) optimizer_updates: usize,
 }
 
+/// Where the checkpoint is.
+pub(crate) fn checkpoint(scratch: &Path) -> PathBuf {
+    scratch.join(FILE)
+}
+
 /// Writes a checkpoint beside the last one, then replaces that.
 pub(crate) fn save(
     scratch: &Path,
@@ -38,8 +44,8 @@ pub(crate) fn save(
     let text = serde_json::to_string(&position)
         .map_err(|error| StageError::failed(format!("cannot write a checkpoint: {error}")))?;
     let weights = model.named().into_iter().map(|(name, tensor)| (format!("weight.{name}"), tensor));
-    let (target, temporary) = (scratch.join(FILE), scratch.join(format!("{FILE}.new")));
-    write_tensors(&temporary, weights.chain(optimizer.tensors()), Some(("position", text)))?;
+    let (target, temporary) = (checkpoint(scratch), scratch.join(format!("{FILE}.new")));
+    write_tensors(&temporary, weights.chain(optimizer.tensors()), Number::Float, Some(("position", text)))?;
     std::fs::rename(&temporary, &target).map_err(io("write", &target))
 }
 
@@ -49,7 +55,7 @@ pub(crate) fn resume(
     kind: Kind,
     model: &mut Decoder,
 ) -> Result<Option<(Position, Optimizer)>> {
-    let path = scratch.join(FILE);
+    let path = checkpoint(scratch);
     if !path.exists() {
         return Ok(None);
     }

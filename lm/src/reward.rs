@@ -9,10 +9,10 @@ use bstar_stages::record::{LabelledSteps, Query, Response};
 use tch::{Device, Kind, Tensor};
 
 use crate::batch::Packed;
-use crate::checkpoint::Tensors;
 use crate::error::{Result, torch};
 use crate::model::{Decoder, Weights, index, rounded};
 use crate::progress::{Control, Progress};
+use crate::tensors::Tensors;
 use crate::tokenizer::Tokenizer;
 use crate::train::Objective;
 
@@ -175,7 +175,7 @@ impl Scorer {
     /// When a response is too long for the model, or the step is asked to stop.
     pub fn score(&self, pairs: &[(&Query, &Response)], control: &mut Control<'_>) -> Result<Vec<Vec<f64>>> {
         let _guard = tch::no_grad_guard();
-        let most = usize::try_from(self.model.config().max_positions).unwrap_or(0);
+        let most = usize::try_from(self.model.config().context()).unwrap_or(0);
         let rows = pairs
             .iter()
             .map(|(query, response)| {
@@ -229,6 +229,7 @@ mod tests {
             prompt: format!("# Question\n\nAnn has {id} pens.\n\n# Solution\n\n"),
             answer: "1".into(),
             prefix: None,
+            tests: None,
             tags: BTreeMap::new(),
         };
         let response = Response {

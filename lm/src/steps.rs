@@ -12,9 +12,9 @@ use bstar_stages::protocol::{Request, StageError};
 use bstar_stages::record::{Example, LabelledSteps, Query, Response};
 use bstar_stages::run::{add_model_scores, grade};
 use serde_json::{Map, Value, json};
-use tch::Device;
+use tch::{Device, Kind};
 
-use crate::checkpoint::{load_model, save_model};
+use crate::checkpoint::{load_model, load_tokenizer, save_model};
 use crate::config::ModelConfig;
 use crate::device;
 use crate::error::{Result, io};
@@ -46,7 +46,11 @@ impl Kept {
     /// # Errors
     /// Whatever goes wrong, as a stage error.
     pub fn carry_out(&mut self, request: &Request, control: &mut Control<'_>) -> Result<Map<String, Value>> {
-        let device = device::find(&request.device)?;
+        let device = match &request.stage {
+            // Text only: works where there is no such device.
+            StageConfig::Tokenizer(_) => Device::Cpu,
+            _ => device::find(&request.device)?,
+        };
         std::fs::create_dir_all(&request.output).map_err(io("create", &request.output))?;
         let mut step = Step { request, device, control };
         match &request.stage {
@@ -72,11 +76,12 @@ impl Kept {
         if self.policy.as_ref().is_none_or(|(held, device, _)| (*held, *device) != (digest, step.device)) {
             self.policy = None;
             let folder = step.input("policy")?;
-            let model = load_model(folder, step.device)?;
+            let model = load_model(folder, step.device, Kind::Float)?;
             if model.config().scalar {
                 return Err(StageError::invalid("the model is a reward model, not a policy"));
             }
-            self.policy = Some((digest, step.device, Policy::new(model, Tokenizer::load(folder)?)));
+            let tokenizer = load_tokenizer(folder, model.config())?;
+            self.policy = Some((digest, step.device, Policy::new(model, tokenizer)));
         }
         let Some((_, _, policy)) = &self.policy else {
             return Err(StageError::failed("the policy was not loaded"));
@@ -104,7 +109,9 @@ impl Kept {
         if self.scorer.as_ref().is_none_or(|(held, device, _)| (*held, *device) != (digest, step.device)) {
             self.scorer = None;
             let folder = step.input("reward_model")?;
-            let scorer = Scorer::new(load_model(folder, step.device)?, Tokenizer::load(folder)?)?;
+            let model = load_model(folder, step.device, Kind::Float)?;
+            let tokenizer = load_tokenizer(folder, model.config())?;
+            let scorer = Scorer::new(model, tokenizer)?;
             self.scorer = Some((digest, step.device, scorer));
         }
         let Some((_, _, scorer)) = &self.scorer else {
@@ -181,8 +188,8 @@ impl Step<'_, '_> {
 
     fn sft(&mut self, settings: &config::Sft) -> Result<Map<String, Value>> {
         let folder = self.input("policy")?.to_owned();
-        let tokenizer = Tokenizer::load(&folder)?;
-        let mut model = load_model(&folder, self.device)?;
+        let mut model = load_model(&folder, self.device, Kind::Float)?;
+        let tokenizer = load_tokenizer(&folder, model.config())?;
         let kind = settings.training.optimizer;
         let optimizer = match self.request.inputs.get("optimizer") {
             Some(input) => Optimizer::load(&input.path, kind, model.tensors_mut(), self.device)?,
@@ -200,7 +207,8 @@ impl Step<'_, '_> {
         optimizer: Optimizer,
         settings: &Training,
     ) -> Result<Map<String, Value>> {
-        let eos = model.config().eos[0];
+        // Chat models have several end tokens: the tokenizer's own is the one that ends a turn.
+        let eos = tokenizer.eos.filter(|id| model.config().eos.contains(id)).unwrap_or(model.config().eos[0]);
         let length = max_length(settings, model);
         let rows = self
             .rows::<Example>("dataset")?
@@ -210,7 +218,7 @@ impl Step<'_, '_> {
         let (scratch, run) = (self.request.scratch.clone(), self.request);
         let run = Run { settings, seed: run.seed, threads: run.threads, scratch: &scratch };
         let (optimizer, log, metrics) = train(&NextToken, &rows, model, optimizer, &run, self.control)?;
-        save_model(&self.output("policy"), model, folder)?;
+        save_model(&self.output("policy"), model, Kind::Float, folder)?;
         optimizer.save(&self.output("optimizer"))?;
         self.write_log(&log)?;
         Ok(metrics)
@@ -218,8 +226,8 @@ impl Step<'_, '_> {
 
     fn reward_model(&mut self, settings: &config::RewardModel) -> Result<Map<String, Value>> {
         let folder = self.input("policy")?.to_owned();
-        let tokenizer = Tokenizer::load(&folder)?;
-        let mut model = from_policy(&load_model(&folder, self.device)?);
+        let mut model = from_policy(&load_model(&folder, self.device, Kind::Float)?);
+        let tokenizer = load_tokenizer(&folder, model.config())?;
         let training = &settings.training;
         let length = max_length(training, &model);
         let rows = self
@@ -231,7 +239,7 @@ impl Step<'_, '_> {
         let run = Run { settings: training, seed: run.seed, threads: run.threads, scratch: &scratch };
         let optimizer = Optimizer::new(training.optimizer);
         let (_, log, metrics) = train(&StepLabels, &rows, &mut model, optimizer, &run, self.control)?;
-        save_model(&self.output("reward_model"), &model, &folder)?;
+        save_model(&self.output("reward_model"), &model, Kind::Float, &folder)?;
         self.write_log(&log)?;
         Ok(metrics)
     }
@@ -243,7 +251,7 @@ impl Step<'_, '_> {
 
 /// Longest row: what the pipeline says, and never more than the model has positions for.
 fn max_length(settings: &Training, model: &Decoder) -> usize {
-    settings.max_length.min(usize::try_from(model.config().max_positions).unwrap_or(usize::MAX))
+    settings.max_length.min(usize::try_from(model.config().context()).unwrap_or(usize::MAX))
 }
 
 fn metrics<const N: usize>(values: [(&str, Value); N]) -> Map<String, Value> {

@@ -147,6 +147,13 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
+    /// The token with the greatest id.
+    #[must_use]
+    pub fn last(&self) -> Option<(String, i64)> {
+        let all = self.inner.get_vocab(true).into_iter();
+        all.max_by_key(|(_, id)| *id).map(|(token, id)| (token, i64::from(id)))
+    }
+
     /// The tokens of a text, without any added at its ends.
     ///
     /// # Errors

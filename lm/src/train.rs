@@ -14,14 +14,14 @@ use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
 
 use crate::batch::Packed;
-use crate::checkpoint::Tensors;
 use crate::config::ModelConfig;
 use crate::error::{Result, torch};
 use crate::model::{Decoder, index};
 use crate::optim::{Optimizer, share};
 use crate::progress::{Control, Progress};
-use crate::resume::{Position, resume, save};
+use crate::resume::{Position, checkpoint, resume, save};
 use crate::stream::Stream;
+use crate::tensors::Tensors;
 use crate::tokenizer::Tokenizer;
 
 /// What is learnt from a row.
@@ -75,6 +75,20 @@ impl TextRow {
         // Nothing predicts the first token of all.
         let start = ids.len().max(1);
         ids.append(&mut target);
+        Ok(Self { ids, start })
+    }
+
+    /// A row that is encoded already; `start` is where its completion begins.
+    ///
+    /// # Errors
+    /// When there is nothing to predict, or nothing to predict it from.
+    pub fn from_ids(ids: Vec<i64>, start: usize) -> Result<Self> {
+        if start == 0 || start >= ids.len() {
+            let tokens = ids.len();
+            return Err(StageError::invalid(format!(
+                "a row of {tokens} tokens has no completion from {start} on"
+            )));
+        }
         Ok(Self { ids, start })
     }
 }
@@ -170,6 +184,7 @@ pub fn train<O: Objective>(
     let parallel = run.threads > 1 && model.device() == Device::Cpu;
     let mut twin = parallel.then(|| model.replica());
     let mut order = Order::new(run.seed, rows.len());
+    let mut saved = position.log.len();
     for done in position.log.len()..settings.updates {
         if control.stopped() {
             save(run.scratch, &position, &optimizer, model)?;
@@ -180,11 +195,12 @@ pub fn train<O: Objective>(
         let (loss, mut gradients) = gradients(objective, &batch, model, twin.as_mut())?;
         let norm = global_norm(&gradients);
         if !loss.is_finite() || !norm.is_finite() {
-            return Err(StageError::failed(format!(
-                "training diverged at update {}: loss {loss}, gradient norm {norm}",
-                done + 1
-            ))
-            .hint("lower the learning rate, or warm up longer"));
+            return Err(diverged(done + 1, [loss, norm], saved, run.scratch));
+        }
+        // Only now: the loss of the next update tells that the weights are good.
+        if done > saved && done % settings.checkpoint_every.max(1) == 0 {
+            save(run.scratch, &position, &optimizer, model)?;
+            saved = done;
         }
         if norm > settings.clip {
             for gradient in &mut gradients {
@@ -203,9 +219,6 @@ pub fn train<O: Objective>(
             learning_rate: share * settings.learning_rate,
             tokens: batch.iter().map(|row| objective.tokens(row)).sum(),
         });
-        if (done + 1) % settings.checkpoint_every.max(1) == 0 && done + 1 < settings.updates {
-            save(run.scratch, &position, &optimizer, model)?;
-        }
         control.report(|| Progress {
             done: done + 1,
             total: settings.updates,
@@ -218,6 +231,18 @@ pub fn train<O: Objective>(
     }
     let metrics = metrics(&position.log, began.elapsed().as_secs_f64());
     Ok((optimizer, position.log, metrics))
+}
+
+/// What to say when the numbers of an update are no numbers; `saved` is the update of the last checkpoint.
+fn diverged(update: usize, [loss, norm]: [f64; 2], saved: usize, scratch: &Path) -> StageError {
+    let message = format!("training diverged at update {update}: loss {loss}, gradient norm {norm}");
+    let advice = "lower the learning rate, or warm up longer";
+    StageError::failed(message).hint(if saved == 0 {
+        advice.to_owned()
+    } else {
+        let place = checkpoint(scratch);
+        format!("{advice}; weights and optimizer after update {saved} are in `{}`", place.display())
+    })
 }
 
 fn metrics(log: &[LogRow], seconds: f64) -> Map<String, Value> {
@@ -336,7 +361,9 @@ pub fn initial(config: ModelConfig, seed: u64, device: Device) -> Decoder {
     let residual = 0.02 / (2.0 * config.layers as f64).sqrt();
     let mut tensors = Tensors::new();
     for (name, shape) in config.tensors() {
-        let tensor = if shape.len() == 1 {
+        let tensor = if name.ends_with(".bias") {
+            Tensor::zeros(shape.as_slice(), (Kind::Float, Device::Cpu))
+        } else if shape.len() == 1 {
             Tensor::ones(shape.as_slice(), (Kind::Float, Device::Cpu))
         } else {
             let writes = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
@@ -450,17 +477,45 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_diverging_run_says_where() {
-        let scratch = tempfile::tempdir().unwrap();
+    fn a_diverging_run_says_where_and_keeps_the_last_good_checkpoint() {
+        // Becomes infinite at its fifth update: each update asks for the losses of two halves.
+        struct Diverging(std::sync::atomic::AtomicUsize);
+        impl Objective for Diverging {
+            type Row = TextRow;
+            fn tokens(&self, row: &TextRow) -> usize {
+                NextToken.tokens(row)
+            }
+            fn targets(&self, row: &TextRow) -> usize {
+                NextToken.targets(row)
+            }
+            fn loss(&self, model: &Decoder, rows: &[&TextRow]) -> Tensor {
+                let loss = NextToken.loss(model, rows);
+                if self.0.fetch_add(1, Ordering::Relaxed) < 8 { loss } else { loss * f64::INFINITY }
+            }
+        }
         let stop = AtomicBool::new(false);
-        let mut settings = training(20, 4, 1e30, OptimizerKind::Adamw);
-        settings.clip = f64::INFINITY;
-        let mut model = model();
-        let run = Run { settings: &settings, seed: 1, threads: 1, scratch: scratch.path() };
-        let optimizer = Optimizer::new(settings.optimizer);
-        let mut control = Control::new(&stop, |_| ());
-        let error = train(&NextToken, &encoded(10), &mut model, optimizer, &run, &mut control).unwrap_err();
-        assert!(error.message.contains("at update 2"), "{error}");
+        let attempt = |every: usize, scratch: &Path| {
+            let mut settings = training(20, 4, 1e-3, OptimizerKind::Adamw);
+            settings.checkpoint_every = every;
+            let run = Run { settings: &settings, seed: 1, threads: 1, scratch };
+            let (mut model, optimizer) = (model(), Optimizer::new(settings.optimizer));
+            let objective = Diverging(Default::default());
+            let mut control = Control::new(&stop, |_| ());
+            train(&objective, &encoded(10), &mut model, optimizer, &run, &mut control)
+                .map(|_| ())
+                .unwrap_err()
+        };
+        // The weights after update 4 give no finite loss.
+        for (every, kept) in [(2, Some(2)), (3, Some(3)), (4, None)] {
+            let scratch = tempfile::tempdir().unwrap();
+            let error = attempt(every, scratch.path());
+            assert!(error.message.starts_with("training diverged at update 5: loss inf"), "{error}");
+            let (hint, place) = (error.hint.unwrap(), checkpoint(scratch.path()));
+            let found = resume(scratch.path(), OptimizerKind::Adamw, &mut model()).unwrap();
+            assert_eq!(found.map(|(position, _)| position.log.len()), kept);
+            let told = kept.map(|update| format!("after update {update} are in `{}`", place.display()));
+            assert!(told.map_or(!hint.contains("after update"), |told| hint.contains(&told)), "{hint}");
+        }
     }
 
     #[test]

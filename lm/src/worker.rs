@@ -60,9 +60,18 @@ fn listen(stop: &Arc<AtomicBool>) -> Receiver<Box<Request>> {
             }
         }
         // Whoever gave orders is gone: what runs now is for nobody.
-        std::process::exit(0);
+        end();
     }));
     requests
+}
+
+/// Does something with a model; a panic inside libtorch's bindings is an error like any other.
+///
+/// # Errors
+/// Those of `act`, and what it panics with.
+pub fn guarded<T>(act: impl FnOnce() -> Result<T>) -> Result<T> {
+    quiet_panics();
+    catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|panic| Err(panic_error(&*panic)))
 }
 
 /// Carries out a step; a panic inside libtorch's bindings is an error like any other.
@@ -112,7 +121,16 @@ fn say(report: &Report) {
     line.push(b'\n');
     let mut out = std::io::stdout().lock();
     if out.write_all(&line).and_then(|()| out.flush()).is_err() {
-        std::process::exit(0);
+        end();
+    }
+}
+
+/// Ends the process at once, as done. `std::process::exit` would first run libtorch's destructors, and
+/// another thread may be computing with what they destroy: that is a crash.
+fn end() -> ! {
+    #[expect(unsafe_code, reason = "there is no safe name for it; nothing is left to write or to clean up")]
+    unsafe {
+        libc::_exit(0)
     }
 }
 

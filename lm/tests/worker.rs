@@ -216,3 +216,25 @@ fn errors_are_reported_and_the_worker_lives_on_until_its_input_ends() {
     drop(worker.orders.take());
     assert!(worker.process.wait().unwrap().success());
 }
+
+#[test]
+fn a_worker_that_is_left_alone_while_it_computes_ends_without_a_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path());
+    let mut worker = Worker::start();
+    let tokenizer = json!({"corpus": ["c"], "kind": "bpe", "vocab_size": 300});
+    worker.order(
+        &Place { folder: &folder, output: "tokens" },
+        "tokenizer",
+        tokenizer,
+        &[("corpus0", "examples.jsonl")],
+    );
+    worker.end().unwrap();
+    for output in ["a", "b", "c"] {
+        worker.order(&Place { folder: &folder, output }, "pretrain", pretrain(100_000), &INPUTS);
+        assert!(matches!(worker.report(), Report::Progress { .. }));
+        drop(worker.orders.take());
+        assert!(worker.process.wait().unwrap().success());
+        worker = Worker::start();
+    }
+}

@@ -49,11 +49,17 @@ pub async fn cache_stat(global: &Global) -> Result<u8, Failure> {
 pub async fn cache_verify(global: &Global) -> Result<u8, Failure> {
     let store = open_store(global).await?;
     let report = store.verify().await?;
-    let sound = report.corrupt.is_empty() && report.incomplete.is_empty() && report.unreadable.is_empty();
+    let sound = report.is_sound();
     if global.format == Format::Json {
         answer_json(&report)?;
     } else {
         let mut text = format!("checked {} ({})", count(report.blobs, "file"), size(report.bytes));
+        for digest in &report.repaired {
+            text.push_str(&format!("\nlost in the bucket, sent again from this machine's copy: {digest}"));
+        }
+        for digest in &report.copies {
+            text.push_str(&format!("\ndamaged copy on this machine, set aside: {digest}"));
+        }
         for digest in &report.corrupt {
             text.push_str(&format!("\ndamaged, set aside: {digest}"));
         }
@@ -63,10 +69,10 @@ pub async fn cache_verify(global: &Global) -> Result<u8, Failure> {
         for name in &report.unreadable {
             text.push_str(&format!("\nunreadable: {name}"));
         }
-        text.push_str(if sound {
-            "\nno damage found"
-        } else {
-            "\nthe next run computes these results again"
+        text.push_str(match sound {
+            true if report.repaired.is_empty() && report.copies.is_empty() => "\nno damage found",
+            true => "\nall results are whole",
+            false => "\nthe next run computes these results again",
         });
         answer(&text);
     }

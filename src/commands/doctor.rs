@@ -4,12 +4,13 @@ use std::path::Path;
 use std::process::Command;
 
 use bstar_cache::{Action, Ingredient, Manifest, Provenance, Store};
+use bstar_stages::sandbox::{Sandbox, attacks::ATTACKS};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::cli::{Failure, Format, Global, chain};
 use crate::commands::{answer, answer_json};
-use crate::report::size;
+use crate::report::{count, size};
 
 /// One thing looked at.
 #[derive(Debug, Serialize)]
@@ -44,6 +45,7 @@ pub async fn doctor(global: &Global) -> Result<u8, Failure> {
     checks.extend(worker());
     checks.push(store(&global.store).await);
     checks.push(disk(&global.store));
+    checks.push(sandbox());
     let healthy = checks.iter().all(|check| check.ok || check.optional);
     if global.format == Format::Json {
         answer_json(&serde_json::json!({"healthy": healthy, "checks": checks}))?;
@@ -101,7 +103,8 @@ fn worker() -> Vec<Check> {
         Check::good("gpu", "CUDA is usable: run with --device cuda:0")
     } else {
         let why = cuda.and_then(|cuda| cuda.get("reason")?.as_str()).unwrap_or("unknown reason");
-        let fix = "only to use a GPU: `make setup-cuda`, and an NVIDIA driver".to_owned();
+        let fix = cuda.and_then(|cuda| cuda.get("fix")?.as_str());
+        let fix = format!("only to use a GPU: {}", fix.unwrap_or("`make setup-cuda`, and an NVIDIA driver"));
         Check { optional: true, ..Check::bad("gpu", format!("not usable: {why}"), fix) }
     });
     checks
@@ -169,6 +172,24 @@ async fn try_store(location: &str) -> Result<(), (String, String)> {
     } else {
         Err((format!("{location} lets a second writer replace a result"), fix.to_owned()))
     }
+}
+
+/// Tries to break out: code that a model wrote is run nowhere else.
+fn sandbox() -> Check {
+    const NAME: &str = "sandbox";
+    let optional = |found: String, fix: String| Check { optional: true, ..Check::bad(NAME, found, fix) };
+    let sandbox = match Sandbox::find() {
+        Ok(sandbox) => sandbox,
+        Err(error) => return optional(format!("{error}; needed only to judge code"), error.hint),
+    };
+    let attacks = ATTACKS.iter().map(|attack| (attack.name, attack.attempt(&sandbox)));
+    let escaped: Vec<String> =
+        attacks.filter_map(|(name, outcome)| Some(format!("{name}: {}", outcome.err()?))).collect();
+    if escaped.is_empty() {
+        return Check::good(NAME, format!("bubblewrap holds {}", count(ATTACKS.len(), "attack")));
+    }
+    let fix = "judge no code on this machine; `bwrap` and the kernel may be too old";
+    Check::bad(NAME, format!("does not hold: {}", escaped.join("; ")), fix)
 }
 
 fn disk(location: &str) -> Check {

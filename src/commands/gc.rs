@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
-use bstar_cache::{ActionKey, Artifact, Collected, Collection, Freed, Inventory, Store, StoreError};
+use bstar_cache::{ActionKey, Artifact, Collected, Collection, Freed, Inventory, Object, Store, StoreError};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ use crate::cli::{Failure, Format, Global, open_store};
 use crate::commands::{answer, answer_json, columns};
 use crate::executor::abandoned::{Abandoned, abandoned, remove};
 use crate::executor::work::WorkRoot;
-use crate::gc::policy::{parse_duration, parse_retain};
+use crate::gc::policy::{parse_duration, parse_retain, parse_size};
 use crate::gc::{Policy, Retention, Roots, refresh, retirees, roots};
 use crate::report::{count, size};
 
@@ -36,6 +36,11 @@ pub struct Gc {
     /// Keep this output of the last N iterations of a run only, for example optimizer=1
     #[arg(long, value_name = "OUTPUT=N", value_parser = parse_retain)]
     pub retire: Vec<(String, usize)>,
+    /// Only make the folder in front of a bucket smaller, to this size (20GB, 0): what the bucket has and was
+    /// used least lately goes from it
+    #[arg(long, value_name = "SIZE", value_parser = parse_size,
+          conflicts_with_all = ["keep", "keep_last", "grace", "runs", "retire"])]
+    pub tier: Option<u64>,
 }
 
 /// All that goes.
@@ -63,6 +68,9 @@ struct Done {
 /// When the store cannot be read; nothing is deleted then.
 pub async fn cache_gc(global: &Global, options: &Gc) -> Result<u8, Failure> {
     let store = open_store(global).await?;
+    if let Some(bound) = options.tier {
+        return shrink(global, &store, bound, options.apply).await;
+    }
     let policy = Policy { keep: options.keep, keep_last: options.keep_last, grace: options.grace };
     // Only a plan may rely on this machine's clock.
     let now = if options.apply { store.now().await? } else { SystemTime::now() };
@@ -92,6 +100,33 @@ pub async fn cache_gc(global: &Global, options: &Gc) -> Result<u8, Failure> {
     } else {
         answer(&plan.to_text(store.location(), done.as_ref()));
     }
+    Ok(0)
+}
+
+/// Makes the folder in front of a bucket smaller, or says what that takes.
+async fn shrink(global: &Global, store: &Store, bound: u64, apply: bool) -> Result<u8, Failure> {
+    let Some(shrunk) = store.shrink(bound, !apply).await? else {
+        return Err(Failure::Usage {
+            message: format!("there is no folder in front of {}", store.location()),
+            hint: Some("`cache gc` without --tier deletes what nobody needs any more".to_owned()),
+        });
+    };
+    let folder = store.folder().map(|folder| folder.display().to_string()).unwrap_or_default();
+    if global.format == Format::Json {
+        let freed = if apply { shrunk.bytes } else { 0 };
+        answer_json(
+            &json!({"applied": apply, "tier": folder, "go": {"files": shrunk.files, "bytes": shrunk.bytes},
+                            "stay": {"bytes": shrunk.kept_bytes}, "freed_bytes": freed}),
+        )?;
+        return Ok(0);
+    }
+    let (go, stay) = (size(shrunk.bytes), size(shrunk.kept_bytes));
+    answer(&match apply {
+        true => format!("{folder}: {go} freed, {stay} stay"),
+        false => format!(
+            "{folder}: {go} would be freed, {stay} stay\nnothing was deleted; the same command with --apply does it"
+        ),
+    });
     Ok(0)
 }
 
@@ -185,6 +220,8 @@ impl Plan {
                    "run_records": if self.runs { self.roots.others.len() } else { 0 },
                    "bytes": self.bytes()},
             "freed_bytes": done.map_or(0, Done::bytes),
+            "tier": {"files": self.collection.tier.len(), "bytes": bytes(&self.collection.tier),
+                     "freed_bytes": done.map_or(0, |done| done.collected.tier_bytes)},
             "spared_files": done.map_or(0, |done| done.collected.spared),
         })
     }
@@ -252,8 +289,8 @@ impl Plan {
         let orphaned = usize::from(plan.orphaned > 0);
         note(orphaned, "group", "of files that belong to no result goes", Some(plan.orphaned));
         note(plan.unreadable.len(), "manifest", "cannot be read, and go", None);
-        let bytes = |objects: &[bstar_cache::Object]| objects.iter().map(|object| object.size).sum();
         note(plan.debris.len(), "set-aside or forgotten object", "go", Some(bytes(&plan.debris)));
+        note(plan.tier.len(), "file", "of the folder in front go", Some(bytes(&plan.tier)));
         note(self.retirees.len(), "result", "lose a retired output", Some(self.retired_bytes));
         let left = Some(self.abandoned_bytes());
         note(self.abandoned.len(), "leftover", "of steps go (scratch folders and logs)", left);
@@ -262,6 +299,10 @@ impl Plan {
         }
         notes
     }
+}
+
+fn bytes(objects: &[Object]) -> u64 {
+    objects.iter().map(|object| object.size).sum()
 }
 
 impl Done {

@@ -6,9 +6,12 @@ use std::num::NonZero;
 use std::path::PathBuf;
 use std::thread;
 
+use bstar_stages::code::{Comparison, Judge, Rules, Tests};
 use bstar_stages::config::Grader;
 use bstar_stages::grade::{Conventions, Verdict, choose, judge};
+use bstar_stages::sandbox::Sandbox;
 use clap::{Args, ValueEnum};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::cli::Failure;
@@ -35,6 +38,12 @@ pub struct Grade {
     /// Compare with each row's `expected`, and print the agreement and every disagreement to standard error
     #[arg(long)]
     check: bool,
+    /// Compare what programs print line by line, not as leniently as the harness of APPS
+    #[arg(long)]
+    strict: bool,
+    /// Run code as it is, with your rights: only on a machine that is a sandbox itself
+    #[arg(long)]
+    unsafe_no_sandbox: bool,
     /// Threads [default: number of cores]
     #[arg(short, long, value_name = "N")]
     jobs: Option<NonZero<usize>>,
@@ -47,6 +56,8 @@ enum Task {
     Math,
     /// {question, choices: {text, label}, answerKey, pred}
     Choice,
+    /// {code, tests: [statements]} or {code, inputs, outputs, fn_name?}
+    Code,
 }
 
 /// How answers are compared.
@@ -106,6 +117,10 @@ pub fn grade(options: &Grade) -> Result<u8, Failure> {
         None => Box::new(std::io::stdin()),
     };
     let conventions = conventions(&options.convention)?;
+    let sandbox = match options.task {
+        Task::Code => Some(sandbox(options)?),
+        Task::Math | Task::Choice => None,
+    };
     let jobs = options.jobs.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZero::get);
     let mut reader = BufReader::with_capacity(BUFFER, source);
     let mut output = BufWriter::with_capacity(BUFFER, std::io::stdout().lock());
@@ -116,7 +131,13 @@ pub fn grade(options: &Grade) -> Result<u8, Failure> {
         if lines.is_empty() {
             break;
         }
-        for judged in in_parallel(&lines, jobs, |text| judged(text, options, &conventions)) {
+        let make = || Bench {
+            options,
+            conventions: &conventions,
+            judge: sandbox.clone().map(|sandbox| Judge::new(sandbox, rules(options))),
+        };
+        let least = if options.task == Task::Code { 1 } else { 16 };
+        for judged in in_parallel(&lines, jobs, least, make, |bench, line| bench.judged(line)) {
             line += 1;
             let Some(judged) = judged else { continue };
             let printed = judged.and_then(|(row, correct)| {
@@ -199,18 +220,26 @@ fn batch<R: Read>(reader: &mut BufReader<R>) -> std::io::Result<Vec<Vec<u8>>> {
     }
 }
 
-/// Applies a function to every item, on several threads; the results are in order.
-fn in_parallel<I: Sync, O: Send>(items: &[I], jobs: usize, work: impl Fn(&I) -> O + Sync) -> Vec<O> {
-    let size = items.len().div_ceil(jobs.max(1)).max(16);
+/// Applies a function to every item, on several threads, each of which gets `least` items or more and makes itself
+/// what it needs; the results are in order.
+fn in_parallel<I: Sync, S, O: Send>(
+    items: &[I],
+    jobs: usize,
+    least: usize,
+    make: impl Fn() -> S + Sync,
+    work: impl Fn(&mut S, &I) -> O + Sync,
+) -> Vec<O> {
+    let size = items.len().div_ceil(jobs.max(1)).max(least);
+    let carry_out = |chunk: &[I]| -> Vec<O> {
+        let mut state = make();
+        chunk.iter().map(|item| work(&mut state, item)).collect()
+    };
     if items.len() <= size {
-        return items.iter().map(work).collect();
+        return carry_out(items);
     }
-    let work = &work;
+    let carry_out = &carry_out;
     thread::scope(|scope| {
-        let threads: Vec<_> = items
-            .chunks(size)
-            .map(|chunk| scope.spawn(move || chunk.iter().map(work).collect::<Vec<O>>()))
-            .collect();
+        let threads: Vec<_> = items.chunks(size).map(|chunk| scope.spawn(move || carry_out(chunk))).collect();
         threads
             .into_iter()
             .flat_map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
@@ -218,27 +247,65 @@ fn in_parallel<I: Sync, O: Send>(items: &[I], jobs: usize, work: impl Fn(&I) -> 
     })
 }
 
-/// Judges one line; `None` for an empty one.
-fn judged(line: &[u8], options: &Grade, conventions: &Conventions) -> Option<Judged> {
-    if line.trim_ascii().is_empty() {
-        return None;
-    }
-    Some(judge_row(line, options, conventions))
+/// Where code is run.
+fn sandbox(options: &Grade) -> Result<Sandbox, Failure> {
+    let found = if options.unsafe_no_sandbox { Sandbox::nothing() } else { Sandbox::find() };
+    found.map_err(|error| Failure::Usage { message: error.to_string(), hint: Some(error.hint) })
 }
 
-fn judge_row(line: &[u8], options: &Grade, conventions: &Conventions) -> Judged {
-    let mut row: Map<String, Value> =
-        serde_json::from_slice(line).map_err(|error| format!("not a JSON object: {error}"))?;
-    let verdict = match options.task {
-        Task::Math => {
-            let (gold, pred) = (text(&row, "gold")?, text(&row, "pred")?);
-            judge(&gold, &pred, options.grader.into(), conventions)
+fn rules(options: &Grade) -> Rules {
+    let comparison = if options.strict { Comparison::Strict } else { Comparison::Official };
+    Rules { comparison, ..Rules::default() }
+}
+
+/// What one thread needs to judge.
+struct Bench<'a> {
+    options: &'a Grade,
+    conventions: &'a Conventions,
+    judge: Option<Judge>,
+}
+
+impl Bench<'_> {
+    /// Judges one line; `None` for an empty one.
+    fn judged(&mut self, line: &[u8]) -> Option<Judged> {
+        if line.trim_ascii().is_empty() {
+            return None;
         }
-        Task::Choice => choice(&row)?,
-    };
-    row.insert("correct".to_owned(), verdict.correct.into());
-    row.insert("reason".to_owned(), verdict.reason.into());
-    Ok((row, verdict.correct))
+        Some(self.judge_row(line))
+    }
+
+    fn judge_row(&mut self, line: &[u8]) -> Judged {
+        let mut row: Map<String, Value> =
+            serde_json::from_slice(line).map_err(|error| format!("not a JSON object: {error}"))?;
+        let options = self.options;
+        let (correct, reason) = match (options.task, &mut self.judge) {
+            (Task::Code, Some(judge)) => {
+                let verdict = code(judge, &row)?;
+                row.insert("passed".to_owned(), verdict.passed.into());
+                (verdict.correct, verdict.reason.unwrap_or_else(|| "all tests pass".to_owned()))
+            }
+            (Task::Choice, _) => {
+                let verdict = choice(&row)?;
+                (verdict.correct, verdict.reason.to_owned())
+            }
+            (Task::Math | Task::Code, _) => {
+                let (gold, pred) = (text(&row, "gold")?, text(&row, "pred")?);
+                let verdict = judge(&gold, &pred, options.grader.into(), self.conventions);
+                (verdict.correct, verdict.reason.to_owned())
+            }
+        };
+        row.insert("correct".to_owned(), correct.into());
+        row.insert("reason".to_owned(), reason.into());
+        Ok((row, correct))
+    }
+}
+
+/// Runs a row's code against its tests.
+fn code(judge: &mut Judge, row: &Map<String, Value>) -> Result<bstar_stages::code::Verdict, String> {
+    let program = row.get("code").and_then(Value::as_str).ok_or("`code` must be text")?;
+    let tests = Tests::deserialize(&Value::Object(row.clone()))
+        .map_err(|_| "give `tests`: [statements], or `inputs` and `outputs` of equal length".to_owned())?;
+    judge.judge(program, &tests).map_err(|error| format!("the sandbox failed: {error}"))
 }
 
 /// A field that is text or a number.

@@ -6,12 +6,16 @@ use bstar_cache::{Action, ActionKey, Difference, Manifest, Store, StoreError};
 use bstar_stages::protocol::StageError;
 use bstar_stages::{Setting, StageConfig};
 use serde::Serialize;
+use tokio::task::JoinSet;
 
 use super::Trouble;
 use super::content::{Content, Imports};
 use super::prepare::{action, number};
 use super::work::WorkRoot;
 use crate::plan::{Plan, Source, Step, StepId};
+
+/// Lookups at a time.
+const LOOKUPS: usize = 64;
 
 /// How many stored results a missing one is compared with.
 const CANDIDATES: usize = 200;
@@ -111,13 +115,63 @@ pub async fn preview_forced(
     plan: &Plan,
     force: &BTreeSet<String>,
 ) -> Result<Vec<(StepId, Fate)>, PreviewError> {
-    let mut preview = Preview::new(store, plan, force);
-    for id in plan.ids() {
-        let fate = preview.fate(id).await?;
-        preview.fates.insert(id, fate);
+    let mut preview = Preview::new(store, plan);
+    for level in levels(plan) {
+        for (id, action, found) in preview.look_up(level).await? {
+            let name = &plan.step(id).name;
+            let forced = force.contains(name);
+            let fate = match found {
+                Some(manifest) if !forced => Fate::Cached(Box::new(manifest)),
+                _ => {
+                    let nearest = preview.nearest(&action, name).await?;
+                    Fate::WillRun(Box::new(Miss { key: action.key(), action, nearest, forced }))
+                }
+            };
+            preview.fates.insert(id, fate);
+        }
     }
     preview.imports.save();
     Ok(preview.fates.into_iter().collect())
+}
+
+/// The steps in groups: each reads only from groups before its own.
+pub(super) fn levels(plan: &Plan) -> Vec<Vec<StepId>> {
+    let mut depth: Vec<usize> = Vec::new();
+    let mut levels: Vec<Vec<StepId>> = Vec::new();
+    for id in plan.ids() {
+        let before = plan.dependencies(id).into_iter().map(|needed| depth[needed.index()] + 1);
+        let own = before.max().unwrap_or(0);
+        depth.push(own);
+        if levels.len() <= own {
+            levels.push(Vec::new());
+        }
+        levels[own].push(id);
+    }
+    levels
+}
+
+/// The results that are stored under some keys.
+pub(super) async fn look_up(
+    store: &Store,
+    keys: &[ActionKey],
+) -> Result<BTreeMap<ActionKey, Manifest>, StoreError> {
+    let mut found = BTreeMap::new();
+    let mut lookups = JoinSet::new();
+    let mut keys = keys.iter();
+    loop {
+        while lookups.len() < LOOKUPS
+            && let Some(key) = keys.next().copied()
+        {
+            let store = store.clone();
+            lookups.spawn(async move { (key, store.lookup(&key).await) });
+        }
+        let Some(answer) = lookups.join_next().await else { return Ok(found) };
+        // A task that broke off has found nothing.
+        let Ok((key, manifest)) = answer else { continue };
+        if let Some(manifest) = manifest? {
+            found.insert(key, manifest);
+        }
+    }
 }
 
 /// What is known of a step whose key is not.
@@ -142,8 +196,7 @@ pub async fn partial(
     fates: &[(StepId, Fate)],
     id: StepId,
 ) -> Result<Partial, PreviewError> {
-    let none = BTreeSet::new();
-    let mut preview = Preview::new(store, plan, &none);
+    let mut preview = Preview::new(store, plan);
     preview.fates = fates.iter().cloned().collect();
     let mut step = plan.step(id).clone();
     let mut missing = BTreeMap::new();
@@ -180,41 +233,47 @@ pub(super) struct Preview<'a> {
     store: &'a Store,
     plan: &'a Plan,
     imports: Imports,
-    force: &'a BTreeSet<String>,
     /// All manifests by stage, the youngest first; read when the first miss wants its nearest.
     stored: Option<BTreeMap<String, Vec<Manifest>>>,
     pub(super) fates: BTreeMap<StepId, Fate>,
 }
 
 impl<'a> Preview<'a> {
-    pub(super) fn new(store: &'a Store, plan: &'a Plan, force: &'a BTreeSet<String>) -> Self {
+    pub(super) fn new(store: &'a Store, plan: &'a Plan) -> Self {
         let imports = Imports::of(&WorkRoot::of(store));
-        Self { store, plan, imports, force, stored: None, fates: BTreeMap::new() }
+        Self { store, plan, imports, stored: None, fates: BTreeMap::new() }
     }
 
-    async fn fate(&mut self, id: StepId) -> Result<Fate, PreviewError> {
-        let step = self.plan.step(id);
-        let mut waits: Vec<String> = Vec::new();
-        for source in step.inputs.values().chain(step.settings.values()) {
-            if let Source::Output { step, .. } = source
-                && !matches!(self.fates.get(step), Some(Fate::Cached(_)))
-            {
-                waits.push(self.plan.step(*step).name.clone());
+    /// Looks up steps that read only from steps whose fates are known, and gives those whose keys are known;
+    /// the fate of the others is.
+    pub(super) async fn look_up(
+        &mut self,
+        level: Vec<StepId>,
+    ) -> Result<Vec<(StepId, Action, Option<Manifest>)>, PreviewError> {
+        let (mut known, mut keys) = (Vec::new(), Vec::new());
+        for id in level {
+            let step = self.plan.step(id);
+            let mut waits: Vec<String> = Vec::new();
+            for source in step.inputs.values().chain(step.settings.values()) {
+                if let Source::Output { step, .. } = source
+                    && !matches!(self.fates.get(step), Some(Fate::Cached(_)))
+                {
+                    waits.push(self.plan.step(*step).name.clone());
+                }
             }
+            if !waits.is_empty() {
+                waits.sort();
+                waits.dedup();
+                self.fates.insert(id, Fate::Unknown(waits));
+                continue;
+            }
+            let (_, action, _) = self.resolve(step).await?;
+            keys.push(action.key());
+            known.push((id, action));
         }
-        if !waits.is_empty() {
-            waits.sort();
-            waits.dedup();
-            return Ok(Fate::Unknown(waits));
-        }
-        let (_, action, _) = self.resolve(step).await?;
-        let key = action.key();
-        let forced = self.force.contains(&step.name);
-        if !forced && let Some(manifest) = self.store.lookup(&key).await? {
-            return Ok(Fate::Cached(Box::new(manifest)));
-        }
-        let nearest = self.nearest(&action, &step.name).await?;
-        Ok(Fate::WillRun(Box::new(Miss { key, action, nearest, forced })))
+        let found = look_up(self.store, &keys).await?;
+        let known = known.into_iter().zip(keys);
+        Ok(known.map(|((id, action), key)| (id, action, found.get(&key).cloned())).collect())
     }
 
     /// A step whose inputs are stored: its stage with all settings, what decides its result, and what

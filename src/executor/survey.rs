@@ -1,18 +1,12 @@
 //! How much a run would do: [`preview`](super::preview), for counting, down to the shards.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use bstar_cache::{ActionKey, Manifest, Provenance, Store, StoreError};
+use bstar_cache::{Action, ActionKey, Manifest, Provenance, Store};
 use bstar_stages::ShardInput;
-use tokio::task::JoinSet;
 
 use super::Trouble;
 use super::prepare::{Keep, action, cut};
-use super::preview::{Fate, Preview, PreviewError};
-use crate::plan::{Plan, Source, Step, StepId};
-
-/// Lookups at a time.
-const LOOKUPS: usize = 64;
+use super::preview::{Fate, Preview, PreviewError, levels, look_up};
+use crate::plan::{Plan, Source, Step};
 
 /// How a step stands before a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,30 +29,16 @@ pub enum Standing {
 /// # Errors
 /// When a file of the user or the store cannot be read.
 pub async fn survey(store: &Store, plan: &Plan) -> Result<Vec<Standing>, PreviewError> {
-    let none = BTreeSet::new();
-    let mut preview = Preview::new(store, plan, &none);
+    let mut preview = Preview::new(store, plan);
     let mut standings = vec![Standing::Unknown; plan.len()];
     for level in levels(plan) {
-        let mut keys = Vec::new();
-        for id in level {
-            let stored = |id: StepId| matches!(standings[id.index()], Standing::Stored);
-            if plan.dependencies(id).into_iter().all(stored) {
-                let (_, action, _) = preview.resolve(plan.step(id)).await?;
-                keys.push((id, action.key()));
-            }
-        }
-        let wanted: Vec<ActionKey> = keys.iter().map(|(_, key)| *key).collect();
-        let found = look_up(store, &wanted).await?;
-        for (id, key) in keys {
-            let pieces = match found.get(&key) {
+        for (id, action, found) in preview.look_up(level).await? {
+            let (key, step) = (action.key(), plan.step(id));
+            let pieces = match &found {
                 Some(_) => None,
-                None => shards(store, &preview, plan.step(id)).await?,
+                None => shards(store, &preview, step).await?,
             };
-            let manifest = match (found.get(&key), &pieces) {
-                (Some(manifest), _) => Some(manifest.clone()),
-                (None, Some(pieces)) => gathered(&preview, plan.step(id), pieces).await?,
-                (None, None) => None,
-            };
+            let manifest = found.or_else(|| gathered(action, pieces.as_deref()?));
             standings[id.index()] = match manifest {
                 Some(manifest) => {
                     preview.fates.insert(id, Fate::Cached(Box::new(manifest)));
@@ -74,42 +54,6 @@ pub async fn survey(store: &Store, plan: &Plan) -> Result<Vec<Standing>, Preview
     Ok(standings)
 }
 
-/// The steps in groups: each reads only from groups before its own.
-fn levels(plan: &Plan) -> Vec<Vec<StepId>> {
-    let mut depth: Vec<usize> = Vec::new();
-    let mut levels: Vec<Vec<StepId>> = Vec::new();
-    for id in plan.ids() {
-        let before = plan.dependencies(id).into_iter().map(|needed| depth[needed.index()] + 1);
-        let own = before.max().unwrap_or(0);
-        depth.push(own);
-        if levels.len() <= own {
-            levels.push(Vec::new());
-        }
-        levels[own].push(id);
-    }
-    levels
-}
-
-async fn look_up(store: &Store, keys: &[ActionKey]) -> Result<BTreeMap<ActionKey, Manifest>, StoreError> {
-    let mut found = BTreeMap::new();
-    let mut lookups = JoinSet::new();
-    let mut keys = keys.iter();
-    loop {
-        while lookups.len() < LOOKUPS
-            && let Some(key) = keys.next().copied()
-        {
-            let store = store.clone();
-            lookups.spawn(async move { (key, store.lookup(&key).await) });
-        }
-        let Some(answer) = lookups.join_next().await else { return Ok(found) };
-        // A task that broke off has found nothing.
-        let Ok((key, manifest)) = answer else { continue };
-        if let Some(manifest) = manifest? {
-            found.insert(key, manifest);
-        }
-    }
-}
-
 /// A shard of a step that has no result itself.
 struct KnownShard {
     key: ActionKey,
@@ -119,17 +63,12 @@ struct KnownShard {
 }
 
 /// The result of a step all of whose shards are stored: a run executes nothing for it.
-async fn gathered(
-    preview: &Preview<'_>,
-    step: &Step,
-    shards: &[KnownShard],
-) -> Result<Option<Manifest>, PreviewError> {
+fn gathered(action: Action, shards: &[KnownShard]) -> Option<Manifest> {
     let file = |shard: &KnownShard| {
         Some((shard.path.clone(), shard.manifest.as_ref()?.outputs.values().next().copied()?))
     };
-    let Some(outputs) = shards.iter().map(file).collect::<Option<_>>() else { return Ok(None) };
-    let (_, action, _) = preview.resolve(step).await?;
-    Ok(Some(Manifest::new(action, outputs, serde_json::Map::new(), Provenance::default())))
+    let outputs = shards.iter().map(file).collect::<Option<_>>()?;
+    Some(Manifest::new(action, outputs, serde_json::Map::new(), Provenance::default()))
 }
 
 /// The shards of a step without a result; `None` for one that has none, or whose rows are not stored yet.

@@ -56,6 +56,26 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(unit).map(Duration::from_secs).ok_or_else(wrong)
 }
 
+/// Reads `20GB`, `500MB`, `1.5TB`, `4096` or `0`: bytes.
+///
+/// # Errors
+/// When it is none of these.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is no size: write for example 20GB, 500MB or 0");
+    let digits = text.find(|character: char| character.is_ascii_alphabetic()).unwrap_or(text.len());
+    let number: f64 = text[..digits].trim().parse().map_err(|_| wrong())?;
+    let unit = match &text[digits..] {
+        "TB" => 1e12,
+        "GB" => 1e9,
+        "MB" => 1e6,
+        "kB" => 1e3,
+        "B" | "" => 1.0,
+        _ => return Err(wrong()),
+    };
+    let bytes = number * unit;
+    if (0.0..1e18).contains(&bytes) { Ok(bytes as u64) } else { Err(wrong()) }
+}
+
 /// Reads `optimizer=1`.
 ///
 /// # Errors
@@ -72,7 +92,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_and_retentions_are_read_or_refused() {
+    fn times_sizes_and_retentions_are_read_or_refused() {
+        assert_eq!(
+            ["20GB", "1.5 TB", "500MB", "3kB", "7B", "12", "0"].map(parse_size),
+            [20_000_000_000, 1_500_000_000_000, 500_000_000, 3_000, 7, 12, 0].map(Ok)
+        );
+        for wrong in ["", "GB", "-1GB", "20 gigs", "20GiB", "nan", "1e30TB"] {
+            assert!(parse_size(wrong).unwrap_err().contains("20GB"), "{wrong}");
+        }
         let seconds = |text| parse_duration(text).ok().map(|duration| duration.as_secs());
         assert_eq!(["30d", "2h", "10m", "45s", "0"].map(seconds), [2_592_000, 7_200, 600, 45, 0].map(Some));
         assert_eq!(["", "5", "d", "1w", "-1d", "99999999999999999999d"].map(seconds), [None; 6]);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use bstar_stages::StageConfig;
+use bstar_stages::{StageConfig, hub};
 use serde_json::Value;
 
 use super::document::Draft;
@@ -91,8 +91,12 @@ fn clashes(draft: &mut Draft, parts: &Parts) {
 /// Inputs, and the files of commands, must exist.
 fn files(draft: &mut Draft, parts: &Parts, base: &Path) {
     for (name, path) in &parts.inputs {
-        if !base.join(path).exists() {
-            let hint = if path.contains("://") || path.starts_with("hf:") {
+        if hub::is_name(path) {
+            if let Err(error) = hub::resolve(path) {
+                draft.add(&join("inputs", name), At::Value, error.message, error.hint);
+            }
+        } else if !base.join(path).exists() {
+            let hint = if path.contains("://") {
                 "an input is a file or folder on this machine: download it first".to_owned()
             } else {
                 format!(

@@ -7,14 +7,20 @@
 //! - [`protocol`]: what the engine and worker processes say to each other.
 //! - [`balance`], [`metrics`]: the arithmetic of B-STaR and of its evaluation, pure.
 //! - [`problems`]: the built-in task. [`grade`]: extraction and comparison of answers.
+//! - [`hub`]: models in the local cache of the Hugging Face Hub.
 //! - [`run`]: stages that run inside the engine's process.
 //!
 //! The crate knows nothing of plans, schedulers, stores or tensors.
 
+#[cfg(test)]
+mod at_hand;
 pub mod balance;
+pub mod chat;
+pub mod code;
 pub mod config;
 pub mod files;
 pub mod grade;
+pub mod hub;
 pub mod kind;
 pub mod metrics;
 pub mod problems;
@@ -22,6 +28,7 @@ pub mod protocol;
 pub mod record;
 pub mod reference;
 pub mod run;
+pub mod sandbox;
 pub mod stage;
 pub mod units;
 

@@ -1,8 +1,10 @@
 //! Stages that run inside the engine's process: files in, files out, milliseconds.
 
 mod data;
+mod dataset;
 mod labels;
 mod measure;
+mod prompts;
 mod score;
 mod select;
 
@@ -61,7 +63,9 @@ impl Work {
 pub fn run(stage: &StageConfig, work: &Work) -> Result<Map<String, Value>, StageError> {
     match stage {
         StageConfig::Problems(config) => data::problems(config, work),
+        StageConfig::Dataset(config) => dataset::dataset(config, work),
         StageConfig::Draw(config) => data::draw(config, work),
+        StageConfig::Prompts(config) => prompts::prompts(config, work),
         StageConfig::ScoreShard(config) => score::score(config, work),
         StageConfig::Search(config) => select::search(config, work),
         StageConfig::Filter(config) => select::filter(config, work),

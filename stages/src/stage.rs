@@ -6,8 +6,8 @@ use bstar_cache::Ingredient;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::{
-    Command, Draw, Evaluate, Filter, LabelSteps, Measure, Prefixes, Pretrain, Problems, RewardModel, Sample,
-    SampleShard, Score, ScoreShard, Search, Sft, StepLabels, Tokenizer,
+    Command, Dataset, Draw, Evaluate, Filter, LabelSteps, Measure, Prefixes, Pretrain, Problems, Prompts,
+    RewardModel, Sample, SampleShard, Score, ScoreShard, Search, Sft, StepLabels, Tokenizer,
 };
 use crate::reference::{Reference, Setting};
 
@@ -275,7 +275,9 @@ macro_rules! stages {
 
 stages! {
     "problems" Problems,
+    "dataset" Dataset,
     "draw" Draw,
+    "prompts" Prompts,
     "tokenizer" Tokenizer,
     "pretrain" Pretrain,
     "sft" Sft,

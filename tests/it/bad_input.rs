@@ -209,3 +209,13 @@ fn a_full_disk_is_a_store_error_and_the_run_goes_on_once_there_is_room() {
     assert!(full.stderr.contains("disk is full"), "{}", full.stderr);
     assert_eq!(results(&resumed.summary()), tiny_results());
 }
+
+#[test]
+fn a_training_run_that_diverges_fails_its_step_and_names_the_update() {
+    let outcome =
+        Space::with_tiny().run(&["pipeline", "run", "tiny.yaml", "setup.sft.training.learning_rate=1e30"]);
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    for words in ["setup.sft", "training diverged at update 2", "lower the learning rate"] {
+        assert!(outcome.stderr.contains(words), "{words}: {}", outcome.stderr);
+    }
+}

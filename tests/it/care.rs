@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
-use crate::support::{Outcome, Space};
+use crate::servers::Server;
+use crate::support::{Outcome, Space, results};
+use crate::toy::Toy;
 
 /// Trains three times; `SIZE` decides how large the results are.
 const TOY: &str = r#"
@@ -146,4 +148,40 @@ fn care_what_a_living_run_needs_stays() {
     // Over, it is kept by nothing.
     let done = json(&gc(&space, &["--keep-last", "0", "--apply", "--format", "json"]));
     assert_eq!(done["go"]["results"], 2);
+}
+
+#[test]
+fn care_of_a_bucket_makes_the_folder_in_front_smaller() {
+    let Some(server) = Server::moto() else { return };
+    let toy = Toy::new(3, 2).on(&server, "care");
+    assert_eq!(results(&toy.run(&[]).summary()), toy.expected());
+    let gc = |more: &[&str]| {
+        let arguments = [&["cache", "gc", "--format", "json"], more].concat();
+        json(&Outcome::of(toy.command_on("machine", &arguments).output().expect("bstar starts")))
+    };
+    let copies = || {
+        let folders = std::fs::read_dir(toy.tier_of("machine").join("blobs")).expect("a folder").flatten();
+        folders.filter_map(|folder| std::fs::read_dir(folder.path()).ok()).flatten().count()
+    };
+    let there = copies();
+    assert_eq!(gc(&["--tier", "0"])["go"]["files"], 6);
+    assert_eq!(copies(), there, "a plan changes nothing");
+    assert!(gc(&["--tier", "0", "--apply"])["freed_bytes"].as_u64() > Some(0));
+    assert_eq!(copies(), there - 6);
+    assert_eq!(toy.run(&[]).summary()["executed"], 0);
+    // What a changed step reads is fetched again.
+    let summary = toy.run(&["setup.s1-0.with.env.ADD='5'"]).summary();
+    assert_eq!(summary["executed"], 3, "{summary}");
+    assert!(copies() > there - 6 + 3);
+
+    let done = gc(&["--keep", "0", "--keep-last", "0", "--grace", "0", "--apply"]);
+    assert_eq!(done["go"]["results"], 9, "{done}");
+    assert!(done["tier"]["freed_bytes"].as_u64() > Some(0), "{done}");
+    assert_eq!(copies(), 0);
+    let again = toy.run(&[]).summary();
+    assert_eq!((&again["executed"], results(&again)), (&6.into(), toy.expected()));
+
+    let wrong = space().run(&["cache", "gc", "--tier", "1GB"]);
+    assert_eq!(wrong.code, Some(2));
+    assert!(wrong.stderr.contains("no folder in front of"), "{}", wrong.stderr);
 }

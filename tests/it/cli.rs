@@ -73,6 +73,16 @@ fn cat_gives_the_bytes_and_stat_counts_them() {
 }
 
 #[test]
+fn questions_to_a_model_reach_the_worker_with_their_exit_code() {
+    let space = Space::new();
+    let help = space.run(&["model", "--help"]);
+    assert!(help.code == Some(0) && help.stdout.contains("generate"), "{}{}", help.stdout, help.stderr);
+    let missing = space.run(&["model", "inspect", "hf:nobody/nothing"]);
+    assert_eq!(missing.code, Some(2), "{}", missing.stderr);
+    assert!(missing.stderr.contains("huggingface-cli download nobody/nothing"), "{}", missing.stderr);
+}
+
+#[test]
 fn doctor_finds_this_machine_fit() {
     let doctor = Space::new().run(&["doctor", "--format", "json"]);
     assert_eq!(doctor.code, Some(0), "{}{}", doctor.stdout, doctor.stderr);

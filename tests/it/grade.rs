@@ -113,6 +113,43 @@ fn choices_are_judged_by_position_and_label() {
 }
 
 #[test]
+fn code_is_judged_in_a_sandbox() {
+    let rows_in = concat!(
+        r#"{"id": 0, "code": "print(int(input()) + 1)", "inputs": ["1\n", "5\n"], "outputs": ["2\n", "6"]}"#,
+        "\n",
+        r#"{"id": 1, "code": "print(2)", "inputs": ["1\n", "5\n"], "outputs": ["2\n", "6"]}"#,
+        "\n",
+        r#"{"id": 2, "code": "def up(x): return x + 1", "inputs": [[1]], "outputs": [2], "fn_name": "up"}"#,
+        "\n",
+        r#"{"id": 3, "code": "def up(x): return x + 1", "tests": ["assert up(1) == 2", "assert up(-1) == 0"]}"#,
+        "\n",
+        r#"{"id": 4, "code": "import os\nos._exit(0)", "tests": ["assert up(1) == 2"]}"#,
+        "\n",
+        r#"{"id": 5, "code": "open('/etc/passwd').read()\ndef up(x): return x + 1", "tests": ["assert up(1) == 2"]}"#,
+        "\n",
+    );
+    let output = grade(&["--task", "code", "--jobs", "2"], rows_in);
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(2) && said.contains("untrusted code cannot be run safely here") {
+        assert!(said.contains("hint:"), "{said}");
+        return crate::servers::skipped(&said);
+    }
+    assert!(output.status.success(), "{said}");
+    let rows = rows(&output);
+    let correct: Vec<bool> = rows.iter().map(|row| row["correct"] == true).collect();
+    assert_eq!(correct, [true, false, true, true, false, false], "{rows:?}");
+    assert_eq!(rows[1]["passed"], 1);
+    assert!(
+        rows[5]["reason"].as_str().is_some_and(|reason| reason.contains("FileNotFoundError")),
+        "{}",
+        rows[5]
+    );
+    let output = grade(&["--task", "code"], "{\"code\": \"x = 1\"}\n");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("tests"));
+}
+
+#[test]
 fn conventions_can_be_changed() {
     let input = r##"{"gold": "50\\%", "pred": "0.5"}
 {"gold": "1, 2", "pred": "2, 1"}"##;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::support::results;
+use crate::servers::Server;
+use crate::support::{Outcome, results};
 use crate::toy::Toy;
 
 /// A toy DAG whose store holds a finished run, and that run's results.
@@ -15,10 +16,15 @@ fn finished() -> (Toy, BTreeMap<String, String>) {
     (toy, results)
 }
 
+/// The name of an output in the store.
+fn object(results: &BTreeMap<String, String>, output: &str) -> String {
+    let digest = &results[output];
+    format!("blobs/{}/{}", &digest[..2], &digest[2..])
+}
+
 /// The stored file of an output.
 fn blob(toy: &Toy, results: &BTreeMap<String, String>, output: &str) -> PathBuf {
-    let digest = &results[output];
-    toy.space.store().join("blobs").join(&digest[..2]).join(&digest[2..])
+    toy.space.store().join(object(results, output))
 }
 
 /// Flips one bit; size and time of modification stay.
@@ -102,4 +108,76 @@ fn a_run_killed_in_the_middle_of_steps_leaves_no_half_output() {
     let summary = toy.run(&[]).summary();
     assert_eq!(summary["executed"].as_u64(), Some((toy.steps() - published) as u64));
     assert_eq!(results(&summary), toy.expected());
+}
+
+/// A toy DAG whose finished run is in a bucket, and in the folder in front of it on `machine`.
+fn finished_in_a_bucket(server: &Server, bucket: &str) -> (Toy, BTreeMap<String, String>) {
+    let toy = Toy::new(5, 4).on(server, bucket);
+    let results = results(&toy.run(&[]).summary());
+    assert_eq!(results, toy.expected());
+    (toy, results)
+}
+
+/// The output that is damaged, and a change of something that reads it and on which 1 + 2 + 3 + 4 steps depend.
+const DAMAGED: &str = "setup.s0-0.r";
+const CHANGE: &str = "setup.s1-0.with.env.ADD='5'";
+
+/// Flips a bit of the damaged output in the bucket.
+fn flip_in_bucket(server: &Server, bucket: &str, toy: &Toy, results: &BTreeMap<String, String>) {
+    let object = object(results, DAMAGED);
+    let mut bytes = std::fs::read(toy.tier_of("machine").join(&object)).expect("a blob");
+    bytes[0] ^= 1;
+    server.put(&format!("{bucket}/some/prefix/{object}"), &bytes);
+}
+
+/// The changed run has the results of a clean one, executes that many steps, and leaves a sound store.
+fn expect_right(toy: &Toy, machine: &str, executed: u64) {
+    let summary = toy.run_on(machine, &[CHANGE]).summary();
+    assert_eq!(results(&summary), clean(CHANGE));
+    assert_eq!(summary["executed"].as_u64(), Some(executed));
+    let verified = toy.command_on("onlooker", &["cache", "verify"]).output().expect("bstar starts");
+    let verified = Outcome::of(verified);
+    assert!(verified.stdout.contains("no damage found"), "{}", verified.stdout);
+    assert_eq!(results(&toy.run_on(machine, &[]).summary()), toy.expected());
+}
+
+#[test]
+fn a_bit_flipped_in_the_bucket_is_noticed_by_a_machine_that_has_no_copy() {
+    let Some(server) = Server::moto() else { return };
+    let (toy, before) = finished_in_a_bucket(&server, "flipped");
+    flip_in_bucket(&server, "flipped", &toy, &before);
+    // The machine with a copy need not know.
+    let summary = toy.run(&[]).summary();
+    assert_eq!((summary["executed"].as_u64(), results(&summary)), (Some(0), before));
+    expect_right(&toy, "other", 11);
+}
+
+#[test]
+fn a_bit_flipped_in_the_tier_is_noticed_and_the_bucket_is_read_again() {
+    let Some(server) = Server::moto() else { return };
+    let (toy, before) = finished_in_a_bucket(&server, "copy");
+    flip(&toy.tier_of("machine").join(object(&before, DAMAGED)));
+    expect_right(&toy, "machine", 10);
+}
+
+#[test]
+fn a_bit_flipped_in_the_bucket_and_in_the_tier_is_computed_again() {
+    let Some(server) = Server::moto() else { return };
+    let (toy, before) = finished_in_a_bucket(&server, "both");
+    flip_in_bucket(&server, "both", &toy, &before);
+    flip(&toy.tier_of("machine").join(object(&before, DAMAGED)));
+    expect_right(&toy, "machine", 11);
+}
+
+#[test]
+fn a_bit_flipped_in_the_bucket_is_repaired_by_a_machine_that_has_a_copy() {
+    let Some(server) = Server::moto() else { return };
+    let (toy, before) = finished_in_a_bucket(&server, "repaired");
+    flip_in_bucket(&server, "repaired", &toy, &before);
+    let verified = toy.command_on("machine", &["cache", "verify"]).output().expect("bstar starts");
+    let verified = Outcome::of(verified);
+    assert_eq!(verified.code, Some(0), "{}", verified.stderr);
+    let said = format!("sent again from this machine's copy: {}", before[DAMAGED]);
+    assert!(verified.stdout.contains(&said), "{}", verified.stdout);
+    expect_right(&toy, "other", 10);
 }

@@ -7,6 +7,7 @@ mod commands;
 mod damage;
 mod grade;
 mod hazards;
+mod hub;
 mod kill;
 mod methods;
 mod pause;

@@ -7,7 +7,9 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::support::{Space, repository, results};
+use crate::servers::Server;
+use crate::support::{Outcome, Space, repository, results};
+use crate::toy::Toy;
 
 /// Nine ablations, the first of which changes nothing.
 const VARIANTS: [(&str, &[&str]); 9] = [
@@ -36,7 +38,7 @@ fn ablations(space: &Space) -> &'static str {
     "ablations.yaml"
 }
 
-fn sweep(space: &Space, more: &[&str]) -> crate::support::Outcome {
+fn sweep(space: &Space, more: &[&str]) -> Outcome {
     let file = ablations(space);
     space.run(&[&["pipeline", "sweep", file, "--format", "json"], more].concat())
 }
@@ -79,7 +81,7 @@ fn number(value: &Value, field: &str) -> usize {
 }
 
 /// Distinct steps, not shards, of which something executed.
-fn steps_that_ran(outcome: &crate::support::Outcome) -> usize {
+fn steps_that_ran(outcome: &Outcome) -> usize {
     let ran =
         |event: &&Value| event["event"] == "done" && event["shard"] == false && event["cached"] == false;
     outcome.events().iter().filter(ran).count()
@@ -232,4 +234,34 @@ fn problems_of_variants_have_their_place_and_tables_their_format() {
     assert!(table("csv").stdout.starts_with("variant,seeds,"));
     let json: Value = serde_json::from_str(&table("json").stdout).expect("JSON");
     assert_eq!(json[1]["name"], "s=[3]");
+}
+
+/// A sweep of six variants of a DAG of programs, on a machine.
+fn toy_sweep(toy: &Toy, machine: &str) -> Value {
+    let lists = ["setup.s1-0.with.env.ADD='1','2','3'", "setup.s2-1.with.env.ADD='0','4'"];
+    let arguments = ["pipeline", "sweep", "toy.yaml", lists[0], lists[1], "--format", "json", "--jobs", "2"];
+    Outcome::of(toy.command_on(machine, &arguments).output().expect("bstar starts")).summary()
+}
+
+#[test]
+fn a_sweep_in_a_bucket_executes_what_it_does_on_the_local_disk_and_the_second_time_nothing() {
+    let figures = |summary: &Value| {
+        let figures = ["executed", "cached", "failed", "skipped"].map(|figure| number(summary, figure));
+        (figures, results(summary), summary["executed_by_stage"].clone())
+    };
+    let local = Toy::new(4, 3);
+    let (first, second) = (toy_sweep(&local, "machine"), toy_sweep(&local, "machine"));
+    assert_eq!(number(&first, "executed"), local.executions().values().sum::<usize>());
+    assert!(number(&first, "executed") > local.steps() && number(&first, "executed") < 6 * local.steps());
+    assert_eq!(number(&second, "executed"), 0);
+    for server in [Server::moto(), Server::s3s()].into_iter().flatten() {
+        let toy = Toy::new(4, 3).on(&server, "sweep");
+        assert_eq!(figures(&toy_sweep(&toy, "machine")), figures(&first));
+        assert_eq!(toy.executions(), local.executions());
+        // Again, and where nothing but the bucket is known.
+        for machine in ["machine", "other"] {
+            assert_eq!(figures(&toy_sweep(&toy, machine)), figures(&second), "{machine}");
+        }
+        assert_eq!(toy.executions(), local.executions());
+    }
 }

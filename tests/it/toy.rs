@@ -139,9 +139,20 @@ impl Toy {
 
     /// Runs it to its end.
     pub(crate) fn run(&self, more: &[&str]) -> Outcome {
+        self.run_on("machine", more)
+    }
+
+    /// Runs it to its end on a machine.
+    pub(crate) fn run_on(&self, machine: &str, more: &[&str]) -> Outcome {
         let mut arguments = vec!["pipeline", "run", "toy.yaml", "--format", "json", "--jobs", "2"];
         arguments.extend(more);
-        Outcome::of(self.command_on("machine", &arguments).output().expect("bstar starts"))
+        Outcome::of(self.command_on(machine, &arguments).output().expect("bstar starts"))
+    }
+
+    /// The folder in front of the bucket, on a machine that has used it.
+    pub(crate) fn tier_of(&self, machine: &str) -> PathBuf {
+        let tiers = std::fs::read_dir(self.space.path().join(machine).join("tier")).expect("a folder");
+        tiers.flatten().next().expect("a tier").path()
     }
 
     /// The steps whose results are in the store.

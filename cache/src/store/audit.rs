@@ -45,6 +45,10 @@ pub struct Verification {
     pub bytes: u64,
     /// Damaged blobs, now moved aside.
     pub corrupt: Vec<Digest>,
+    /// Damaged or missing blobs of a bucket that were sent again from the folder in front of it.
+    pub repaired: Vec<Digest>,
+    /// Damaged copies in that folder, now moved aside: they are fetched again when they are needed.
+    pub copies: Vec<Digest>,
     /// Results of which a blob is missing, with the name of the step that made them. They are looked
     /// up as misses.
     pub incomplete: Vec<(ActionKey, String)>,
@@ -53,7 +57,7 @@ pub struct Verification {
 }
 
 impl Verification {
-    /// Whether nothing is wrong.
+    /// Whether nothing is wrong, or wrong no more.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.corrupt.is_empty() && self.incomplete.is_empty() && self.unreadable.is_empty()
@@ -90,18 +94,21 @@ impl Store {
     }
 
     /// Reads all blobs and compares their digests, then looks for results whose blobs are missing.
-    /// Damaged blobs are moved aside; in the folder in front of a bucket too, where they are no loss.
+    /// Damaged blobs are moved aside; in the folder in front of a bucket too, where they are no loss. What is lost
+    /// in the bucket and sound in the folder is sent again.
     ///
     /// # Errors
     /// When the store cannot be read. Damage is not an error but part of the outcome.
     pub async fn verify(&self) -> Result<Verification, StoreError> {
         let parallel = std::thread::available_parallelism().map_or(1, usize::from);
-        if let Place::There(remote) = &self.inner.place
-            && let Some(tier) = &remote.tier
-        {
-            tier.verify().await?;
-        }
         let mut outcome = Verification::default();
+        let remote = match &self.inner.place {
+            Place::There(remote) => Some(remote),
+            Place::Here(_) => None,
+        };
+        if let Some(tier) = remote.and_then(|remote| remote.tier.as_ref()) {
+            outcome.copies = tier.verify().await?;
+        }
         let mut sound = BTreeMap::new();
         let checked = stream::iter(self.blobs().await?)
             .map(async |(digest, _)| Ok::<_, StoreError>((digest, self.verify_blob(digest).await)))
@@ -131,15 +138,28 @@ impl Store {
             let gone = |path: &String| {
                 retired.get(&manifest.key).is_some_and(|retired| retired.outputs.contains_key(path))
             };
-            let mut outputs = manifest.outputs.iter();
-            if outputs.any(|(path, blob)| sound.get(&blob.digest) != Some(&blob.size) && !gone(path)) {
+            let mut whole = true;
+            for (path, blob) in &manifest.outputs {
+                if sound.get(&blob.digest) == Some(&blob.size) || gone(path) {
+                    continue;
+                }
+                match remote {
+                    Some(remote) if remote.mend(blob).await? => {
+                        sound.insert(blob.digest, blob.size);
+                        outcome.repaired.push(blob.digest);
+                    }
+                    _ => whole = false,
+                }
+            }
+            if !whole {
                 outcome.incomplete.push((manifest.key, manifest.provenance.step));
             }
         }
+        outcome.corrupt.retain(|digest| !outcome.repaired.contains(digest));
         Ok(outcome)
     }
 
-    async fn blobs(&self) -> Result<Vec<(Digest, u64)>, StoreError> {
+    pub(super) async fn blobs(&self) -> Result<Vec<(Digest, u64)>, StoreError> {
         let listed = self.list(layout::BLOBS).await?;
         Ok(listed.into_iter().filter_map(|(name, size)| Some((layout::parse_blob(&name)?, size))).collect())
     }

@@ -1,12 +1,15 @@
 //! Results from one store to another.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
+use super::manifests::readable;
 use super::remote::Remote;
 use super::{CONCURRENCY, Place, Store, StoreError, blocking, layout};
+use crate::digest::Digest;
 use crate::manifest::{Artifact, Manifest};
 
 /// What [`Store::copy_to`] has done.
@@ -27,7 +30,7 @@ pub struct Copied {
 impl Store {
     /// Copies the results that `wanted` accepts, with their blobs, to another store. What is there is left
     /// as it is. Everything is verified on the way, and a result shows only when it is whole:
-    /// cut off at any point, the same copy goes on.
+    /// cut off at any point, the same copy goes on. Outputs that are retired here and gone are retired there too.
     ///
     /// # Errors
     /// When a store cannot be read or written.
@@ -55,12 +58,16 @@ impl Store {
         if other.has_result(&manifest).await? {
             return Ok(Copied { skipped: 1, ..Copied::default() });
         }
-        let sent: Result<Vec<u64>, StoreError> = stream::iter(manifest.blobs())
-            .map(|blob| self.copy_blob(other, blob))
-            .buffer_unordered(CONCURRENCY / 4)
-            .try_filter_map(async |sent| Ok(sent))
-            .try_collect()
-            .await;
+        let note = self.retired_of(&manifest.key).await?.unwrap_or_default();
+        let may_miss = note.may_miss(&manifest);
+        let copy = async |blob: Artifact| match self.copy_blob(other, blob).await {
+            Err(error) if error.lost_blob().is_some() && may_miss.contains(&blob.digest) => {
+                Ok(Sent::Retired(blob.digest))
+            }
+            sent => sent.map(|sent| sent.map_or(Sent::Before, Sent::Now)),
+        };
+        let sent: Result<Vec<Sent>, StoreError> =
+            stream::iter(manifest.blobs()).map(copy).buffer_unordered(CONCURRENCY / 4).try_collect().await;
         let sent = match sent {
             Ok(sent) => sent,
             Err(error) if error.lost_blob().is_some() => {
@@ -70,8 +77,27 @@ impl Store {
             }
             Err(error) => return Err(error),
         };
-        other.publish(manifest).await?;
-        Ok(Copied { results: 1, blobs: sent.len() as u64, bytes: sent.iter().sum(), ..Copied::default() })
+        let (mut copied, mut missing) = (Copied { results: 1, ..Copied::default() }, BTreeSet::new());
+        for sent in sent {
+            match sent {
+                Sent::Before => {}
+                Sent::Now(size) => (copied.blobs, copied.bytes) = (copied.blobs + 1, copied.bytes + size),
+                Sent::Retired(digest) => drop(missing.insert(digest)),
+            }
+        }
+        if !missing.is_empty() {
+            // Before the result: it is never there without what says why it is not whole.
+            other.copy_note(&manifest.key, &note, &missing).await?;
+        }
+        match &other.inner.place {
+            Place::Here(_) => drop(other.publish(manifest).await?),
+            // The blobs are in the bucket, and need not be in the folder in front of it.
+            Place::There(remote) => {
+                let text = readable(&manifest)?;
+                remote.put_manifest(manifest, &text).await?;
+            }
+        }
+        Ok(copied)
     }
 
     /// Whether others who use the store find a result; one that is only in front of its bucket is not there.
@@ -131,6 +157,16 @@ impl Store {
         }
         Ok(Some(blob.size))
     }
+}
+
+/// What became of a blob.
+enum Sent {
+    /// The other store had it.
+    Before,
+    /// It has it now; the size.
+    Now(u64),
+    /// Nobody has it: it was retired.
+    Retired(Digest),
 }
 
 /// A blob's content, verified.

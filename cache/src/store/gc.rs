@@ -9,12 +9,18 @@
 //! this very moment may lose a blob that it shares with a deleted one, which makes it a miss, and it
 //! is computed again.
 
+mod tier;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path as ObjectPath;
 use object_store::{Error as ObjectError, ObjectStoreExt};
+
+pub use tier::Shrunk;
+use tier::TierFiles;
+pub(super) use tier::each;
 
 use super::retire::Retired;
 use super::{CONCURRENCY, Store, StoreError, layout};
@@ -45,6 +51,7 @@ pub struct Inventory {
     debris: Vec<Object>,
     /// By key.
     leases: BTreeMap<String, Vec<Object>>,
+    tier: TierFiles,
 }
 
 /// A result that is to go.
@@ -85,11 +92,13 @@ pub struct Collection {
     pub free: u64,
     /// Bytes of the blobs that stay.
     pub kept_bytes: u64,
+    /// What goes from the folder in front of a bucket.
+    pub tier: Vec<Object>,
     before: Option<SystemTime>,
 }
 
 impl Collection {
-    /// Bytes that are freed.
+    /// Bytes that are freed in the store.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.blobs.iter().chain(&self.unreadable).chain(&self.debris).map(|object| object.size).sum()
@@ -102,6 +111,7 @@ impl Collection {
             && self.blobs.is_empty()
             && self.unreadable.is_empty()
             && self.debris.is_empty()
+            && self.tier.is_empty()
     }
 }
 
@@ -116,6 +126,8 @@ pub struct Collected {
     pub bytes: u64,
     /// Blobs that were needed again by the time their turn came.
     pub spared: u64,
+    /// Bytes in the folder in front of a bucket.
+    pub tier_bytes: u64,
 }
 
 impl Store {
@@ -188,7 +200,9 @@ impl Store {
         let retired = self.retired().await?;
         let listed = self.listing(layout::MANIFESTS).await?;
         let (manifests, unreadable) = self.read_listed(listed).await?;
-        Ok(Inventory { manifests, unreadable, retired, notes, blobs, debris, leases })
+        // Last: what is in the folder and not in the lists above has left the bucket, or is young.
+        let tier = self.tier_files().await?;
+        Ok(Inventory { manifests, unreadable, retired, notes, blobs, debris, leases, tier })
     }
 
     /// The manifests among some objects; those that are gone by now are left out.
@@ -250,6 +264,7 @@ impl Store {
             }
         }
         self.delete_all(collection.debris.iter().map(|object| object.name.clone()).collect()).await?;
+        (_, collected.tier_bytes) = self.clear_tier(&collection.tier, &wanted, before).await?;
         let others = collection.unreadable.iter().chain(&collection.debris);
         collected.bytes += others.map(|object| object.size).sum::<u64>();
         Ok(collected)
@@ -356,6 +371,9 @@ impl Inventory {
         // A lease that is held for long is young by its last sign of life.
         let forgotten = self.leases.values().filter(|objects| !objects.iter().any(young));
         plan.debris.extend(forgotten.flatten().cloned());
+        let gone: BTreeSet<&ActionKey> = plan.results.iter().map(|result| &result.key).collect();
+        let kept = |key: &ActionKey| keys.contains(key) && !gone.contains(key);
+        plan.tier = self.tier.unneeded(|digest| stays(digest, &named), kept, before);
         plan
     }
 

@@ -1,5 +1,6 @@
 //! Manifests by action key: looked up before an execution, published after it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -124,12 +125,12 @@ impl Store {
         Ok(manifest)
     }
 
-    /// The text of a manifest that can be read back and whose blobs are there.
+    /// The text of a manifest that can be read back and whose blobs are there, or retired.
     async fn publishable(&self, manifest: &Manifest) -> Result<String, StoreError> {
         let text = readable(manifest)?;
         match self.first_absent(manifest).await? {
-            Some(digest) => Err(StoreError::Missing { digest }),
-            None => Ok(text),
+            Some(digest) if !self.misses_only_retired(manifest).await? => Err(StoreError::Missing { digest }),
+            _ => Ok(text),
         }
     }
 
@@ -162,13 +163,7 @@ impl Store {
                 {
                     return Ok((object, Some(Ok(manifest))));
                 }
-                let manifest = match &self.inner.place {
-                    Place::There(remote) => remote.read_manifest(&key).await?,
-                    Place::Here(_) => {
-                        let stored = self.fetch(&ObjectPath::from(object.as_str())).await?;
-                        stored.map(|stored| Manifest::from_stored(&stored, &key))
-                    }
-                };
+                let manifest = self.read_manifest(&key, &object).await?;
                 if let (Some(tier), Some(Ok(manifest))) = (tier, &manifest) {
                     tier.keep(manifest).await?;
                 }
@@ -190,6 +185,36 @@ impl Store {
             }
         }
         Ok((manifests, unreadable))
+    }
+
+    async fn read_manifest(
+        &self,
+        key: &ActionKey,
+        object: &str,
+    ) -> Result<Option<Result<Manifest, Unusable>>, StoreError> {
+        match &self.inner.place {
+            Place::There(remote) => remote.read_manifest(key).await,
+            Place::Here(_) => {
+                let stored = self.fetch(&ObjectPath::from(object)).await?;
+                Ok(stored.map(|stored| Manifest::from_stored(&stored, key)))
+            }
+        }
+    }
+
+    /// The outputs of all results whose manifests can be read, by key.
+    pub(super) async fn all_outputs(
+        &self,
+    ) -> Result<Vec<(ActionKey, Arc<BTreeMap<String, Artifact>>)>, StoreError> {
+        let read = |object: String| async move {
+            let Some(key) = layout::parse_manifest(&object) else { return Ok(None) };
+            let manifest = self.read_manifest(&key, &object).await?;
+            Ok(manifest.and_then(Result::ok).map(|manifest| manifest.outputs))
+        };
+        let all = self.read_known(layout::MANIFESTS, &self.inner.outputs, read).await?;
+        Ok(all
+            .into_iter()
+            .filter_map(|(name, outputs)| Some((layout::parse_manifest(&name)?, outputs)))
+            .collect())
     }
 
     /// The first blob of a manifest that is missing or has the wrong size.
@@ -229,7 +254,7 @@ fn first_absent(local: &Local, blobs: &[Artifact]) -> Result<Option<Digest>, Sto
 }
 
 /// The text of a manifest that can be read back.
-fn readable(manifest: &Manifest) -> Result<String, StoreError> {
+pub(super) fn readable(manifest: &Manifest) -> Result<String, StoreError> {
     let unpublishable = |reason| StoreError::Unpublishable { step: manifest.provenance.step.clone(), reason };
     let text = manifest.to_stored().map_err(unpublishable)?;
     Manifest::from_stored(text.as_bytes(), &manifest.key).map_err(unpublishable)?;

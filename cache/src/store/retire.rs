@@ -8,12 +8,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
-use futures::{StreamExt, TryStreamExt, stream};
 use object_store::ObjectStoreExt;
 use object_store::path::Path as ObjectPath;
 use serde::{Deserialize, Serialize};
 
-use super::{CONCURRENCY, Store, StoreError, layout};
+use super::gc::Object;
+use super::remote::Remote;
+use super::remote::tier::Tier;
+use super::remote::transfer::fetch;
+use super::{Store, StoreError, layout};
 use crate::action::ActionKey;
 use crate::digest::Digest;
 use crate::manifest::{Artifact, Manifest, timestamp};
@@ -46,13 +49,15 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn retired(&self) -> Result<BTreeMap<ActionKey, Retired>, StoreError> {
-        let listed = self.list(layout::RETIRED).await?;
-        let keys = listed.into_iter().filter_map(|(name, _)| layout::parse_retired(&name));
-        stream::iter(keys)
-            .map(async |key| Ok((key, self.retired_of(&key).await?.unwrap_or_default())))
-            .buffered(CONCURRENCY)
-            .try_collect()
-            .await
+        let read = |object: String| async move {
+            let Some(key) = layout::parse_retired(&object) else { return Ok(None) };
+            Ok(Some(self.retired_of(&key).await?.unwrap_or_default()))
+        };
+        let notes = self.read_known(layout::RETIRED, &self.inner.notes, read).await?;
+        let notes = notes
+            .into_iter()
+            .filter_map(|(name, note)| Some((layout::parse_retired(&name)?, Retired::clone(&note))));
+        Ok(notes.collect())
     }
 
     pub(super) async fn retired_of(&self, key: &ActionKey) -> Result<Option<Retired>, StoreError> {
@@ -61,7 +66,8 @@ impl Store {
     }
 
     /// Retires outputs of results, by their paths, in the name of `by`. Content that another result, or
-    /// another output of the same, also names stays.
+    /// another output of the same, also names stays. To know what others name, all manifests are read the first
+    /// time, and later only those that are new.
     ///
     /// # Errors
     /// When the store cannot be used. What was noted before is retired, and deleted by the next
@@ -72,14 +78,13 @@ impl Store {
         by: &str,
     ) -> Result<Freed, StoreError> {
         let mut retired = self.retired().await?;
-        let (manifests, _) = self.all_manifests().await?;
+        let results = self.all_outputs().await?;
         let mut freed = Freed::default();
         let mut gone = BTreeMap::new();
-        for manifest in &manifests {
-            let Some(paths) = outputs.get(&manifest.key) else { continue };
-            let note = retired.entry(manifest.key).or_default();
-            let new: BTreeMap<String, Artifact> = manifest
-                .outputs
+        for (key, all) in &results {
+            let Some(paths) = outputs.get(key) else { continue };
+            let note = retired.entry(*key).or_default();
+            let new: BTreeMap<String, Artifact> = all
                 .iter()
                 .filter(|(path, _)| paths.contains(*path) && !note.outputs.contains_key(*path))
                 .map(|(path, artifact)| (path.clone(), *artifact))
@@ -90,22 +95,26 @@ impl Store {
             gone.extend(new.values().map(|artifact| (artifact.digest, artifact.size)));
             note.outputs.extend(new);
             (note.by, note.at) = (by.to_owned(), timestamp(SystemTime::now()));
-            self.note(&manifest.key, note).await?;
+            self.note(key, note).await?;
             freed.results += 1;
         }
-        for manifest in &manifests {
-            let note = retired.get(&manifest.key);
-            for (path, artifact) in &manifest.outputs {
+        for (key, all) in &results {
+            let note = retired.get(key);
+            for (path, artifact) in all.iter() {
                 if note.is_none_or(|note| !note.outputs.contains_key(path)) {
                     gone.remove(&artifact.digest);
                 }
             }
         }
+        let mut copies = Vec::new();
         for (digest, size) in gone {
-            self.remove(&ObjectPath::from(layout::blob(&digest))).await?;
+            let name = layout::blob(&digest);
+            self.remove(&ObjectPath::from(name.as_str())).await?;
             freed.blobs += 1;
             freed.bytes += size;
+            copies.push(Object { name, size, modified: SystemTime::UNIX_EPOCH });
         }
+        self.clear_tier(&copies, &BTreeSet::new(), SystemTime::now()).await?;
         Ok(freed)
     }
 
@@ -138,8 +147,55 @@ impl Store {
     /// Whether nothing but retired outputs of a result is missing.
     pub(super) async fn misses_only_retired(&self, manifest: &Manifest) -> Result<bool, StoreError> {
         let Some(note) = self.retired_of(&manifest.key).await? else { return Ok(false) };
+        Ok(self.first_absent(&note.rest(manifest)).await?.is_none())
+    }
+
+    /// Notes that outputs of a result that is copied here were retired where it comes from: all of them
+    /// whose content is one of `missing`.
+    pub(super) async fn copy_note(
+        &self,
+        key: &ActionKey,
+        note: &Retired,
+        missing: &BTreeSet<Digest>,
+    ) -> Result<(), StoreError> {
+        let mut copy = self.retired_of(key).await?.unwrap_or_default();
+        let outputs = note.outputs.iter().filter(|(_, artifact)| missing.contains(&artifact.digest));
+        copy.outputs.extend(outputs.map(|(path, artifact)| (path.clone(), *artifact)));
+        (copy.by, copy.at) = (note.by.clone(), note.at.clone());
+        self.note(key, &copy).await
+    }
+}
+
+impl Retired {
+    /// A result without its retired outputs.
+    fn rest(&self, manifest: &Manifest) -> Manifest {
         let mut rest = manifest.clone();
-        rest.outputs.retain(|path, artifact| note.outputs.get(path) != Some(artifact));
-        Ok(self.first_absent(&rest).await?.is_none())
+        rest.outputs.retain(|path, artifact| self.outputs.get(path) != Some(artifact));
+        rest
+    }
+
+    /// The contents of a result that may be missing: all its outputs that have them are retired.
+    pub(super) fn may_miss(&self, manifest: &Manifest) -> BTreeSet<Digest> {
+        let rest: BTreeSet<Artifact> = self.rest(manifest).blobs().into_iter().collect();
+        let missing = manifest.blobs().into_iter().filter(|blob| !rest.contains(blob));
+        missing.map(|blob| blob.digest).collect()
+    }
+}
+
+impl Remote {
+    /// The first blob of a result that is lost: neither in the tier, if that counts, nor in the bucket, nor retired.
+    pub(super) async fn first_missed(
+        &self,
+        manifest: &Manifest,
+        tier: Option<&Tier>,
+    ) -> Result<Option<Digest>, StoreError> {
+        let Some(lost) = self.first_lost(manifest, tier).await? else { return Ok(None) };
+        let object = layout::retired(&manifest.key);
+        let note = fetch(&self.objects, &ObjectPath::from(object.as_str())).await;
+        let note = note.map_err(StoreError::objects(|| format!("read {object}")))?;
+        match note.and_then(|note| serde_json::from_slice::<Retired>(&note).ok()) {
+            Some(note) => self.first_lost(&note.rest(manifest), tier).await,
+            None => Ok(Some(lost)),
+        }
     }
 }

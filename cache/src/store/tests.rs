@@ -1,5 +1,6 @@
 mod care;
 mod conformance;
+mod copies;
 mod disk;
 mod faults;
 mod faulty;
@@ -7,6 +8,7 @@ mod proxy;
 mod s3;
 #[path = "../../tests-support/servers.rs"]
 pub(super) mod servers;
+mod tier;
 
 use std::collections::BTreeMap;
 
@@ -55,6 +57,33 @@ pub(super) async fn bucket(server: &servers::Server, number: usize, tier: TierFo
     server.make_bucket(&format!("bucket-{number}"));
     let options = StoreOptions { tier, retries: IMPATIENT, variables: Some(server.variables()) };
     Store::open_with(&format!("s3://bucket-{number}/some/prefix"), options).await.unwrap()
+}
+
+/// A bucket, in memory, as seen from machines with folders of their own.
+struct Shared {
+    objects: Arc<InMemory>,
+    folder: tempfile::TempDir,
+}
+
+impl Shared {
+    fn new() -> Self {
+        Self { objects: Arc::new(InMemory::new()), folder: tempfile::tempdir().unwrap() }
+    }
+
+    async fn open(&self, tier: TierFolder) -> Store {
+        let endpoint = Endpoint { address: "http://server".to_owned(), variable: None };
+        let objects: Arc<dyn Objects> = self.objects.clone();
+        Store::open_remote("s3://bucket", objects, endpoint, IMPATIENT, &tier).await.unwrap()
+    }
+
+    async fn on(&self, machine: &str) -> Store {
+        self.open(TierFolder::Below(self.folder.path().join(machine))).await
+    }
+
+    /// The bucket itself.
+    async fn bucket(&self) -> Store {
+        self.open(TierFolder::Off).await
+    }
 }
 
 /// The file of an object in the tier, if there is one.

@@ -326,6 +326,14 @@ fn ranges_are_checked_by_the_stages() {
 }
 
 #[test]
+fn a_model_that_is_not_in_the_cache_comes_with_the_command_that_fetches_it() {
+    let text = GOOD.replace("setup:\n", "inputs: {base: hf:nobody/nothing@v1}\nsetup:\n");
+    let problems = brief(&text, &[]);
+    assert!(problems[0].starts_with("3:16 nobody/nothing is not in the Hugging Face cache"), "{problems:?}");
+    assert!(problems[0].contains("`huggingface-cli download nobody/nothing --revision v1`"), "{problems:?}");
+}
+
+#[test]
 fn inputs_and_files_must_exist() {
     let text = GOOD.replace("setup:\n", "inputs: {data: data.jsonl, far: s3://bucket/x, train: .}\nsetup:\n");
     assert_eq!(

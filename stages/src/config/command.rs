@@ -62,7 +62,7 @@ impl Command {
 }
 
 /// A JSON value as key material; object fields are ordered by name.
-fn ingredient(value: &Value) -> Ingredient {
+pub(super) fn ingredient(value: &Value) -> Ingredient {
     match value {
         Value::Null => Ingredient::Absent,
         Value::Bool(value) => (*value).into(),

@@ -4,7 +4,7 @@ use bstar_cache::Ingredient;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
-use crate::config::judge::{AnswerStyle, Grader};
+use crate::config::judge::{AnswerStyle, CodeRules, Grader};
 use crate::config::sample::{Sample, Score};
 use crate::reference::{OneOrMany, Reference, Setting};
 use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
@@ -35,6 +35,9 @@ pub struct Evaluate {
     /// Where a response's answer stands.
     #[serde(default)]
     pub answer: AnswerStyle,
+    /// How programs are judged, with `grader: code`.
+    #[serde(default, skip_serializing_if = "CodeRules::is_default")]
+    pub code: CodeRules,
     /// Ranks responses for Best-of-K.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_model: Option<Reference>,
@@ -92,6 +95,7 @@ impl Evaluate {
         StageConfig::Score(Score {
             reward_model,
             answer: self.answer,
+            code: self.code,
             ..Score::new(responses, &self.queries, self.grader)
         })
     }
@@ -124,6 +128,7 @@ impl Stage for Evaluate {
             max_tokens,
             grader,
             answer,
+            code: _,
             reward_model: _,
             k,
             s,
@@ -146,6 +151,7 @@ impl Stage for Evaluate {
         checks.temperature("temperature", self.temperature);
         checks.greedy_is_single("temperature", &[self.temperature], self.samples);
         checks.pass_at(&self.k, &self.s);
+        self.code.check(&mut checks, self.grader, self.reward_model.is_some());
         if let Some(count) = self.sampled_queries {
             checks.count("sampled_queries", count);
         }

@@ -3,7 +3,9 @@
 use bstar_cache::Ingredient;
 use serde::{Deserialize, Serialize};
 
+use super::check::Checks;
 use super::sample::Aggregate;
+use crate::code::{CODE_VERSION, Comparison};
 use crate::grade::GRADER_VERSION;
 
 /// How answers are compared.
@@ -17,6 +19,8 @@ pub enum Grader {
     Official,
     /// Character by character.
     Exact,
+    /// The response is a program, run against the tests of its query (see [`code`](crate::code)).
+    Code,
 }
 
 /// Where a response's answer stands.
@@ -34,13 +38,75 @@ pub enum AnswerStyle {
     Any,
 }
 
+/// How programs are judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CodeRules {
+    /// How their outputs are compared.
+    pub comparison: Comparison,
+    /// Processor seconds a test.
+    pub seconds: u32,
+    /// Memory of a program, in MiB.
+    pub memory_mb: u32,
+    /// Runs programs without a sandbox, with the rights of this user.
+    pub unsafe_no_sandbox: bool,
+}
+
+impl Default for CodeRules {
+    fn default() -> Self {
+        Self { comparison: Comparison::Official, seconds: 4, memory_mb: 1024, unsafe_no_sandbox: false }
+    }
+}
+
+impl CodeRules {
+    /// Whether all are the usual ones.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn identity(&self) -> Ingredient {
+        // Where programs run decides how safe it is, not what is right.
+        let Self { comparison, seconds, memory_mb, unsafe_no_sandbox: _ } = self;
+        Ingredient::map([
+            ("version", CODE_VERSION.into()),
+            ("comparison", comparison.name().into()),
+            ("seconds", (*seconds).into()),
+            ("memory_mb", (*memory_mb).into()),
+        ])
+    }
+
+    /// What is wrong with using them.
+    pub(super) fn check(&self, checks: &mut Checks, grader: Grader, reward_model: bool) {
+        if grader == Grader::Code && reward_model {
+            let hint = "leave out `reward_model`: the tests are the reward";
+            checks.refuse("reward_model", "programs are not scored by a reward model", hint);
+        }
+        if grader != Grader::Code && !self.is_default() {
+            let hint = "add `grader: code`, or leave `code` out";
+            checks.refuse("code", format!("the grader `{}` runs no programs", grader.name()), hint);
+        }
+        checks.count("code.seconds", self.seconds as usize);
+        if self.memory_mb < 64 {
+            let hint = "Python alone needs about 20 MiB";
+            checks.refuse("code.memory_mb", format!("must be at least 64, not {}", self.memory_mb), hint);
+        }
+    }
+}
+
 /// The identity of judging. A default style leaves no trace in it, so that keys from before there were
 /// styles stay valid.
-pub(super) fn judging(grader: Grader, answer: AnswerStyle, aggregate: Option<Aggregate>) -> Ingredient {
+pub(super) fn judging(
+    grader: Grader,
+    answer: AnswerStyle,
+    aggregate: Option<Aggregate>,
+    code: &CodeRules,
+) -> Ingredient {
     let version = grader.version().map(|version| ("grader_version", version.into()));
     let style = (!answer.is_default()).then(|| ("answer", answer.name().into()));
     let always = [("grader", grader.name().into()), ("aggregate", aggregate.map(Aggregate::name).into())];
-    let parts = always.into_iter().chain(version).chain(style);
+    let rules = (grader == Grader::Code).then(|| ("code", code.identity()));
+    let parts = always.into_iter().chain(version).chain(style).chain(rules);
     Ingredient::Map(parts.map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
@@ -77,6 +143,7 @@ impl Grader {
             Self::Math => "math",
             Self::Official => "official",
             Self::Exact => "exact",
+            Self::Code => "code",
         }
     }
 }

@@ -115,6 +115,10 @@ impl Stage for StepLabels {
 
     fn check(&self) -> Vec<Problem> {
         let mut checks = Checks::default();
+        if self.grader == Grader::Code {
+            let hint = "label steps of problems with an answer: `grader: math`";
+            checks.refuse("grader", "steps of programs cannot be labelled", hint);
+        }
         checks.count("solutions", self.solutions as usize);
         checks.count("completions", self.completions as usize);
         checks.count("max_tokens", self.max_tokens);

@@ -4,7 +4,7 @@ use bstar_cache::Ingredient;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
-use super::judge::{AnswerStyle, Grader, judging};
+use super::judge::{AnswerStyle, CodeRules, Grader, judging};
 use crate::reference::{OneOrMany, Reference, Setting};
 use crate::stage::{
     Input, Output, Piece, Problem, Runner, Shard, ShardInput, ShardSource, Stage, StageConfig,
@@ -31,6 +31,9 @@ pub struct Sample {
     /// Keep this many of the most likely tokens; 0 = all.
     #[serde(default)]
     pub top_k: usize,
+    /// Keep the tokens that are at least this share as likely as the most likely one; 0 = all.
+    #[serde(default)]
+    pub min_p: f64,
     /// Texts that end a response (and are cut from it).
     #[serde(default)]
     pub stop: Vec<String>,
@@ -69,6 +72,8 @@ pub struct SampleShard {
     pub max_tokens: usize,
     pub top_p: f64,
     pub top_k: usize,
+    #[serde(default)]
+    pub min_p: f64,
     pub stop: Vec<String>,
 }
 
@@ -90,6 +95,9 @@ pub struct Score {
     /// Where a response's answer stands.
     #[serde(default)]
     pub answer: AnswerStyle,
+    /// How programs are judged, with `grader: code`.
+    #[serde(default, skip_serializing_if = "CodeRules::is_default")]
+    pub code: CodeRules,
     /// How a response's step scores become one.
     #[serde(default)]
     pub aggregate: Aggregate,
@@ -104,6 +112,9 @@ pub struct ScoreShard {
     /// Where a response's answer stands.
     #[serde(default, skip_serializing_if = "AnswerStyle::is_default")]
     pub answer: AnswerStyle,
+    /// How programs are judged, with `grader: code`.
+    #[serde(default, skip_serializing_if = "CodeRules::is_default")]
+    pub code: CodeRules,
     /// How a response's step scores become one; `None` without a reward model.
     pub aggregate: Option<Aggregate>,
 }
@@ -139,6 +150,7 @@ impl Sample {
             max_tokens,
             top_p: 1.0,
             top_k: 0,
+            min_p: 0.0,
             stop: Vec::new(),
             limit: None,
             shard_queries: default_shard_queries(),
@@ -147,9 +159,16 @@ impl Sample {
     }
 }
 
+/// 2: the end tokens of `generation_config.json` end responses.
+const VERSION: u32 = 2;
+
 impl Stage for Sample {
     fn runner(&self) -> Runner {
         Runner::None
+    }
+
+    fn version(&self) -> u32 {
+        VERSION
     }
 
     fn seeded(&self) -> bool {
@@ -173,6 +192,7 @@ impl Stage for Sample {
             max_tokens,
             top_p,
             top_k,
+            min_p,
             stop,
             limit,
             shard_queries: _,
@@ -194,6 +214,7 @@ impl Stage for Sample {
             ("max_tokens", (*max_tokens).into()),
             ("top_p", (*top_p).into()),
             ("top_k", (*top_k).into()),
+            ("min_p", (*min_p).into()),
             ("stop", stop.clone().into()),
             ("limit", (*limit).into()),
         ])
@@ -214,6 +235,7 @@ impl Stage for Sample {
             let message = format!("top_p must be above 0 and at most 1, not {}", self.top_p);
             checks.refuse("top_p", message, "1 keeps all tokens");
         }
+        checks.within("min_p", self.min_p, 0.0, 1.0, "0 keeps all tokens; 0.05 is usual");
         if self.stop.iter().any(String::is_empty) {
             checks.refuse("stop", "a stop text is empty", "remove it: it would end every response at once");
         }
@@ -258,6 +280,7 @@ impl Stage for Sample {
                             max_tokens: self.max_tokens,
                             top_p: self.top_p,
                             top_k: self.top_k,
+                            min_p: self.min_p,
                             stop: self.stop.clone(),
                         }),
                         inputs: vec![
@@ -283,6 +306,10 @@ impl Stage for SampleShard {
         Runner::Worker
     }
 
+    fn version(&self) -> u32 {
+        VERSION
+    }
+
     /// What the sampler plans its keys and values for, at most.
     fn memory(&self) -> u64 {
         1 << 30
@@ -302,7 +329,7 @@ impl Stage for SampleShard {
     }
 
     fn identity(&self) -> Ingredient {
-        let Self { temperature, start, end, max_tokens, top_p, top_k, stop } = self;
+        let Self { temperature, start, end, max_tokens, top_p, top_k, min_p, stop } = self;
         Ingredient::map([
             ("temperature", (*temperature).into()),
             ("start", (*start).into()),
@@ -310,6 +337,7 @@ impl Stage for SampleShard {
             ("max_tokens", (*max_tokens).into()),
             ("top_p", (*top_p).into()),
             ("top_k", (*top_k).into()),
+            ("min_p", (*min_p).into()),
             ("stop", stop.clone().into()),
         ])
     }
@@ -331,6 +359,7 @@ impl Score {
             reward_model: None,
             grader,
             answer: AnswerStyle::default(),
+            code: CodeRules::default(),
             aggregate: Aggregate::default(),
         }
     }
@@ -364,12 +393,14 @@ impl Stage for Score {
     }
 
     fn identity(&self) -> Ingredient {
-        let Self { responses: _, queries: _, reward_model: _, grader, answer, aggregate: _ } = self;
-        judging(*grader, *answer, self.effective_aggregate())
+        let Self { responses: _, queries: _, reward_model: _, grader, answer, code, aggregate: _ } = self;
+        judging(*grader, *answer, self.effective_aggregate(), code)
     }
 
     fn check(&self) -> Vec<Problem> {
-        Vec::new()
+        let mut checks = Checks::default();
+        self.code.check(&mut checks, self.grader, self.reward_model.is_some());
+        checks.0
     }
 
     fn sharded(&self) -> bool {
@@ -394,6 +425,7 @@ impl Stage for Score {
                 stage: StageConfig::ScoreShard(ScoreShard {
                     grader: self.grader,
                     answer: self.answer,
+                    code: self.code,
                     aggregate: self.effective_aggregate(),
                 }),
                 inputs,
@@ -421,8 +453,8 @@ impl Stage for ScoreShard {
     }
 
     fn identity(&self) -> Ingredient {
-        let Self { grader, answer, aggregate } = self;
-        judging(*grader, *answer, *aggregate)
+        let Self { grader, answer, code, aggregate } = self;
+        judging(*grader, *answer, *aggregate, code)
     }
 
     fn check(&self) -> Vec<Problem> {

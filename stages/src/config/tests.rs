@@ -46,7 +46,9 @@ fn all() -> Vec<StageConfig> {
             "problems",
             json!({"pretrain": 1, "flawed": 1, "sft": 1, "train": 1, "validation": 1, "test": 1}),
         ),
+        stage("dataset", json!({"file": "f", "format": "gsm8k"})),
         stage("draw", json!({"queries": "q", "count": 3})),
+        stage("prompts", json!({"rows": "q", "policy": "p", "variables": {"enable_thinking": false}})),
         stage("tokenizer", json!({"corpus": ["a", "b"], "kind": "words", "vocab_size": 256})),
         stage("pretrain", json!({"tokenizer": "t", "dataset": "d", "model": model, "training": training})),
         stage("sft", json!({"policy": "p", "dataset": "d", "optimizer": "o", "training": training})),
@@ -99,7 +101,11 @@ fn every_stage_is_covered_and_right() {
     assert_eq!(names, StageConfig::NAMES);
     for stage in &all {
         assert_eq!(refused(stage), [""; 0], "{}", stage.name());
-        assert_eq!(stage.stage().version(), 1);
+        let version = match stage.name() {
+            "sft" | "sample" | "sample_shard" | "reward_model" => 2,
+            _ => 1,
+        };
+        assert_eq!(stage.stage().version(), version, "{}", stage.name());
         assert!(!stage.stage().outputs().is_empty());
         assert!(stage.stage().cpu() >= 1);
     }
@@ -202,6 +208,7 @@ fn settings_that_matter_are_identity() {
         json!({"max_tokens": 47}),
         json!({"top_p": 0.9}),
         json!({"top_k": 5}),
+        json!({"min_p": 0.1}),
         json!({"stop": ["x"]}),
         json!({"limit": 10}),
     ];
@@ -518,4 +525,39 @@ fn other_settings_out_of_range_are_refused() {
         refused(&stage("tokenizer", json!({"corpus": [], "kind": "bpe", "vocab_size": 0}))),
         ["corpus", "vocab_size"]
     );
+}
+
+#[test]
+fn programs_are_judged_by_rules_that_fit() {
+    let code = json!({"seconds": 2, "comparison": "strict"});
+    let score = |extra: serde_json::Value| {
+        let mut with = json!({"responses": "r", "queries": "q"});
+        with.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        stage("score", with)
+    };
+    let good = score(json!({"grader": "code", "code": code}));
+    assert_eq!(refused(&good), [""; 0]);
+    assert_ne!(good.stage().identity(), score(json!({"grader": "code"})).stage().identity());
+    let reckless = score(json!({"grader": "code", "code": {"unsafe_no_sandbox": true}}));
+    assert_eq!(reckless.stage().identity(), score(json!({"grader": "code"})).stage().identity());
+    assert_eq!(refused(&score(json!({"code": code}))), ["code"]);
+    assert_eq!(refused(&score(json!({"grader": "code", "reward_model": "m"}))), ["reward_model"]);
+    assert_eq!(refused(&score(json!({"grader": "code", "code": {"seconds": 0}}))), ["code.seconds"]);
+    let plain = score(json!({})).stage().identity();
+    assert_eq!(plain, score(json!({"code": {}})).stage().identity(), "keys of answers stay as they are");
+}
+
+#[test]
+fn datasets_are_read_by_their_own_columns() {
+    let dataset = |extra: serde_json::Value| {
+        let mut with = json!({"file": "f", "format": "math"});
+        with.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        stage("dataset", with)
+    };
+    let plain = dataset(json!({}));
+    let same = dataset(json!({"prompt": "# Question\n\n{question}\n\n# Solution\n\n"}));
+    assert_eq!(plain.stage().identity(), same.stage().identity(), "what is usual may be written");
+    assert_eq!(refused(&dataset(json!({"prompt": "Solve!"}))), ["prompt"]);
+    assert_eq!(refused(&dataset(json!({"columns": {"question": "q"}}))), ["columns.question"]);
+    assert_eq!(refused(&dataset(json!({"limit": 0}))), ["limit"]);
 }

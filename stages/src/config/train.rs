@@ -391,6 +391,11 @@ impl Stage for Sft {
         Runner::Worker
     }
 
+    /// 2: which of several end tokens ends a completion, and those of `generation_config.json`.
+    fn version(&self) -> u32 {
+        2
+    }
+
     fn seeded(&self) -> bool {
         true
     }
@@ -425,6 +430,11 @@ impl Stage for Sft {
 impl Stage for RewardModel {
     fn runner(&self) -> Runner {
         Runner::Worker
+    }
+
+    /// 2: its `config.json` has the end tokens of `generation_config.json`.
+    fn version(&self) -> u32 {
+        2
     }
 
     fn seeded(&self) -> bool {

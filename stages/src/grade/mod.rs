@@ -95,6 +95,8 @@ impl Verdict {
 pub fn equal(answer: &str, reference: &str, grader: Grader) -> bool {
     match grader {
         Grader::Exact => answer == reference,
+        // Programs are judged by tests, not by an answer.
+        Grader::Code => false,
         Grader::Official => official(answer, reference),
         Grader::Math => math(reference, answer, &Conventions::default()).correct,
     }
@@ -115,6 +117,7 @@ pub fn judge(gold: &str, response: &str, grader: Grader, conventions: &Conventio
             string(answer, official)
         }
         Grader::Exact => string(response.rsplit(ANSWER_MARKER).next().unwrap_or(response), |a, b| a == b),
+        Grader::Code => Verdict::of(false, "programs are judged by tests"),
     }
 }
 

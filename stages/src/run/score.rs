@@ -2,16 +2,19 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use bstar_cache::Digest;
 use serde_json::{Map, Value};
 
 use super::{Work, metrics};
-use crate::config::{Aggregate, AnswerStyle, Grader, ScoreShard};
+use crate::code::{Judge, Rules, extract};
+use crate::config::{Aggregate, AnswerStyle, CodeRules, Grader, ScoreShard};
 use crate::files;
 use crate::grade as grading;
 use crate::protocol::StageError;
 use crate::record::{Query, Response, Reward};
+use crate::sandbox::{Limits, Sandbox};
 
 /// Judges a response by its answer: the reward is 1 when it is right and 0 otherwise.
 #[must_use]
@@ -28,6 +31,51 @@ pub fn grade(query: &Query, response: &Response, grader: Grader, style: AnswerSt
         equations: grading::equations(&response.text),
         reward: f64::from(u8::from(correct)),
         step_scores: None,
+    }
+}
+
+/// Judges responses that are programs.
+struct Programs {
+    judge: Judge,
+    /// Query and text → whether it is right: many responses are the same.
+    known: HashMap<(String, String), bool>,
+}
+
+impl Programs {
+    fn new(rules: &CodeRules) -> Result<Self, StageError> {
+        let CodeRules { comparison, seconds, memory_mb, unsafe_no_sandbox } = *rules;
+        let sandbox = if unsafe_no_sandbox { Sandbox::nothing() } else { Sandbox::find() };
+        let sandbox = sandbox.map_err(|error| StageError::invalid(error.to_string()).hint(error.hint))?;
+        let limits = Limits { memory: u64::from(memory_mb) << 20, ..Limits::default() };
+        Ok(Self { judge: Judge::new(sandbox, Rules { comparison, seconds, limits }), known: HashMap::new() })
+    }
+
+    fn grade(&mut self, query: &Query, response: &Response) -> Result<Reward, StageError> {
+        let tests = query.tests.as_ref().ok_or_else(|| {
+            StageError::invalid(format!("the query `{}` has no tests", query.id))
+                .hint("with `grader: code` every row of `queries` needs `tests`")
+        })?;
+        let code = extract(&response.text);
+        let text_id = text_id(&response.text);
+        let correct = match self.known.entry((query.id.clone(), text_id.clone())) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(unknown) => {
+                let verdict = self.judge.judge(&code, tests);
+                let failed = |error| StageError::failed(format!("the sandbox failed: {error}"));
+                *unknown.insert(verdict.map_err(failed)?.correct)
+            }
+        };
+        Ok(Reward {
+            query_id: response.query_id.clone(),
+            sample_index: response.sample_index,
+            temperature: response.temperature,
+            text_id,
+            correct,
+            extracted: Some(code),
+            equations: Vec::new(),
+            reward: f64::from(u8::from(correct)),
+            step_scores: None,
+        })
     }
 }
 
@@ -59,13 +107,14 @@ fn text_id(text: &str) -> String {
 }
 
 pub(super) fn score(config: &ScoreShard, work: &Work) -> Result<Map<String, Value>, StageError> {
-    let ScoreShard { grader, answer, aggregate } = config;
+    let ScoreShard { grader, answer, code, aggregate } = config;
     if aggregate.is_some() {
         return Err(StageError::failed("scoring with a reward model does not run in this process"));
     }
     let queries: Vec<Query> = work.rows("queries")?;
     let responses: Vec<Response> = work.rows("responses")?;
     let by_id: HashMap<&str, &Query> = queries.iter().map(|query| (query.id.as_str(), query)).collect();
+    let mut programs = (*grader == Grader::Code).then(|| Programs::new(code)).transpose()?;
     let mut rewards = Vec::with_capacity(responses.len());
     for response in &responses {
         let query = by_id.get(response.query_id.as_str()).ok_or_else(|| {
@@ -75,7 +124,10 @@ pub(super) fn score(config: &ScoreShard, work: &Work) -> Result<Map<String, Valu
             ))
             .hint("`queries` must be those that were sampled")
         })?;
-        rewards.push(grade(query, response, *grader, *answer));
+        rewards.push(match &mut programs {
+            Some(programs) => programs.grade(query, response)?,
+            None => grade(query, response, *grader, *answer),
+        });
     }
     files::write_rows(&work.path("rewards.jsonl"), &rewards)?;
     let correct = rewards.iter().filter(|reward| reward.correct).count();

@@ -5,6 +5,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
+use crate::code::Tests;
 use crate::config::{AnswerStyle, Grader};
 use crate::protocol::FailureKind;
 use crate::record::{Example, FinishReason, LabelledSteps, Query, Response, Reward};
@@ -45,6 +46,7 @@ fn query(id: &str, answer: &str) -> Query {
         prompt: format!("prompt of {id}"),
         answer: answer.to_owned(),
         prefix: None,
+        tests: None,
         tags: BTreeMap::new(),
     }
 }
@@ -123,6 +125,140 @@ fn responses_are_judged_in_their_order() {
     assert_ne!(rewards[0].text_id, rewards[2].text_id);
     assert_eq!(rewards[3].extracted.as_deref(), Some("7"));
     assert_eq!(rewards[3].equations, ["3+4=7"]);
+}
+
+#[test]
+fn programs_are_judged_by_the_tests_of_their_query() {
+    if crate::at_hand::sandbox().is_none() {
+        return;
+    }
+    let asserts =
+        |tests: &[&str]| Tests::Statements { tests: tests.iter().map(|test| (*test).to_owned()).collect() };
+    let queries =
+        vec![Query { tests: Some(asserts(&["assert up(1) == 2"])), ..query("a", "") }, query("untested", "")];
+    let answer = |index, code: &str| response("a", index, &format!("So:\n```python\n{code}\n```\n"));
+    let good = "def up(x):\n    return x + 1";
+    let responses = vec![answer(0, good), answer(1, "def up(x):\n    return 3"), answer(2, good)];
+    let mut bench = Bench::new();
+    bench.give("queries", &queries);
+    bench.give("responses", &responses);
+    let with = json!({"grader": "code", "aggregate": null, "code": {"seconds": 2}});
+    let metrics = bench.run("score_shard", with.clone()).unwrap();
+    assert_eq!((metrics["responses"].clone(), metrics["correct"].clone()), (3.into(), 2.into()));
+    let rewards: Vec<Reward> = bench.rows("rewards.jsonl");
+    assert_eq!(rewards.iter().map(|reward| reward.reward).collect::<Vec<_>>(), [1.0, 0.0, 1.0]);
+    assert_eq!(rewards[0].extracted.as_deref(), Some("def up(x):\n    return x + 1\n"));
+    bench.give("responses", &[response("untested", 0, good)]);
+    let error = bench.run("score_shard", with).unwrap_err();
+    assert_eq!(error.kind, FailureKind::Invalid);
+    assert!(error.message.contains("untested"), "{error:?}");
+}
+
+/// What a data set's only row becomes.
+fn read(format: &str, row: serde_json::Value) -> (Query, Option<Example>) {
+    let mut bench = Bench::new();
+    bench.give("file", &[row]);
+    bench.run("dataset", json!({"file": "x", "format": format})).unwrap();
+    (bench.rows("queries.jsonl").remove(0), bench.rows("examples.jsonl").pop())
+}
+
+#[test]
+fn rows_of_public_data_sets_become_queries_and_examples() {
+    let answer = "He has 48/2 = <<48/2=24>>24.\nSo 1,0<<1+1>>00.\n#### 1,000";
+    let (query, example) = read("gsm8k", json!({"question": "How many?", "answer": answer}));
+    assert_eq!((query.id.as_str(), query.answer.as_str()), ("gsm8k/0", "1000"));
+    assert_eq!(query.prompt, "# Question\n\nHow many?\n\n# Solution\n\n");
+    let example = example.unwrap();
+    assert_eq!(example.completion, "He has 48/2 = 24.\nSo 1,000.\n\n# Answer\n\n1000");
+    assert_eq!(example.query_id.as_deref(), Some("gsm8k/0"));
+
+    let solution = "Clearly \\boxed{\\frac{1}{2}}.";
+    let (query, _) =
+        read("math", json!({"problem": "P", "solution": solution, "level": 3, "unique_id": "a/1"}));
+    assert_eq!((query.id.as_str(), query.answer.as_str()), ("a/1", "\\frac{1}{2}"));
+    assert_eq!(query.tags["level"], "3");
+
+    let choices = json!({"text": ["red", "blue"], "label": ["1", "2"]});
+    let (query, example) =
+        read("arc", json!({"id": "m", "question": "Sky?", "choices": choices, "answerKey": "2"}));
+    assert!(query.prompt.contains("(A) red\n(B) blue"), "{}", query.prompt);
+    assert_eq!(query.answer, "B");
+    assert_eq!(example.unwrap().completion, " Final answer: (B)");
+
+    let row = json!({"task_id": "H/0", "prompt": "def f():\n", "entry_point": "f", "test": "def check(c): pass",
+        "canonical_solution": "    return 1\n"});
+    let (query, example) = read("humaneval", row);
+    let tests = ["def check(c): pass", "check(f)"].map(str::to_owned).into();
+    assert_eq!(query.tests, Some(Tests::Statements { tests }));
+    assert_eq!(example.unwrap().completion, "```python\ndef f():\n    return 1\n```\n");
+
+    let row = json!({"question": "Add.", "input_output": "{\"inputs\": [\"1\\n\"], \"outputs\": [\"2\\n\"]}", "solutions": "[\"print(2)\"]"});
+    let (query, example) = read("apps", row);
+    assert!(matches!(query.tests, Some(Tests::Examples(examples)) if examples.inputs == ["1\n"]));
+    assert_eq!(example.unwrap().completion, "```python\nprint(2)\n```\n");
+
+    let (query, _) = read(
+        "mbpp",
+        json!({"text": "Write f.", "test_list": ["assert f() == 1"], "test_setup_code": "import os"}),
+    );
+    assert!(query.prompt.contains("assert f() == 1"));
+    assert!(matches!(query.tests, Some(Tests::Statements { tests }) if tests.len() == 2));
+}
+
+#[test]
+fn rows_that_are_not_of_the_format_are_refused_by_number() {
+    let refused = |with: serde_json::Value, rows: &[serde_json::Value]| {
+        let mut bench = Bench::new();
+        bench.give("file", rows);
+        let error = bench.run("dataset", with).unwrap_err();
+        assert_eq!(error.kind, FailureKind::Invalid);
+        error.message
+    };
+    let good = json!({"question": "Q", "answer": "#### 1"});
+    let gsm8k = json!({"file": "x", "format": "gsm8k"});
+    assert!(
+        refused(gsm8k.clone(), &[good.clone(), json!({"question": "Q", "answer": "1"})]).contains("row 2")
+    );
+    assert!(refused(gsm8k, &[json!({"problem": "Q", "answer": "#### 1"})]).contains("no `question`"));
+    assert!(refused(json!({"file": "x", "format": "gsm8k", "skip": 1}), &[good]).contains("no row is left"));
+    let twice = json!({"problem": "P", "answer": "1", "id": "same"});
+    assert!(refused(json!({"file": "x", "format": "math"}), &[twice.clone(), twice]).contains("same"));
+}
+
+#[test]
+fn columns_and_templates_are_the_users_own() {
+    let mut bench = Bench::new();
+    bench.give("file", &[json!({"frage": "Wie {answer}?", "loesung": "so", "antwort": 3})]);
+    let with = json!({"file": "x", "format": "math", "prompt": "Q: {question}", "completion": "{answer}: {solution}",
+        "columns": {"problem": "frage", "solution": "loesung", "answer": "antwort"}});
+    bench.run("dataset", with).unwrap();
+    let example = bench.rows::<Example>("examples.jsonl").remove(0);
+    assert_eq!((example.prompt.as_str(), example.completion.as_str()), ("Q: Wie {answer}?", "3: so"));
+}
+
+/// Every row of the sets that are at hand.
+#[test]
+fn public_data_sets_are_read_whole() {
+    let sets = [
+        ("gsm8k/test.jsonl", "gsm8k", 1319),
+        ("math/math500_prm800k_test.jsonl", "math", 500),
+        ("arc/arc_challenge_test.jsonl", "arc", 1172),
+        ("humaneval/HumanEval.jsonl", "humaneval", 164),
+        ("code/apps_train_5.jsonl", "apps", 5),
+    ];
+    for (file, format, rows) in sets {
+        let Some(text) = crate::at_hand::shared(file) else { return };
+        let values: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let mut bench = Bench::new();
+        bench.give("file", &values);
+        let metrics = bench.run("dataset", json!({"file": "x", "format": format})).unwrap();
+        assert_eq!(
+            (metrics["queries"].clone(), metrics["examples"].clone()),
+            (rows.into(), rows.into()),
+            "{file}"
+        );
+    }
 }
 
 #[test]
@@ -335,4 +471,22 @@ fn stages_of_other_runners_are_refused() {
     let bench = Bench::new();
     let error = bench.run("command", json!({"argv": ["true"], "outputs": ["x"]})).unwrap_err();
     assert_eq!(error.kind, FailureKind::Failed);
+}
+
+#[test]
+fn prompts_are_rendered_and_the_rest_of_a_row_stays() {
+    let mut bench = Bench::new();
+    bench.give("rows", &[query("a", "1"), query("b", "2")]);
+    let template = "Q: {{ messages[-1].content }} {{ style }}\nA:";
+    let with = json!({"rows": "q", "template": template, "variables": {"style": "!"}});
+    assert_eq!(bench.run("prompts", with.clone()).unwrap()["rows"], 2);
+    let rows: Vec<Query> = bench.rows("rows.jsonl");
+    assert_eq!(rows[1], Query { prompt: "Q: prompt of b !\nA:".to_owned(), ..query("b", "2") });
+    let text = fs::read_to_string(bench.work.path("rows.jsonl")).unwrap();
+    assert!(text.starts_with(r#"{"id":"a","prompt":"Q: prompt of a !"#), "fields keep their order: {text}");
+
+    bench.give("rows", &[json!({"prompt": "a"}), json!({"prompt": 1})]);
+    let error = bench.run("prompts", with).unwrap_err();
+    assert_eq!(error.kind, FailureKind::Invalid);
+    assert!(error.message.contains("row 2 of `rows`: it has no text `prompt`"), "{error}");
 }

@@ -8,8 +8,8 @@
 //! out of reach, is not lost, but sent by whoever opens or looks it up next. So a manifest in the folder's
 //! `manifests/` is in the bucket, or was.
 //!
-//! Results in the folder stay when they are deleted from the bucket; the folder can be deleted at any
-//! time when nothing is pending in it.
+//! What another machine deletes from the bucket stays in the folder until a collection on this machine, which
+//! makes the folder smaller too. The folder can be deleted at any time when nothing is pending in it.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -22,6 +22,7 @@ use object_store::path::Path as ObjectPath;
 use object_store::{Error as ObjectError, ObjectStore, PutMode};
 use tokio::task::JoinHandle;
 
+use super::super::gc::each;
 use super::super::local::{Local, absent, in_folder_of};
 use super::super::manifests::{ATTEMPTS, Found, Published, incomplete};
 use super::super::{CONCURRENCY, Place, Store, StoreError, blocking, layout, short};
@@ -179,23 +180,23 @@ impl Tier {
         entries.filter_map(key).collect()
     }
 
-    /// Reads all blobs in the folder; those that are damaged are moved aside, and fetched again when needed.
-    pub(crate) async fn verify(&self) -> Result<(), StoreError> {
+    /// Reads all blobs in the folder; gives those that were damaged, which are moved aside, and fetched again when
+    /// needed.
+    pub(crate) async fn verify(&self) -> Result<Vec<Digest>, StoreError> {
         let local = Arc::clone(&self.local);
         blocking(move || {
-            let folders = std::fs::read_dir(local.path(layout::BLOBS)).into_iter().flatten().flatten();
-            let names =
-                folders.filter_map(|folder| Some((folder.file_name().into_string().ok()?, folder.path())));
-            for (head, folder) in names {
-                for file in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-                    let object = format!("{}/{head}/{}", layout::BLOBS, file.file_name().display());
-                    match layout::parse_blob(&object).map(|digest| local.verify(&digest, false)) {
-                        Some(Err(error)) if error.lost_blob().is_none() => return Err(error),
-                        _ => {}
-                    }
+            let (mut blobs, mut damaged) = (Vec::new(), Vec::new());
+            each(&local, layout::BLOBS, &mut |file| blobs.extend(layout::parse_blob(&file.object.name)))
+                .map_err(StoreError::io(|| format!("list {}", local.root().display())))?;
+            for digest in blobs {
+                match local.verify(&digest, false) {
+                    Err(error) if error.lost_blob().is_none() => return Err(error),
+                    Err(error) => damaged.extend(error.is_corrupt()),
+                    Ok(_) => {}
                 }
             }
-            Ok(())
+            damaged.sort_unstable();
+            Ok(damaged)
         })
         .await
     }
@@ -229,6 +230,16 @@ impl Remote {
         let (local, digest) = (Arc::clone(&tier.local), *digest);
         let attempt = move || format!("store blob {digest}");
         blocking(move || local.keep_verified(file, &digest).map_err(StoreError::io(attempt))).await
+    }
+
+    /// Sends a blob to the bucket that is lost there, if the tier has it; whether it did.
+    pub(crate) async fn mend(&self, blob: &Artifact) -> Result<bool, StoreError> {
+        let Some(tier) = &self.tier else { return Ok(false) };
+        let copy = tier.local.path(&layout::blob(&blob.digest));
+        if !tier.has(*blob).await? {
+            return Ok(false);
+        }
+        self.upload_file(&copy, blob).await.map(|()| true)
     }
 
     /// Whether a blob is in the tier or in the bucket.
@@ -267,7 +278,7 @@ impl Remote {
     pub(crate) async fn find(&self, key: &ActionKey) -> Result<Found, StoreError> {
         let Some(tier) = &self.tier else { return self.find_settled(key, None).await };
         if let Some(manifest) = tier.manifest(key).await? {
-            if self.first_lost(&manifest, Some(tier)).await?.is_none() {
+            if self.first_missed(&manifest, Some(tier)).await?.is_none() {
                 return Ok(Found::Usable(Box::new(manifest)));
             }
             tier.forget(key).await?;
@@ -305,7 +316,7 @@ impl Remote {
             Some(Err(reason)) => return Ok(Found::Unusable(reason)),
             Some(Ok(manifest)) => manifest,
         };
-        Ok(match self.first_lost(&manifest, tier).await? {
+        Ok(match self.first_missed(&manifest, tier).await? {
             None => Found::Usable(Box::new(manifest)),
             Some(digest) => Found::Incomplete(Box::new(manifest), digest),
         })
@@ -393,7 +404,7 @@ impl Remote {
     }
 
     /// Puts a manifest where it belongs, unless there is one that can be used.
-    async fn put_manifest(&self, manifest: Manifest, text: &str) -> Result<Published, StoreError> {
+    pub(crate) async fn put_manifest(&self, manifest: Manifest, text: &str) -> Result<Published, StoreError> {
         let key = manifest.key;
         let attempt = || format!("publish the manifest of `{}` ({key})", manifest.provenance.step);
         let object = layout::manifest(&key);

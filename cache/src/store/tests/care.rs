@@ -7,12 +7,16 @@ use super::*;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-macro_rules! everywhere {
-    ($($name:ident),* $(,)?) => {
+macro_rules! care {
+    (everywhere { $($name:ident),* $(,)? } without_tier { $($plain:ident),* $(,)? }) => {
         mod in_memory {
             $(#[tokio::test]
             async fn $name() {
                 super::$name(&super::Store::open("memory://").await.unwrap()).await;
+            })*
+            $(#[tokio::test]
+            async fn $plain() {
+                super::$plain(&super::Store::open("memory://").await.unwrap()).await;
             })*
         }
 
@@ -22,33 +26,49 @@ macro_rules! everywhere {
                 let folder = tempfile::tempdir().unwrap();
                 super::$name(&super::Store::open(folder.path().to_str().unwrap()).await.unwrap()).await;
             })*
+            $(#[tokio::test]
+            async fn $plain() {
+                let folder = tempfile::tempdir().unwrap();
+                super::$plain(&super::Store::open(folder.path().to_str().unwrap()).await.unwrap()).await;
+            })*
         }
 
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn in_a_bucket() {
             let Some(server) = servers::Server::moto() else { return };
+            let folder = tempfile::tempdir().unwrap();
             let mut number = 0;
+            for tier in [TierFolder::Off, TierFolder::Below(folder.path().to_owned())] {
+                $(
+                    number += 1;
+                    $name(&bucket(&server, number, tier.clone()).await).await;
+                )*
+            }
             $(
                 number += 1;
-                $name(&bucket(&server, number, TierFolder::Off).await).await;
+                $plain(&bucket(&server, number, TierFolder::Off).await).await;
             )*
         }
     };
 }
 
-everywhere! {
-    results_that_nobody_needs_go_with_what_only_they_name,
-    what_is_young_stays,
-    a_result_whose_outputs_stay_costs_nothing_and_stays,
-    a_blob_that_is_named_again_is_spared,
-    blobs_without_a_result_go,
-    an_unreadable_manifest_goes_when_it_is_old,
-    debris_goes_and_a_lease_that_is_held_stays,
-    a_retired_output_is_gone_and_its_result_is_found,
-    shared_content_is_not_retired,
-    retired_content_that_is_needed_is_a_miss,
-    a_result_that_misses_more_than_was_retired_is_a_miss,
-    retired_results_are_collected_with_their_notes,
+care! {
+    everywhere {
+        results_that_nobody_needs_go_with_what_only_they_name,
+        what_is_young_stays,
+        a_result_whose_outputs_stay_costs_nothing_and_stays,
+        a_blob_that_is_named_again_is_spared,
+        an_unreadable_manifest_goes_when_it_is_old,
+        debris_goes_and_a_lease_that_is_held_stays,
+        a_retired_output_is_gone_and_its_result_is_found,
+        shared_content_is_not_retired,
+        retired_content_that_is_needed_is_a_miss,
+        a_result_that_misses_more_than_was_retired_is_a_miss,
+    }
+    without_tier {
+        blobs_without_a_result_go,
+        retired_results_are_collected_with_their_notes,
+    }
 }
 
 /// Two days from now: everything is old.

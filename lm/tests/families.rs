@@ -1,0 +1,317 @@
+//! Every family against what transformers computes: `goldens/make.py` wrote the expectations.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::print_stdout, reason = "figures")]
+
+#[path = "support/skipped.rs"]
+mod skipped;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use bstar_lm::batch::Packed;
+use bstar_lm::checkpoint::{load_model, save_model};
+use bstar_lm::config::ModelConfig;
+use bstar_lm::generate::{Policy, Row, Sampling};
+use bstar_lm::model::Decoder;
+use bstar_lm::optim::Optimizer;
+use bstar_lm::progress::Control;
+use bstar_lm::tensors::{Tensors, read_tensors, write_tensors};
+use bstar_lm::tokenizer::Tokenizer;
+use bstar_lm::train::{NextToken, Run, TextRow, train};
+use bstar_stages::Reference;
+use bstar_stages::config::{
+    Optimizer as OptimizerKind, SampleShard, Schedule, ScheduleShape, TokenizerKind, Training,
+};
+use bstar_stages::record::Example;
+use serde::Deserialize;
+use tch::{Device, Kind, Tensor};
+
+/// What transformers found.
+#[derive(Deserialize)]
+struct Expected {
+    prompt: Vec<i64>,
+    looked_at: Vec<i64>,
+    greedy: Vec<i64>,
+    logprobs: Vec<f64>,
+    rows: Vec<Vec<i64>>,
+    losses: Vec<f64>,
+    norms: Vec<f64>,
+    rate: f64,
+    decay: f64,
+    betas: [f64; 2],
+}
+
+/// A model that transformers has computed.
+struct Golden {
+    name: String,
+    folder: PathBuf,
+    expected: Expected,
+    tensors: Tensors,
+}
+
+fn goldens() -> Vec<Golden> {
+    tch::set_num_threads(1);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
+    let entries = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
+    let mut folders: Vec<PathBuf> = entries.filter(|path| path.is_dir()).collect();
+    folders.sort();
+    assert_eq!(folders.len(), 10);
+    let golden = |folder: PathBuf| Golden {
+        name: folder.file_name().unwrap().to_str().unwrap().to_owned(),
+        expected: serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap(),
+        tensors: read_tensors(&folder.join("expected.safetensors"), Device::Cpu).unwrap().0,
+        folder,
+    };
+    folders.into_iter().map(golden).collect()
+}
+
+/// Counted pseudo-random numbers from the tensor's name: `weight` in make.py.
+fn weight(name: &str, shape: &[i64]) -> Tensor {
+    let seed = name
+        .bytes()
+        .fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3));
+    let scale = match name {
+        _ if name.contains("embed_tokens") || name.contains("lm_head") => 0.5,
+        _ => 0.25,
+    };
+    let middle = if name.contains("norm") { 1.0 } else { 0.0 };
+    let number = |count: u64| {
+        let mut z = seed.wrapping_add(count.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^= z >> 31;
+        middle + ((z >> 40) as f32 - 2_f32.powi(23)) * 2_f32.powi(-23) * scale
+    };
+    let count = shape.iter().product::<i64>() as u64;
+    Tensor::from_slice(&(1..=count).map(number).collect::<Vec<f32>>()).view(shape)
+}
+
+impl Golden {
+    fn model(&self) -> Decoder {
+        let config = ModelConfig::read(&self.folder).unwrap();
+        let tensors = config.tensors().into_iter().map(|(name, shape)| {
+            let tensor = weight(&name, &shape);
+            (name, tensor)
+        });
+        let tensors = tensors.collect();
+        Decoder::new(config, tensors)
+    }
+}
+
+/// Logits at every position of a sequence.
+fn logits(model: &Decoder, ids: &[i64]) -> Tensor {
+    let _guard = tch::no_grad_guard();
+    let weights = model.weights();
+    let hidden = Packed::new(&[ids], Device::Cpu).forward(model, &weights, |_, _| ());
+    hidden.linear(&weights.head, None::<&Tensor>).narrow(0, 0, ids.len() as i64).to_kind(Kind::Float)
+}
+
+fn distance(left: &Tensor, right: &Tensor) -> f64 {
+    (left - right).abs().max().double_value(&[])
+}
+
+/// A folder with a tokenizer that knows fewer tokens than the models.
+fn tokenizer() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let row = Example {
+        prompt: "one two".to_owned(),
+        completion: " three".to_owned(),
+        query_id: None,
+        sample_index: None,
+        reward: None,
+    };
+    let settings = bstar_stages::config::Tokenizer {
+        corpus: vec![Reference::from("c")],
+        kind: TokenizerKind::Words,
+        vocab_size: 50,
+        markers: Default::default(),
+    };
+    assert!(Tokenizer::train(&settings, &[row], folder.path()).unwrap() < 20);
+    folder
+}
+
+fn draw(policy: &Policy, prompts: &[(&str, &[i64])], settings: &SampleShard) -> Vec<Row> {
+    let stop = AtomicBool::new(false);
+    let sampling = Sampling { settings, seed: 5, cache_bytes: 1 << 28 };
+    let prompts: Vec<_> =
+        prompts.iter().map(|(id, ids)| policy.prompt_of(id, ids.to_vec(), &sampling).unwrap()).collect();
+    policy.draw(&prompts, &sampling, &mut Control::new(&stop, |_| ())).unwrap()
+}
+
+fn settings(temperature: f64, start: u32, end: u32) -> SampleShard {
+    SampleShard {
+        temperature,
+        start,
+        end,
+        max_tokens: 64,
+        top_p: 1.0,
+        top_k: 0,
+        min_p: 0.0,
+        stop: Vec::new(),
+    }
+}
+
+#[test]
+fn logits_are_those_of_transformers() {
+    for golden in goldens() {
+        let model = golden.model();
+        let at = Tensor::from_slice(&golden.expected.looked_at);
+        let found = logits(&model, &golden.expected.prompt).index_select(0, &at);
+        let off = distance(&found, &golden.tensors["logits"]);
+        // In 16 bits: no further from transformers in 16 bits than that is from 32 bits.
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::copy(golden.folder.join("config.json"), folder.path().join("config.json")).unwrap();
+        let named = model.named().into_iter().map(|(name, tensor)| (name.to_owned(), tensor));
+        write_tensors(&folder.path().join("model.safetensors"), named, Kind::BFloat16, None).unwrap();
+        let half = load_model(folder.path(), Device::Cpu, Kind::BFloat16).unwrap();
+        let half = logits(&half, &golden.expected.prompt).index_select(0, &at);
+        let theirs = &golden.tensors["logits_bfloat16"];
+        let (half_off, usual) = (distance(&half, theirs), distance(theirs, &golden.tensors["logits"]));
+        println!("{:14} logits off by {off:.1e}; bf16 by {half_off:.3} (usual: {usual:.3})", golden.name);
+        assert!(off <= 1e-4, "{}: {off}", golden.name);
+        assert!(half_off <= 1.5 * usual, "{}: {half_off} {usual}", golden.name);
+    }
+}
+
+#[test]
+fn greedy_tokens_are_those_of_transformers() {
+    let tokenizer = tokenizer();
+    for golden in goldens() {
+        let policy = Policy::new(golden.model(), Tokenizer::load(tokenizer.path()).unwrap());
+        let rows = draw(&policy, &[("q", &golden.expected.prompt)], &settings(0.0, 0, 1));
+        assert_eq!(rows[0].ids, golden.expected.greedy, "{}", golden.name);
+        let pairs = rows[0].logprobs.iter().zip(&golden.expected.logprobs);
+        let off = pairs.map(|(found, expected)| (found - expected).abs()).fold(0.0, f64::max);
+        println!("{:14} 64 greedy tokens equal; log-probabilities off by {off:.1e}", golden.name);
+        assert!(off <= 1e-4, "{}: {off}", golden.name);
+    }
+}
+
+#[test]
+fn responses_do_not_depend_on_their_company() {
+    let tokenizer = tokenizer();
+    for golden in goldens() {
+        let policy = Policy::new(golden.model(), Tokenizer::load(tokenizer.path()).unwrap());
+        let text: Vec<i64> = golden.expected.prompt.iter().chain(&golden.expected.greedy).copied().collect();
+        let prompts: Vec<(String, &[i64])> = [3, 14, 17, 18, 31, 45, 60]
+            .iter()
+            .map(|length| (format!("q{length}"), &text[..*length]))
+            .collect();
+        let prompts: Vec<(&str, &[i64])> = prompts.iter().map(|(id, ids)| (id.as_str(), *ids)).collect();
+        let bits =
+            |rows: Vec<Row>, prompts: &[(&str, &[i64])]| -> BTreeMap<(String, u32), (Vec<i64>, Vec<u64>)> {
+                let bits = |row: &Row| row.logprobs.iter().map(|logprob| logprob.to_bits()).collect();
+                rows.iter()
+                    .map(|row| ((prompts[row.query].0.to_owned(), row.sample), (row.ids.clone(), bits(row))))
+                    .collect()
+            };
+        let all = bits(draw(&policy, &prompts, &settings(0.9, 0, 20)), &prompts);
+        for (chosen, start, end) in [(vec![2], 3, 4), (vec![6, 1, 0], 0, 17), (vec![3, 4, 5], 18, 20)] {
+            let chosen: Vec<(&str, &[i64])> = chosen.into_iter().map(|at: usize| prompts[at]).collect();
+            for (name, found) in bits(draw(&policy, &chosen, &settings(0.9, start, end)), &chosen) {
+                assert!(all[&name] == found, "{}: {name:?}", golden.name);
+            }
+        }
+    }
+}
+
+/// The model after the updates, with its losses and gradient norms.
+fn trained(golden: &Golden) -> (Decoder, Vec<(f64, f64)>) {
+    let Expected { rows, rate, decay, betas, losses, .. } = &golden.expected;
+    let rows: Vec<TextRow> = rows.iter().map(|ids| TextRow::from_ids(ids.clone(), 1).unwrap()).collect();
+    let schedule = Schedule { shape: ScheduleShape::Constant, warmup: 0, floor: 0.0, total: None };
+    let settings = Training {
+        updates: losses.len(),
+        batch: rows.len(),
+        learning_rate: *rate,
+        optimizer: OptimizerKind::Adamw,
+        muon_learning_rate: 0.02,
+        schedule,
+        clip: 1.0,
+        weight_decay: *decay,
+        betas: *betas,
+        max_length: 128,
+        checkpoint_every: 100,
+    };
+    let (scratch, stop) = (tempfile::tempdir().unwrap(), AtomicBool::new(false));
+    let run = Run { settings: &settings, seed: 1, threads: 1, scratch: scratch.path() };
+    let mut model = golden.model();
+    let mut control = Control::new(&stop, |_| ());
+    let optimizer = Optimizer::new(OptimizerKind::Adamw);
+    let (_, log, _) = train(&NextToken, &rows, &mut model, optimizer, &run, &mut control).unwrap();
+    (model, log.iter().map(|row| (row.loss, row.grad_norm)).collect())
+}
+
+#[test]
+fn three_updates_are_those_of_transformers() {
+    for golden in goldens() {
+        let (model, log) = trained(&golden);
+        let mut loss_off = 0.0_f64;
+        for ((loss, norm), (expected, their_norm)) in
+            log.iter().zip(golden.expected.losses.iter().zip(&golden.expected.norms))
+        {
+            loss_off = loss_off.max((loss - expected).abs());
+            assert!((norm - their_norm).abs() <= 1e-4 * their_norm, "{}: {norm} {their_norm}", golden.name);
+        }
+        let mut weights_off = (0.0, "");
+        let (mut compared, mut sum) = (0, 0.0);
+        for (name, tensor) in model.named() {
+            let moved = tensor - weight(name, &tensor.size());
+            let off = distance(&moved, &golden.tensors[&format!("moved.{name}")]);
+            compared += tensor.numel();
+            sum += (&moved - &golden.tensors[&format!("moved.{name}")])
+                .abs()
+                .sum(Kind::Double)
+                .double_value(&[]);
+            if off > weights_off.0 {
+                weights_off = (off, name);
+            }
+        }
+        println!(
+            "{:14} after 3 updates: loss off by {loss_off:.1e}, {compared} weights by at most {:.1e} ({}), {:.1e} \
+             on average",
+            golden.name,
+            weights_off.0,
+            weights_off.1,
+            sum / compared as f64
+        );
+        assert!(sum / compared as f64 <= 1e-7, "{}", golden.name);
+        assert!(loss_off <= 1e-5, "{}: {loss_off}", golden.name);
+        assert!(weights_off.0 <= 1e-5, "{}: {weights_off:?}", golden.name);
+    }
+}
+
+/// Needs an interpreter with torch and transformers, named in `BSTAR_PYTHON`.
+#[test]
+fn what_is_written_loads_in_transformers() {
+    let Some(python) = std::env::var_os("BSTAR_PYTHON") else {
+        skipped::skipped("BSTAR_PYTHON names no Python with torch and transformers");
+        return;
+    };
+    let (folder, tokenizer) = (tempfile::tempdir().unwrap(), tokenizer());
+    for golden in goldens() {
+        let (model, _) = trained(&golden);
+        let folder = folder.path().join(&golden.name);
+        for (name, kind) in [("float32", Kind::Float), ("bfloat16", Kind::BFloat16), ("float16", Kind::Half)]
+        {
+            save_model(&folder.join(name), &model, kind, tokenizer.path()).unwrap();
+        }
+        let found = logits(&model, &golden.expected.prompt);
+        let found = [("logits".to_owned(), &found)];
+        write_tensors(&folder.join("logits.safetensors"), found, Kind::Float, None).unwrap();
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/make.py");
+    let output =
+        std::process::Command::new(python).arg(script).arg("check").arg(folder.path()).output().unwrap();
+    let (said, errors) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{errors}");
+    print!("{said}");
+    assert_eq!(said.lines().count(), 10);
+    for line in said.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let off = |kind: &str| line["largest_difference"][kind].as_f64().unwrap();
+        assert!(off("float32") <= 1e-4 && off("bfloat16") < 0.2 && off("float16") < 0.05, "{line}");
+    }
+}

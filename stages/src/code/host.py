@@ -1,0 +1,302 @@
+# Runs code that nobody trusts, in a sandbox: one request a line comes in, one answer a line goes out.
+# Nothing that decides whether an answer is right ever reaches this process: expected outputs and tests
+# stay outside. What is wrong in here can only fail to be right.
+import bisect, builtins, collections, copy, functools, heapq, io, itertools, json, math, operator, os, random, re
+import resource, signal, string, sys, time, typing
+
+# What official harnesses import before the code.
+HEADER = """
+import bisect, collections, copy, datetime, functools, heapq, io, itertools, json, math, operator, os, queue
+import random, re, string, sys, time
+from bisect import *
+from collections import *
+from copy import *
+from functools import *
+from heapq import *
+from itertools import *
+from math import *
+from operator import *
+from random import *
+from typing import *
+"""
+SHADOWED = ("pow", "open")  # names of built-ins that the header would replace
+builtins.exit = builtins.quit = sys.exit
+OUTPUT = os.dup(1)
+MOST = LIMITS["output"]
+refs = []
+
+
+def pack(value, depth=0):
+    """A value as JSON; what is no plain value becomes a reference to it."""
+    kind = type(value)
+    if depth > 200:
+        raise RecursionError("a value that is nested too deeply")
+    if value is None or kind is bool:
+        return value
+    if kind is str:
+        try:
+            value.encode()
+            return value
+        except UnicodeEncodeError:
+            return {"u": [ord(char) for char in value]}
+    if kind is float:
+        return value if math.isfinite(value) else {"f": repr(value)}
+    if kind is int:
+        return value if -(2**53) < value < 2**53 else {"i": hex(value)}
+    if kind is complex:
+        return {"c": [pack(value.real), pack(value.imag)]}
+    if kind in (bytes, bytearray):
+        return {"b": value.hex()}
+    if isinstance(value, str):
+        return pack("".join(str.__iter__(value)))
+    if isinstance(value, int):
+        return pack(int.__add__(value, 0))
+    if isinstance(value, list):
+        return [pack(item, depth + 1) for item in list.__iter__(value)]
+    if isinstance(value, tuple):
+        return {"t": [pack(item, depth + 1) for item in tuple.__iter__(value)]}
+    if kind in (set, frozenset):
+        return {"s": [pack(item, depth + 1) for item in value]}
+    if isinstance(value, dict):
+        return {"d": [[pack(key, depth + 1), pack(item, depth + 1)] for key, item in dict.items(value)]}
+    refs.append(value)
+    return {"r": len(refs) - 1, "k": "call" if callable(value) else "object"}
+
+
+def unpack(value):
+    if type(value) is list:
+        return [unpack(item) for item in value]
+    if type(value) is not dict:
+        return value
+    (kind, inner), = [(key, item) for key, item in value.items() if key != "k"]
+    if kind == "u":
+        return "".join(map(chr, inner))
+    if kind == "f":
+        return float(inner)
+    if kind == "i":
+        return int(inner, 16)
+    if kind == "c":
+        return complex(*map(unpack, inner))
+    if kind == "b":
+        return bytes.fromhex(inner)
+    if kind == "t":
+        return tuple(map(unpack, inner))
+    if kind == "s":
+        return set(map(unpack, inner))
+    if kind == "d":
+        return {unpack(key): unpack(item) for key, item in inner}
+    return refs[inner]
+
+
+def say(answer):
+    text = json.dumps(answer)
+    if len(text) >= MOST:
+        text = json.dumps({"raised": "ValueError", "text": "the value is too large"})
+    data = text.encode() + b"\n"
+    while data:
+        data = data[os.write(OUTPUT, data) :]
+
+
+def raised(error):
+    try:
+        text = str(error)[:300]
+    except BaseException:
+        text = ""
+    names = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
+    return {"raised": names[0], "kind": type(error).__name__[:100], "text": text}
+
+
+def compiled(code):
+    try:
+        return compile(code, "response.py", "exec", dont_inherit=True)
+    except SyntaxError as error:
+        # The official harness puts programs into a function.
+        if "outside function" not in str(error):
+            raise
+        lines = code.split("\n")
+        future = [line for line in lines if line.startswith(("from ", "import "))]
+        body = [line for line in lines if not line.startswith(("from ", "import "))]
+        indented = "\n".join("    " + line for line in body)
+        text = "\n".join(future) + f"\ndef code():\n    pass\n{indented}\ncode()\n"
+        return compile(text, "response.py", "exec", dont_inherit=True)
+
+
+def names(header):
+    space = {"__name__": "__main__", "__builtins__": __builtins__}
+    if header:
+        exec(HEADER, space)
+        for name in SHADOWED:
+            space.pop(name, None)
+    return space
+
+
+def limit(kind, most):
+    resource.setrlimit(kind, (most, most))
+
+
+def budget(seconds):
+    # The hard limit cannot be caught.
+    used = time.process_time()
+    limit(resource.RLIMIT_CPU, int(used + seconds) + 1)
+
+
+def quiet():
+    null = os.open("/dev/null", os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+
+
+class Session:
+    """The code was executed once; tests call what it defined."""
+
+    def __init__(self, code, header, seconds):
+        self.requests = os.fdopen(os.dup(0), "rb")
+        quiet()
+        budget(seconds)
+        self.space = names(header)
+        before = dict(self.space)
+        sys.setrecursionlimit(10_000)
+        try:
+            exec(compiled(code), self.space)
+        except SystemExit:
+            pass
+        new = [name for name in self.space if name[:2] != "__" and self.space[name] is not before.get(name, self)]
+        say({"names": {name: pack(self.space[name]) for name in new}})
+
+    def serve(self):
+        for line in self.requests:
+            try:
+                say({"value": pack(self.carry_out(json.loads(line)))})
+            except BaseException as error:
+                say(raised(error))
+
+    def carry_out(self, request):
+        on = refs[request["on"]]
+        args = [unpack(item) for item in request.get("args", [])]
+        action = request["do"]
+        if action == "call":
+            return on(*args, **{key: unpack(item) for key, item in request["named"].items()})
+        if action == "get":
+            return getattr(on, request["name"])
+        if action == "set":
+            return setattr(on, request["name"], *args)
+        return {"len": len, "item": operator.getitem, "list": list, "str": str, "bool": bool}[action](on, *args)
+
+
+def call(space, name, args):
+    if "class Solution" in space["__source__"] and "Solution" in space:
+        return getattr(space["Solution"](), name)(*args)
+    return space[name](*args)
+
+
+def in_child(test, space, code, out):
+    """One test, in a process of its own that never returns."""
+    os.setsid()
+    source = os.memfd_create("in")
+    os.write(source, (test.get("input") or "").encode("utf-8", "surrogateescape"))
+    os.lseek(source, 0, os.SEEK_SET)
+    null = os.open("/dev/null", os.O_RDWR)
+    printed = out if "input" in test else null
+    for number, file in ((0, source), (1, printed), (2, null)):
+        os.dup2(file, number)
+    os.close(OUTPUT)
+    budget(test["seconds"])
+    sys.stdin, sys.stdout = io.TextIOWrapper(io.FileIO(0)), io.TextIOWrapper(io.FileIO(1, "w"), write_through=False)
+    sys.setrecursionlimit(10_000)
+    status = 0
+    try:
+        exec(code, space)
+        if "args" in test:
+            answer = {"value": pack(call(space, test["name"], [unpack(item) for item in test["args"]]))}
+            os.write(out, json.dumps(answer).encode())
+    except SystemExit:
+        pass
+    except BaseException as error:
+        status = 1
+        if os.fstat(out).st_size < MOST // 2:
+            os.ftruncate(out, 0)
+            os.lseek(out, 0, os.SEEK_SET)
+            os.write(out, json.dumps(raised(error)).encode())
+    try:
+        sys.stdout.flush()
+    except BaseException:
+        status = 1
+    os._exit(status)
+
+
+def run(test, space, code):
+    out = os.memfd_create("out")
+    started = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        try:
+            in_child(test, space, code, out)
+        finally:
+            os._exit(1)
+    status = None
+    while status is None:
+        left = test["wall"] - (time.monotonic() - started)
+        done = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if done is not None:
+            status = os.waitpid(child, 0)[1]
+        elif left <= 0:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            status = "time"
+        else:
+            signal.sigtimedwait([signal.SIGCHLD], min(left, 1.0))
+    sweep()
+    if status == "time" or (os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGKILL, signal.SIGXCPU)):
+        return {"ended": "time"}
+    size = os.fstat(out).st_size
+    if size >= MOST // 2:
+        return {"ended": "output"}
+    text = os.pread(out, size, 0)
+    os.close(out)
+    if os.WIFSIGNALED(status):
+        return {"ended": "signal", "number": os.WTERMSIG(status)}
+    if os.WEXITSTATUS(status) != 0:
+        return {"ended": "error", "text": text.decode("utf-8", "replace")[:500]}
+    return {"output": text.decode("utf-8", "replace")}
+
+
+def sweep():
+    """Ends whatever a test left running."""
+    if LIMITS["alone"]:
+        try:
+            os.kill(-1, signal.SIGKILL)
+        except OSError:
+            pass
+    while True:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                return
+        except ChildProcessError:
+            return
+
+
+def main():
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    first = json.loads(sys.stdin.buffer.readline())
+    if first["mode"] == "session":
+        try:
+            session = Session(first["code"], first["header"], first["seconds"])
+        except BaseException as error:
+            say(raised(error))
+            return
+        session.serve()
+        return
+    try:
+        code = compiled(first["code"])
+    except BaseException as error:
+        say(raised(error))
+        return
+    space = names(first["header"])
+    space["__source__"] = first["code"]
+    say({"names": {}})
+    requests = os.fdopen(os.dup(0), "rb")
+    for line in requests:
+        say(run(json.loads(line), space, code))
+
+
+main()

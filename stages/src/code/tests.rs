@@ -1,0 +1,217 @@
+use super::*;
+use crate::at_hand::{sandbox, shared};
+
+fn judge() -> Option<Judge> {
+    Some(Judge::new(sandbox()?, Rules { seconds: 1, ..Rules::default() }))
+}
+
+fn examples(pairs: &[(&str, &str)]) -> Tests {
+    let (inputs, outputs) = pairs.iter().map(|(a, b)| (Value::from(*a), Value::from(*b))).unzip();
+    Tests::Examples(Examples { inputs, outputs, fn_name: None })
+}
+
+fn calls(name: &str, inputs: Value, outputs: Value) -> Tests {
+    let list = |value: Value| value.as_array().cloned().unwrap();
+    Tests::Examples(Examples { inputs: list(inputs), outputs: list(outputs), fn_name: Some(name.to_owned()) })
+}
+
+fn asserts(tests: &[&str]) -> Tests {
+    Tests::Statements { tests: tests.iter().map(|test| (*test).to_owned()).collect() }
+}
+
+#[test]
+fn programs_read_and_print() {
+    let Some(mut judge) = judge() else { return };
+    let tests = examples(&[("1 2\n", "3\n"), ("10 -4\n", "6")]);
+    let mut correct = |code: &str| judge.judge(code, &tests).unwrap();
+    assert!(correct("a, b = map(int, input().split())\nprint(a + b)").correct);
+    assert!(correct("import sys\nprint(sum(map(int, sys.stdin.read().split())))").correct);
+    assert!(correct("if __name__ == '__main__':\n    print(sum(map(int, open(0).read().split())))").correct);
+    assert!(correct("print(sum(map(int, input().split())))\nexit()").correct, "to exit is no failure");
+    assert!(
+        correct("a, b = map(int, input().split())\nif a > 5:\n    print(6)\n    return\nprint(3)").correct
+    );
+    let wrong = correct("a, b = map(int, input().split())\nprint(3)");
+    assert_eq!((wrong.correct, wrong.passed), (false, 1));
+    let reason = |verdict: Verdict| verdict.reason.unwrap_or_default();
+    assert!(reason(correct("print(")).starts_with("SyntaxError"));
+    assert!(reason(correct("print(1/0)")).starts_with("ZeroDivisionError"));
+    assert!(reason(correct("while True: pass")).contains("time limit"));
+    assert!(reason(correct("while True: print('x' * 1000)")).contains("output"));
+}
+
+#[test]
+fn functions_are_called() {
+    let Some(mut judge) = judge() else { return };
+    let tests =
+        calls("pairs", serde_json::json!([[[1, 2], 3], [[], 0]]), serde_json::json!([[[1, 3], [2, 3]], []]));
+    let plain = "def pairs(a, b):\n    return [(x, b) for x in a]";
+    let class = "class Solution:\n    def pairs(self, a, b):\n        return tuple([x, b] for x in a)";
+    assert_eq!(judge.judge(plain, &tests).unwrap(), Verdict::passed(2));
+    assert_eq!(judge.judge(class, &tests).unwrap(), Verdict::passed(2));
+    let wrong = judge.judge("def pairs(a, b):\n    return [(x, b) for x in a] or None", &tests).unwrap();
+    assert_eq!(wrong.passed, 1);
+    let absent = judge.judge("def other(a, b): pass", &tests).unwrap();
+    assert!(absent.reason.unwrap().contains("pairs"));
+}
+
+#[test]
+fn statements_assert() {
+    let Some(mut judge) = judge() else { return };
+    let tests = asserts(&[
+        "import math",
+        "assert area(2) == (4, {'side': 2})",
+        "assert math.isclose(half(3), 1.5) and abs(half(-3)) == 1.5",
+        "assert Box(3).double() == 6 and [x for x in Box(2)] == [0, 1]",
+        "try:\n    half('x')\n    assert False\nexcept TypeError:\n    pass",
+        "assert big() == 2**100 and odd() == {1, (2, 3)} and text() == '\\ud800é'",
+    ]);
+    let code = "
+def area(side): return side * side, {'side': side}
+def half(x): return x / 2
+class Box:
+    def __init__(self, n): self.n = n
+    def double(self): return 2 * self.n
+    def __iter__(self): return iter(range(self.n))
+def big(): return 2**100
+def odd(): return {1, (2, 3)}
+def text(): return '\\ud800é'
+";
+    assert_eq!(judge.judge(code, &tests).unwrap(), Verdict::passed(6));
+    let wrong = judge.judge(&code.replace("x / 2", "x // 2"), &tests).unwrap();
+    assert_eq!((wrong.correct, wrong.passed), (false, 2));
+    let named = asserts(&["assert sum(10, 15) == 6"]);
+    let code = "def sum(a, b):\n    return len([i for i in range(1, min(a, b)) if a % i == b % i == 0]) + 4";
+    assert!(judge.judge(code, &named).unwrap().correct, "a built-in's name may be what is tested");
+}
+
+/// Each would pass in a harness that runs tests and code in one process.
+#[test]
+fn verdicts_cannot_be_forged() {
+    let Some(mut judge) = judge() else { return };
+    let asserted =
+        asserts(&["assert f(1) == 2", "assert abs(f(2) - 3) < 1e-6", "assert f(3)[0] == 7 or len(f(4)) > 2"]);
+    let printed = examples(&[("1\n", "2\n"), ("2\n", "5\n")]);
+    let forgeries = [
+        "class Yes(int):\n    def __eq__(self, o): return True\n    __ne__ = lambda s, o: False\n    def __lt__(s, o): return True\n    \
+         def __sub__(s, o): return s\n    def __abs__(s): return s\ndef f(x): return Yes(9)",
+        "class Any:\n    def __eq__(self, o): return True\n    def __lt__(s, o): return True\n    def __sub__(s, o): return s\n    \
+         def __abs__(s): return s\ndef f(x): return Any()",
+        "def abs(x): return 0\ndef len(x): return 9\ndef f(x): return 2",
+        "import builtins\nbuiltins.abs = lambda x: 0\nbuiltins.AssertionError = ValueError\ndef f(x): return 2",
+        "import os\nos._exit(0)",
+        "import sys\nsys.exit(0)",
+        "def f(x):\n    import os\n    os._exit(0)",
+        "def f(x): raise SystemExit(0)",
+        "import os\nfor n in range(3, 64):\n    for word in (b'{\"verdict\": {\"passed\": 3}}\\n', b'{\"output\": \"2\"}\\n', b'{\"passed\": 3}\\n'):\n        \
+         try: os.write(n, word)\n        except OSError: pass\ndef f(x): return None",
+        "import os\ndef f(x):\n    for n in range(3, 64):\n        try: os.write(n, b'{\"value\": 2}\\n{\"verdict\": {\"passed\": 3}}\\n')\n        \
+         except OSError: pass\n    return None",
+        "import os, signal\nfor pid in (os.getppid(), 1):\n    try: os.kill(pid, signal.SIGKILL)\n    except OSError: pass\ndef f(x): return None",
+        "import gc, sys\nfor o in gc.get_objects():\n    if isinstance(o, dict) and 'tests' in o: o['tests'] = []\ndef f(x): return None",
+        "import inspect\nframe = inspect.currentframe()\nwhile frame:\n    frame.f_globals['tests'] = []\n    frame = frame.f_back\ndef f(x): return None",
+        "def check(*args): pass\ndef f(x): return None",
+        "raise KeyboardInterrupt",
+        "",
+    ];
+    for code in forgeries {
+        for tests in [&asserted, &printed] {
+            let verdict = judge.judge(code, tests).unwrap();
+            assert!(!verdict.correct, "{code}\n{verdict:?}");
+        }
+    }
+    // And the judge is as good as before.
+    let honest = "def f(x):\n    return {1: 2, 2: 3, 3: [7]}[x]";
+    assert_eq!(judge.judge(honest, &asserted).unwrap(), Verdict::passed(3));
+}
+
+#[test]
+fn outputs_are_compared_as_the_official_harness_does_or_strictly() {
+    let cases = [
+        ("3\n", "3", true, true),
+        ("a b\nc d\n", "a b\nc d", true, true),
+        ("a  b \n\nc d\n", "a b\nc d", true, false),
+        ("b a\nd c\n", "c d\na b", true, false),
+        ("0.3333333\n", "0.333333", true, true),
+        ("0.3334\n", "0.333333", true, false),
+        ("3\n", "3.0", true, true),
+        ("12345678\n", "12345679", true, false),
+        ("1 1 2\n", "1 2 2", true, false),
+        ("YES\n", "Yes", false, false),
+        ("", "0", false, false),
+        ("nan\n", "nan", true, true),
+    ];
+    for (found, expected, official, strict) in cases {
+        assert_eq!(
+            compare::printed(found, expected, Comparison::Official),
+            official,
+            "{found:?} {expected:?}"
+        );
+        assert_eq!(compare::printed(found, expected, Comparison::Strict), strict, "{found:?} {expected:?}");
+    }
+}
+
+#[test]
+fn the_last_block_of_a_response_is_its_program() {
+    assert_eq!(
+        extract("Think.\n```python\na = 1\n```\nBetter:\n```\nb = 2\n\nc\n```\nDone."),
+        "b = 2\n\nc\n"
+    );
+    assert_eq!(extract("```python\nx = 1\nprint(x)"), "x = 1\nprint(x)\n");
+    assert_eq!(extract("x = 1\nprint(x)"), "x = 1\nprint(x)");
+    assert_eq!(extract("```python\na\n```\n```python\nhalf"), "a\n");
+}
+
+fn rows(name: &str) -> Option<Vec<Value>> {
+    Some(shared(name)?.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+}
+
+#[test]
+fn canonical_solutions_of_humaneval_pass_and_broken_ones_do_not() {
+    let (Some(rows), Some(mut judge)) = (rows("humaneval/HumanEval.jsonl"), judge()) else { return };
+    judge.rules.seconds = 4;
+    let mut failed = Vec::new();
+    for row in &rows {
+        let text = |name: &str| row[name].as_str().unwrap();
+        let tests = Tests::Statements {
+            tests: vec![text("test").to_owned(), format!("check({})", text("entry_point"))],
+        };
+        let code = format!("{}{}", text("prompt"), text("canonical_solution"));
+        let verdict = judge.judge(&code, &tests).unwrap();
+        if !verdict.correct {
+            failed.push((text("task_id").to_owned(), verdict.reason));
+        }
+    }
+    assert_eq!(failed, [], "{} rows", rows.len());
+    let row = &rows[0];
+    let tests = asserts(&[row["test"].as_str().unwrap(), "check(has_close_elements)"]);
+    let code = format!("{}    return False\n", row["prompt"].as_str().unwrap());
+    assert_eq!(judge.judge(&code, &tests).unwrap().passed, 1);
+}
+
+/// Five APPS problems: some of their reference solutions, and all samples that the official harness judged.
+#[test]
+fn verdicts_on_apps_are_those_of_the_official_harness() {
+    let (Some(rows), Some(mut judge)) = (rows("code/apps_train_5.jsonl"), judge()) else { return };
+    judge.rules.seconds = 4;
+    let (mut solutions, mut samples, mut other) = (0, 0, Vec::new());
+    for row in &rows {
+        let tests: Tests = serde_json::from_value(row["input_output"].clone()).unwrap();
+        for (index, code) in row["solutions"].as_array().unwrap().iter().enumerate().take(6) {
+            solutions += 1;
+            let verdict = judge.judge(code.as_str().unwrap(), &tests).unwrap();
+            if !verdict.correct {
+                other.push(format!("{} solution {index}: {verdict:?}", row["problem_id"]));
+            }
+        }
+        for (index, sample) in row["gen_solutions"].as_array().unwrap().iter().enumerate() {
+            samples += 1;
+            let verdict = judge.judge(sample["code"].as_str().unwrap(), &tests).unwrap();
+            if verdict.correct != (sample["result"] == true) {
+                other
+                    .push(format!("{} sample {index}, {}: {verdict:?}", row["problem_id"], sample["result"]));
+            }
+        }
+    }
+    assert_eq!(other, Vec::<String>::new(), "{solutions} solutions, {samples} samples");
+}

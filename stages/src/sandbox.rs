@@ -1,0 +1,267 @@
+//! A place for programs that nobody trusts: no network, no files but Python's, bounded memory, processes and time.
+//!
+//! The isolation is bubblewrap's (`bwrap`): namespaces of its own for users, processes, network and mounts, an
+//! unprivileged user, no capabilities, a system call filter ([`seccomp`]), a read-only root without `/proc`,
+//! and one small writable folder, `/tmp`, in memory. Limits that no single process can be held to — memory and
+//! files of all of them together — are watched from outside ([`watch`]). When a [`Session`] is dropped,
+//! everything that it started is gone.
+
+pub mod attacks;
+mod bubblewrap;
+mod seccomp;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
+use serde_json::json;
+
+const LIMIT: &str = include_str!("sandbox/limits.py");
+
+/// How often the watch looks.
+const TICK: Duration = Duration::from_millis(20);
+
+/// What a session may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of memory of all its processes together; also of the address space of each.
+    pub memory: u64,
+    /// Processes at a time.
+    pub processes: u32,
+    /// Bytes of one file.
+    pub file: u64,
+    /// Bytes of `/tmp`; whole pages.
+    pub folder: u64,
+    /// Files in `/tmp`.
+    pub files: u64,
+    /// Bytes of one line that it answers.
+    pub output: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory: 1 << 30,
+            processes: 64,
+            file: 16 << 20,
+            folder: 64 << 20,
+            files: 10_000,
+            output: 1 << 20,
+        }
+    }
+}
+
+/// Why programs cannot be isolated here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("untrusted code cannot be run safely here: {reason}")]
+pub struct Unavailable {
+    /// What is missing.
+    pub reason: String,
+    /// What to do.
+    pub hint: String,
+}
+
+/// Why a session gives no more answers.
+#[derive(Debug, thiserror::Error)]
+pub enum Ended {
+    /// It took longer than it may.
+    #[error("the time limit was reached")]
+    Time,
+    /// Its processes used more memory than they may.
+    #[error("the memory limit was reached")]
+    Memory,
+    /// It made more files than it may.
+    #[error("too many files were made")]
+    Files,
+    /// A line was longer than it may be.
+    #[error("the output is too long")]
+    Output,
+    /// It ended.
+    #[error("the program ended")]
+    Exited,
+    /// It could not be started or heard.
+    #[error("the sandbox failed: {0}")]
+    Failed(#[from] io::Error),
+}
+
+/// A way to isolate programs.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    python: String,
+    isolation: Isolation,
+}
+
+#[derive(Debug, Clone)]
+enum Isolation {
+    Bubblewrap(bubblewrap::Bubblewrap),
+    /// None at all, at the user's own risk.
+    Nothing,
+}
+
+impl Sandbox {
+    /// Finds bubblewrap and Python, and tries them.
+    ///
+    /// # Errors
+    /// When one is missing, or the kernel does not allow it.
+    pub fn find() -> Result<Self, Unavailable> {
+        let python = python()?;
+        let isolation = Isolation::Bubblewrap(bubblewrap::Bubblewrap::find(&python)?);
+        Ok(Self { python, isolation })
+    }
+
+    /// Runs programs as they are, with this user's rights. For machines that are a sandbox themselves.
+    ///
+    /// # Errors
+    /// When there is no Python.
+    pub fn nothing() -> Result<Self, Unavailable> {
+        Ok(Self { python: python()?, isolation: Isolation::Nothing })
+    }
+
+    /// Whether programs are isolated.
+    #[must_use]
+    pub fn isolates(&self) -> bool {
+        matches!(self.isolation, Isolation::Bubblewrap(_))
+    }
+
+    /// Starts a Python program, which speaks in lines and finds the limits in `LIMITS`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(&self, program: &str, limits: Limits) -> Result<Session, Ended> {
+        let alone = self.isolates();
+        // Where there is no namespace this limit would count all processes of the user.
+        let processes = alone.then_some(limits.processes);
+        let Limits { memory, file, output, .. } = limits;
+        let told =
+            json!({"memory": memory, "processes": processes, "file": file, "output": output, "alone": alone});
+        let (program, told) = (format!("{LIMIT}\n{program}"), told.to_string());
+        let arguments = ["-I", "-S", "-B", "-c", &program, &told];
+        let (mut child, root) = match &self.isolation {
+            Isolation::Bubblewrap(bubblewrap) => bubblewrap.spawn(&self.python, &arguments, limits)?,
+            Isolation::Nothing => {
+                let mut command = Command::new(&self.python);
+                command.args(arguments).env_clear().current_dir("/");
+                (spawn(&mut command)?, None)
+            }
+        };
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(io::Error::other("the program has no standard input and output").into());
+        };
+        Ok(Session { child, root, input, output, heard: Vec::new(), limits })
+    }
+}
+
+/// A Python that every user can execute: those of a home folder are none.
+fn python() -> Result<String, Unavailable> {
+    ["/usr/bin/python3", "/usr/local/bin/python3"]
+        .into_iter()
+        .find(|path| std::path::Path::new(path).exists())
+        .map(str::to_owned)
+        .ok_or_else(|| Unavailable {
+            reason: "there is no /usr/bin/python3".to_owned(),
+            hint: "install Python 3 from the system's packages".to_owned(),
+        })
+}
+
+/// Starts a program that is spoken with through pipes, in a process group of its own.
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()
+}
+
+/// A program in a sandbox, and what it starts.
+#[derive(Debug)]
+pub struct Session {
+    child: Child,
+    /// The first process of the sandbox, when it has one.
+    root: Option<Pid>,
+    input: ChildStdin,
+    output: ChildStdout,
+    /// What it said beyond the last line.
+    heard: Vec<u8>,
+    limits: Limits,
+}
+
+impl Session {
+    /// Says a line (without its end) and waits for one.
+    ///
+    /// # Errors
+    /// When none comes within that time, or within the limits. Nothing can be asked any more then.
+    pub fn ask(&mut self, line: &str, time: Duration) -> Result<String, Ended> {
+        self.say(line)?;
+        self.hear(time)
+    }
+
+    /// Says a line.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub fn say(&mut self, line: &str) -> Result<(), Ended> {
+        let told = self.input.write_all(line.as_bytes()).and_then(|()| self.input.write_all(b"\n"));
+        told.map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => Ended::Exited,
+            _ => Ended::Failed(error),
+        })
+    }
+
+    /// Waits for a line.
+    ///
+    /// # Errors
+    /// As [`Session::ask`].
+    pub fn hear(&mut self, time: Duration) -> Result<String, Ended> {
+        let deadline = Instant::now() + time;
+        let mut looked = 0;
+        loop {
+            if let Some(end) = self.heard[looked..].iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.heard.drain(..=looked + end).collect();
+                return Ok(String::from_utf8_lossy(&line[..line.len() - 1]).into_owned());
+            }
+            looked = self.heard.len();
+            if looked > self.limits.output {
+                return Err(Ended::Output);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Ended::Time);
+            }
+            let ready = {
+                let mut files = [PollFd::from_borrowed_fd(self.output.as_fd(), PollFlags::IN)];
+                let tick = left.min(TICK).try_into().map_err(io::Error::other)?;
+                poll(&mut files, Some(&tick)).map_err(io::Error::from)? > 0
+            };
+            if let Some(root) = self.root {
+                watch::look(root, self.limits)?;
+            }
+            if ready {
+                let mut chunk = [0; 1 << 16];
+                match self.output.read(&mut chunk)? {
+                    0 => return Err(Ended::Exited),
+                    count => self.heard.extend_from_slice(&chunk[..count]),
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // The first process of a namespace takes all others along.
+        if let Some(root) = self.root {
+            let _gone_already = kill_process(root, Signal::KILL);
+        }
+        if let Some(group) = Pid::from_raw(self.child.id().cast_signed()) {
+            let _gone_already = kill_process_group(group, Signal::KILL);
+        }
+        drop(self.child.wait());
+        if let Some(root) = self.root {
+            // It is ours to bury since this process adopts orphans; elsewhere someone else does it.
+            let _not_ours = waitpid(Some(root), WaitOptions::empty());
+        }
+    }
+}

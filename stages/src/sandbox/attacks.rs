@@ -1,0 +1,382 @@
+//! What untrusted code may try, and what must come of it. `bstar doctor` carries all of it out.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use super::{Ended, Limits, Sandbox};
+
+/// Something that a sandbox must hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Attack {
+    /// What is tried.
+    pub name: &'static str,
+    /// How it is held.
+    held: Held,
+    /// A program that prints `held`, or else what it could do.
+    program: &'static str,
+}
+
+/// What stops an attack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    /// It finds out itself, or breaks.
+    Says,
+    /// The clock, or it breaks.
+    Time,
+    /// The limit of memory.
+    Memory,
+    /// The limit of files.
+    Files,
+    /// The limit of output.
+    Output,
+}
+
+impl Held {
+    /// How long it may take.
+    fn time(self) -> Duration {
+        Duration::from_secs(if self == Self::Time { 1 } else { 20 })
+    }
+}
+
+/// Less of everything than a solution gets: the faster it is reached.
+const LIMITS: Limits = Limits {
+    memory: 256 << 20,
+    processes: 32,
+    file: 4 << 20,
+    folder: 16 << 20,
+    files: 2000,
+    output: 1 << 16,
+};
+
+/// What every attack may use.
+const TOOLS: &str = r#"
+import ctypes, errno, os, signal, socket, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+
+def tell(word):
+    os.write(1, word.encode("utf-8", "replace") + b"\n")
+
+def opens(path, mode="rb"):
+    try:
+        with open(path, mode) as file:
+            if "r" in mode:
+                file.read(1)
+        return True
+    except OSError:
+        return False
+
+def any_opens(paths, mode="rb"):
+    done = [path for path in paths if opens(path, mode)]
+    tell(f"opened {done}" if done else "held")
+
+def forbidden(number, *args):
+    return libc.syscall(number, *args) == -1 and ctypes.get_errno() in (errno.EPERM, errno.ENOSYS)
+"#;
+
+/// All attacks.
+pub const ATTACKS: &[Attack] = &[
+    Attack {
+        name: "read the user's files",
+        held: Held::Says,
+        program: r#"any_opens(["/etc/passwd", "/etc/shadow", "/etc/hostname", "/root/.bashrc", "/home", "/var/log/dpkg.log",
+"/sys/kernel/notes", "/proc/1/environ", "/proc/self/environ", "/run/utmp", "/../etc/passwd", "/tmp/../../etc/passwd"])"#,
+    },
+    Attack {
+        name: "read through links",
+        held: Held::Says,
+        program: r#"
+for index, target in enumerate(["/etc/passwd", "/proc/1/root/etc/passwd", "/proc/self/cwd/../etc/passwd", "../../etc/passwd"]):
+    os.symlink(target, f"/tmp/{index}")
+try:
+    os.link("/usr/bin/env", "/tmp/hard")
+    tell("hard link")
+except OSError:
+    any_opens([f"/tmp/{index}" for index in range(4)])"#,
+    },
+    Attack {
+        name: "write outside /tmp",
+        held: Held::Says,
+        program: r#"any_opens(["/usr/x", "/usr/bin/x", "/etc/x", "/x", "/dev/x", "/dev/shm/x", "/home/x", "/var/x", "/bin/x"], "wb")"#,
+    },
+    Attack {
+        name: "open devices",
+        held: Held::Says,
+        program: r#"
+try:
+    os.mknod("/tmp/disk", 0o60600, os.makedev(254, 0))
+    tell("made a device")
+except OSError:
+    any_opens(["/dev/vda", "/dev/sda", "/dev/nvme0n1", "/dev/mem", "/dev/kmsg", "/dev/fuse", "/dev/kvm"])"#,
+    },
+    Attack {
+        name: "secrets in the environment",
+        held: Held::Says,
+        program: r#"
+more = set(os.environ) - {"PATH", "HOME", "LANG", "PWD", "PYTHONHASHSEED", "LC_CTYPE"}
+tell(f"sees {sorted(more)}" if more else "held")"#,
+    },
+    Attack {
+        name: "descriptors of the parent",
+        held: Held::Says,
+        program: r#"
+found = []
+for number in range(3, 1024):
+    try:
+        os.fstat(number)
+        found.append(number)
+    except OSError:
+        pass
+tell(f"has {found}" if found else "held")"#,
+    },
+    Attack {
+        name: "connect to this machine",
+        held: Held::Says,
+        program: r#"
+try:
+    socket.create_connection(("127.0.0.1", PORT), 1)
+    tell("connected")
+except OSError:
+    tell("held")"#,
+    },
+    Attack {
+        name: "connect to the network",
+        held: Held::Says,
+        program: r#"
+def reach(address):
+    try:
+        socket.create_connection(address, 1)
+        return True
+    except OSError:
+        return False
+names = [name for _, name in socket.if_nameindex() if name != "lo"]
+abstract = socket.socket(socket.AF_UNIX)
+tell("held" if not names and not reach(("1.1.1.1", 53)) and not reach(("8.8.8.8", 443)) else f"reached {names}")"#,
+    },
+    Attack {
+        name: "become root",
+        held: Held::Says,
+        program: r#"
+def can(call):
+    try:
+        call()
+        return True
+    except OSError:
+        return False
+done = [name for name, call in {
+    "setuid": lambda: os.setuid(0), "setgid": lambda: os.setgid(0), "groups": lambda: os.setgroups([0]),
+    "chroot": lambda: os.chroot("/tmp"), "chown": lambda: os.chown("/tmp", 0, 0), "nice": lambda: os.nice(-5),
+}.items() if can(call)]
+su = os.system("/usr/bin/su -c true </dev/null >/dev/null 2>&1")
+tell(f"did {done} {su}" if done or su == 0 or os.getuid() == 0 else "held")"#,
+    },
+    Attack {
+        name: "new namespaces and mounts",
+        held: Held::Says,
+        program: r#"
+NEWUSER, NEWNS = 0x10000000, 0x20000
+done = []
+if libc.unshare(NEWUSER) == 0: done.append("user")
+if libc.unshare(NEWNS) == 0: done.append("mounts")
+if libc.mount(b"none", b"/tmp", b"tmpfs", 0, None) == 0: done.append("mount")
+if libc.umount2(b"/usr", 2) == 0: done.append("umount")
+if libc.setns(0, 0) == 0: done.append("setns")
+child = libc.syscall(56, NEWUSER | NEWNS | 17, 0, 0, 0, 0) if os.uname().machine == "x86_64" else -1
+if child == 0: os._exit(0)
+if child > 0: done.append("clone")
+tell(f"made {done}" if done else "held")"#,
+    },
+    Attack {
+        name: "trace another process",
+        held: Held::Says,
+        program: r#"
+done = [target for target in (0, 1, os.getppid()) if libc.ptrace(16, target, 0, 0) == 0]
+if libc.ptrace(0, 0, 0, 0) == 0: done.append("traceme")
+buffer = ctypes.create_string_buffer(8)
+class Vector(ctypes.Structure): _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+vector = Vector(ctypes.addressof(buffer), 8)
+if libc.process_vm_readv(1, ctypes.byref(vector), 1, ctypes.byref(vector), 1, 0) > 0: done.append("memory")
+tell(f"traced {done}" if done else "held")"#,
+    },
+    Attack {
+        name: "dangerous system calls",
+        held: Held::Says,
+        program: r#"
+numbers = {"bpf": 321, "perf_event_open": 298, "userfaultfd": 323, "io_uring_setup": 425, "keyctl": 250, "add_key": 248,
+    "open_by_handle_at": 304, "kexec_load": 246, "init_module": 175, "reboot": 169, "swapon": 167, "process_vm_writev": 311}
+if os.uname().machine != "x86_64":
+    numbers = {}
+done = [name for name, number in numbers.items() if not forbidden(number, 0, 0, 0, 0, 0, 0)]
+tell(f"allowed {done}" if done else "held")"#,
+    },
+    Attack {
+        name: "signals to the parent",
+        held: Held::Says,
+        program: r#"
+for target in (os.getppid(), 1, -1):
+    try:
+        os.kill(target, signal.SIGKILL)
+    except OSError:
+        pass
+time.sleep(0.2)
+tell("held")"#,
+    },
+    Attack {
+        name: "fork bomb",
+        held: Held::Time,
+        program: r#"
+while True:
+    try:
+        os.fork()
+    except OSError:
+        pass"#,
+    },
+    Attack {
+        name: "threads without end",
+        held: Held::Says,
+        program: r#"
+import threading
+count = 0
+try:
+    while count < 1000:
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+        count += 1
+    tell(f"{count} threads")
+except (RuntimeError, MemoryError):
+    tell("held")"#,
+    },
+    Attack {
+        name: "memory of one process",
+        held: Held::Says,
+        program: r#"
+try:
+    block = b"x" * (1 << 30)
+    tell(f"{len(block)} bytes")
+except MemoryError:
+    tell("held")"#,
+    },
+    Attack {
+        name: "memory of many processes",
+        held: Held::Memory,
+        program: r#"
+for _ in range(12):
+    if os.fork() == 0:
+        block = bytearray(os.urandom(1 << 20) * 100)
+        time.sleep(60)
+time.sleep(60)"#,
+    },
+    Attack {
+        name: "fill the folder",
+        held: Held::Says,
+        program: r#"
+total, index = 0, 0
+try:
+    while total < 1 << 30:
+        with open(f"/tmp/{index}", "wb") as file:
+            for _ in range(3):
+                file.write(bytes(1 << 20))
+                file.flush()
+                total += 1 << 20
+        index += 1
+    tell(f"{total} bytes")
+except OSError:
+    tell("held")"#,
+    },
+    Attack {
+        name: "one huge file",
+        held: Held::Says,
+        program: r#"
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+total = 0
+try:
+    with open("/tmp/huge", "wb", buffering=0) as file:
+        while total < 1 << 30:
+            total += file.write(bytes(1 << 20))
+    tell(f"{total} bytes")
+except OSError:
+    tell("held")"#,
+    },
+    Attack {
+        name: "a million tiny files",
+        held: Held::Files,
+        program: r#"
+for index in range(1_000_000):
+    os.close(os.open(f"/tmp/{index}", os.O_CREAT))
+tell("made them")"#,
+    },
+    Attack {
+        name: "output without end",
+        held: Held::Output,
+        program: r#"
+while True:
+    os.write(1, b"x" * 65536)"#,
+    },
+    Attack { name: "a number without end", held: Held::Time, program: "print(len(str(9**9**9)))" },
+    Attack {
+        name: "a pattern without end",
+        held: Held::Time,
+        program: r#"import re; re.match(r"(a+)+$", "a" * 64 + "b"); tell("matched")"#,
+    },
+    Attack {
+        name: "a bomb of zeros",
+        held: Held::Says,
+        program: r#"
+import zlib
+stream = zlib.compressobj(9)
+data = b"".join(stream.compress(bytes(1 << 20)) for _ in range(400)) + stream.flush()
+try:
+    tell(f"{len(zlib.decompress(data))} bytes")
+except MemoryError:
+    tell("held")"#,
+    },
+    Attack {
+        name: "deep recursion",
+        held: Held::Says,
+        program: r#"
+sys.setrecursionlimit(10**9)
+class Deep:
+    def __getattr__(self, name): return getattr(self, name + "x")
+def deeper(n): return deeper(n + 1)
+try:
+    deeper(0)
+except (RecursionError, MemoryError):
+    tell("held")"#,
+    },
+    Attack {
+        name: "a process left behind",
+        held: Held::Says,
+        program: r#"
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True:
+            time.sleep(1)
+    os._exit(0)
+tell("held")"#,
+    },
+    Attack { name: "sleep for ever", held: Held::Time, program: "time.sleep(10**6)" },
+];
+
+impl Attack {
+    /// Carries it out: `Err` says what it could do.
+    ///
+    /// # Errors
+    /// When it was not held, or the sandbox could not be started.
+    pub fn attempt(&self, sandbox: &Sandbox) -> Result<(), String> {
+        let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
+        let port = listener.local_addr().map_err(|error| error.to_string())?.port();
+        let program = format!("{TOOLS}\nPORT = {port}\n{}", self.program);
+        let mut session = sandbox.start(&program, LIMITS).map_err(|error| error.to_string())?;
+        match (session.hear(self.held.time()), self.held) {
+            (Ok(word), Held::Says) if word == "held" => Ok(()),
+            (Err(Ended::Exited), Held::Says | Held::Time)
+            | (Err(Ended::Time), Held::Time)
+            | (Err(Ended::Memory), Held::Memory)
+            | (Err(Ended::Files), Held::Files)
+            | (Err(Ended::Output), Held::Output) => Ok(()),
+            (Ok(word), _) => Err(word),
+            (Err(ended), held) => Err(format!("held by {held:?} it should be: {ended}")),
+        }
+    }
+}

@@ -28,6 +28,10 @@ pub struct Grade {
     /// How answers are compared
     #[arg(long, default_value = "math", value_name = "GRADER")]
     grader: Comparer,
+    /// Change what counts as equal, as in `percent=hundredth`, `list_order=true` or `rounding=none` (graders of the
+    /// field disagree; more than once for several)
+    #[arg(long, value_name = "NAME=VALUE")]
+    convention: Vec<String>,
     /// Print counts to standard error at the end
     #[arg(long)]
     summary: bool,
@@ -112,6 +116,7 @@ pub fn grade(options: &Grade) -> Result<u8, Failure> {
         Some(file) => Box::new(File::open(file).map_err(|error| unreadable(&error))?),
         None => Box::new(std::io::stdin()),
     };
+    let conventions = conventions(&options.convention)?;
     let sandbox = match options.task {
         Task::Code => Some(sandbox(options)?),
         Task::Math | Task::Choice => None,
@@ -126,8 +131,11 @@ pub fn grade(options: &Grade) -> Result<u8, Failure> {
         if lines.is_empty() {
             break;
         }
-        let make =
-            || Bench { options, judge: sandbox.clone().map(|sandbox| Judge::new(sandbox, rules(options))) };
+        let make = || Bench {
+            options,
+            conventions: &conventions,
+            judge: sandbox.clone().map(|sandbox| Judge::new(sandbox, rules(options))),
+        };
         let least = if options.task == Task::Code { 1 } else { 16 };
         for judged in in_parallel(&lines, jobs, least, make, |bench, line| bench.judged(line)) {
             line += 1;
@@ -175,6 +183,18 @@ pub fn grade(options: &Grade) -> Result<u8, Failure> {
         return Err(Failure::usage(format!("{} lines of {name} could not be judged", counts.malformed)));
     }
     Ok(0)
+}
+
+/// The usual conventions with the changes that were asked for.
+fn conventions(changes: &[String]) -> Result<Conventions, Failure> {
+    let mut conventions = Conventions::default();
+    for change in changes {
+        let (name, value) = change
+            .split_once('=')
+            .ok_or_else(|| Failure::usage(format!("`--convention {change}` is not NAME=VALUE")))?;
+        conventions.set(name, value).map_err(Failure::usage)?;
+    }
+    Ok(conventions)
 }
 
 /// A reader that has gone away is not an error.
@@ -241,6 +261,7 @@ fn rules(options: &Grade) -> Rules {
 /// What one thread needs to judge.
 struct Bench<'a> {
     options: &'a Grade,
+    conventions: &'a Conventions,
     judge: Option<Judge>,
 }
 
@@ -269,7 +290,7 @@ impl Bench<'_> {
             }
             (Task::Math | Task::Code, _) => {
                 let (gold, pred) = (text(&row, "gold")?, text(&row, "pred")?);
-                let verdict = judge(&gold, &pred, options.grader.into(), &Conventions::default());
+                let verdict = judge(&gold, &pred, options.grader.into(), self.conventions);
                 (verdict.correct, verdict.reason.to_owned())
             }
         };

@@ -148,3 +148,25 @@ fn code_is_judged_in_a_sandbox() {
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("tests"));
 }
+
+#[test]
+fn conventions_can_be_changed() {
+    let input = r##"{"gold": "50\\%", "pred": "0.5"}
+{"gold": "1, 2", "pred": "2, 1"}"##;
+    let verdicts = |arguments: &[&str]| -> Vec<bool> {
+        rows(&grade(arguments, input)).iter().map(|row| row["correct"] == true).collect()
+    };
+    assert_eq!(verdicts(&[]), [true, true]);
+    assert_eq!(verdicts(&["--convention", "percent=sign"]), [false, true]);
+    assert_eq!(
+        verdicts(&["--convention", "list_order=true", "--convention", "percent=hundredth"]),
+        [true, false]
+    );
+    for (change, told) in
+        [("colour=red", "no convention `colour`"), ("percent=2", "`percent` is"), ("brackets", "NAME=VALUE")]
+    {
+        let output = grade(&["--convention", change], "");
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stderr).contains(told), "{change}");
+    }
+}

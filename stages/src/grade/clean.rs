@@ -32,7 +32,12 @@ pub(super) fn clean(text: &str) -> &str {
                 }
             }
         }
-        text = text.strip_suffix('.').unwrap_or(text).trim_end_matches([',', ';', ':']);
+        // `1, 3, 5, ...` goes on.
+        text = text
+            .strip_suffix('.')
+            .filter(|before| !before.ends_with(".."))
+            .unwrap_or(text)
+            .trim_end_matches([',', ';', ':']);
         if text.len() == before {
             return text;
         }

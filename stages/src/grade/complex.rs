@@ -200,6 +200,7 @@ impl Complex {
             Function::Cosh => Some(up.plus(down).times(half)),
             Function::Tanh => Some(over(up.minus(down), up.plus(down))),
             Function::Exp => Some(up),
+            Function::Cis => Some(Self { re: 0.0, im: 1.0 }.times(self).exp()),
             Function::Ln => Some(self.ln()),
             Function::Log => Some(match second {
                 Some(base) => over(self.ln(), base.ln()),

@@ -55,6 +55,8 @@ pub(super) enum Function {
     Log,
     Lg,
     Exp,
+    /// `cos x + i sin x`.
+    Cis,
     Floor,
     Ceiling,
     Minimum,
@@ -197,6 +199,11 @@ impl Expr {
             Self::Root(inner, Some(degree)) => vec![inner, degree],
             Self::Matrix(rows) => rows.iter().flatten().collect(),
         }
+    }
+
+    /// How many parts it has, itself among them.
+    pub(super) fn size(&self) -> usize {
+        1 + self.parts().iter().map(|part| part.size()).sum::<usize>()
     }
 
     /// Whether a part (or the whole) is what is looked for.

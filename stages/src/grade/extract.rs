@@ -244,7 +244,7 @@ fn announced(text: &str, only_final: bool) -> Option<&str> {
     for _ in 0..MAX_TRIES {
         let at = find_back(&bytes[..end], word)?;
         end = at;
-        let before = &text[..at.saturating_sub(1).min(at)];
+        let Some(before) = text[..at].strip_suffix(['a', 'A']) else { continue };
         let is_final = {
             let tail = before.trim_end();
             tail.len() >= 5

@@ -295,6 +295,13 @@ impl<'a> Lexer<'a> {
         if SPACING.contains(&name) {
             return Some((rest, false));
         }
+        if matches!(name, "ldots" | "cdots" | "dots" | "dotsc" | "dotso" | "dotsb") {
+            if rest.trim().is_empty() && !self.goes_on() {
+                return Some((rest, false));
+            }
+            self.push(Token::Command("dots"), spaced, name)?;
+            return Some((rest, true));
+        }
         if name == "mathbb" {
             let inner = rest.trim_start();
             let (inner, rest) = match braced(inner) {

@@ -1,6 +1,6 @@
 //! Judging a response: what its answer is, whether that is right, and what it computes on the way.
 //!
-//! The `math` grader finds the answer in both texts ([`extract`](mod@extract)), reads it — LaTeX or plain
+//! The `math` grader finds the answer in both texts ([`find`]), reads it — LaTeX or plain
 //! text — into an expression, and compares values: exactly where both are rational, in a prime field where
 //! both are rational functions, otherwise at sample points. Every comparison has a counted allowance of
 //! work and a bounded depth: it always ends, and never panics.
@@ -16,14 +16,21 @@
 //! - **Decimals.** A decimal equals a value without end when it is that value rounded or cut, has at least
 //!   four digits, and differs by at most 1/10,000: `0.3333` is `1/3`, `9.42` is not `3π`. Two decimals are
 //!   equal when they are the same number: `3.14` is not `3.14159`.
+//! - **Chains.** Of `3 + 4 = 7` the last side is the answer; whether the equation holds is not judged.
+//! - **Ratios.** `3:4` is `6:8` and `3/4`, but `3:1` is not `3`, nor `5:2` `2.5`.
 //! - **Units.** A missing unit does not matter. Two known ones are converted (`60 min` is `1 h`) and must
-//!   measure the same; words that are no unit ("apples") do not count. Degrees are a unit: `45°` is `45`.
+//!   measure the same; words that are no unit ("apples") do not count. Degrees are a unit: `45°` is `45`,
+//!   not `π/4`.
 //! - **Arithmetic left undone** is equal to its result: `10/2` is `5`, `\frac{2}{4}` is `1/2`.
 //! - **Names.** `x = 5` equals `5`, and also `y = 5`.
 //! - **Bases.** Where the reference is `2516_8`, `2516` is right and `2516_9` is not; where it is `5`, `5_6` is
 //!   not right.
 //! - **Equations** are equal when one is a multiple of the other; inequalities equal their intervals.
-//! - **Text** is compared without case, type and final punctuation.
+//! - **Congruences** are compared by residue: `10 (mod 7)` is `3 (mod 7)`; a missing modulus does not matter.
+//! - **Unknowns** have names: `5x` is not `5t`. Under roots they are positive: `\sqrt{x^2}` is `x`, but `|x|` is not.
+//!   The parameter of a family (`k ∈ ℤ`) may have any name.
+//! - **Text** is compared without case, type and final punctuation; lists of words have no order. A choice is
+//!   its letter, or its text where the reference says both.
 //!
 //! The `official` grader is that of the published B-STaR code, string by string; `exact` compares
 //! characters.
@@ -32,6 +39,7 @@ mod choice;
 mod clean;
 mod compare;
 mod complex;
+mod conventions;
 mod evaluate;
 mod expr;
 mod extract;
@@ -57,6 +65,7 @@ use lex::Reading;
 use work::Work;
 
 pub use self::choice::{choice_letter, choice_prompt, choose};
+pub use self::conventions::{Conventions, Percent, Rounding};
 pub use self::extract::find;
 pub use self::official::{mathd_form, official, prm800k_form};
 pub use self::response::{ANSWER_MARKER, STEP_SEPARATOR, equations, extract, steps};
@@ -65,63 +74,6 @@ use crate::config::Grader;
 /// The version of the `math` grader; part of the key of every result that it judged. A change that can
 /// make a verdict differ raises it.
 pub const GRADER_VERSION: u32 = 2;
-
-/// What a percent sign does.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Percent {
-    /// `50%` equals `50` and `0.5`.
-    #[default]
-    Either,
-    /// `50%` equals `50`.
-    Sign,
-    /// `50%` equals `0.5`.
-    Hundredth,
-}
-
-/// When a decimal equals a value that it was rounded from.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rounding {
-    /// How many digits it must have at least.
-    pub digits: u32,
-    /// How far it may be off, relative to the value.
-    pub relative: f64,
-}
-
-/// What graders disagree on.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Conventions {
-    /// What a percent sign does.
-    pub percent: Percent,
-    /// Whether the order of a list matters.
-    pub list_order: bool,
-    /// Whether round and square brackets differ.
-    pub brackets: bool,
-    /// When a decimal equals a value that it was rounded from.
-    pub rounding: Rounding,
-    /// Whether even known units do not count.
-    pub units_ignored: bool,
-    /// Whether arithmetic left undone (`2 + 3`, unreduced fractions) equals its result.
-    pub unevaluated: bool,
-    /// Whether `x = 5` equals `y = 5`.
-    pub names_ignored: bool,
-    /// Whether a number in a base equals its digits without the base.
-    pub base_optional: bool,
-}
-
-impl Default for Conventions {
-    fn default() -> Self {
-        Self {
-            percent: Percent::Either,
-            list_order: false,
-            brackets: true,
-            rounding: Rounding { digits: 4, relative: 1e-4 },
-            units_ignored: false,
-            unevaluated: true,
-            names_ignored: true,
-            base_optional: true,
-        }
-    }
-}
 
 /// A judgement and its reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -230,11 +182,7 @@ fn math_within(gold: &str, response: &str, comparison: &Comparison<'_>) -> Verdi
     }
     let answers = if whole { readings(answer) } else { Vec::new() };
     if !answers.is_empty() {
-        let equal = |answers: &[Read]| {
-            answers.iter().any(|answer| golds.iter().any(|gold| comparison.equal_readings(gold, answer)))
-        };
-        let correct =
-            equal(&answers) || words::after_text(answer).is_some_and(|value| equal(&readings(clean(value))));
+        let correct = comparison.any_readings((gold, &golds), (answer, &answers));
         return Verdict::of(correct, comparison.reason(correct));
     }
     let spelled = |text: &str, others: &[Read]| {
@@ -263,8 +211,7 @@ fn math_within(gold: &str, response: &str, comparison: &Comparison<'_>) -> Verdi
         }
         let found = readings(clean(text));
         if !found.is_empty() {
-            let correct =
-                found.iter().any(|answer| golds.iter().any(|gold| comparison.equal_readings(gold, answer)));
+            let correct = comparison.any_readings((gold, &golds), (text, &found));
             return Verdict::of(correct, comparison.reason(correct));
         }
     }
@@ -284,6 +231,19 @@ impl Comparison<'_> {
             _ => pointed(gold) && pointed(answer),
         };
         comparable && self.equal(&gold.expr, &answer.expr)
+    }
+
+    /// Whether one of the readings of both is the same, with or without words before the value.
+    fn any_readings(&self, (gold, golds): (&str, &[Read]), (answer, answers): (&str, &[Read])) -> bool {
+        let equal = |golds: &[Read], answers: &[Read]| {
+            answers.iter().any(|answer| golds.iter().any(|gold| self.equal_readings(gold, answer)))
+        };
+        let said = |text| words::after_text(text).map(|value| readings(clean(value))).unwrap_or_default();
+        let text = |golds: &[Read]| golds.iter().any(|gold| matches!(gold.expr, Expr::Text(_)));
+        equal(golds, answers)
+            || equal(golds, &said(answer))
+            || equal(&said(gold), answers)
+            || (text(golds) && self.words(gold, answer))
     }
 
     fn reason(&self, correct: bool) -> &'static str {
@@ -308,7 +268,7 @@ fn readings(text: &str) -> Vec<Read> {
     }
     let usual = Reading { thousands: true, decimal_comma: false };
     if let Some(known) = words::known_set(text) {
-        return vec![Read { expr: Expr::Known(known), decimal_comma: false }];
+        return vec![Read { expr: known, decimal_comma: false }];
     }
     if let Some(expr) = all_but(text, usual) {
         return vec![Read { expr, decimal_comma: false }];
@@ -340,8 +300,7 @@ fn all_but(text: &str, reading: Reading) -> Option<Expr> {
         one => vec![one],
     };
     let values: Vec<Expr> = values.iter().map(|value| compare::value(value).clone()).collect();
-    let (all, values) = (Expr::Known(known), Expr::Set(values));
-    Some(Expr::Sets(SetOperation::Difference, Box::new(all), Box::new(values)))
+    Some(Expr::Sets(SetOperation::Difference, Box::new(known), Box::new(Expr::Set(values))))
 }
 
 /// Whether words, letters of choices or times of day are the same; `None` where there are none to compare.

@@ -12,6 +12,7 @@ pub(super) enum Measure {
     Money(Currency),
     Angle,
     Percent,
+    Fahrenheit,
 }
 
 /// Amounts of different currencies are different.

@@ -1,11 +1,17 @@
 //! Answers in words: normal form, number words, times of day, letters of choices.
 
-use super::expr::Known;
+use super::expr::{Bracket, Constant, Expr, Known};
 use super::rational::Rational;
 
 /// Whether two texts are the same words.
 pub(super) fn same_text(a: &str, b: &str) -> bool {
-    let (a, b) = (normal(a), normal(b));
+    let spelled = |text: &str| match normal(text) {
+        short if short == "dne" => "does not exist".to_owned(),
+        long if long == "infinitely many solutions" => "infinitely many".to_owned(),
+        words if words.contains("\\") => words.replace("\\triangle", "triangle").replace("\\angle", "angle"),
+        words => words,
+    };
+    let (a, b) = (spelled(a), spelled(b));
     !a.is_empty() && a == b
 }
 
@@ -103,17 +109,28 @@ pub(super) fn normal(text: &str) -> String {
 }
 
 /// The set that words name.
-pub(super) fn known_set(text: &str) -> Option<Known> {
+pub(super) fn known_set(text: &str) -> Option<Expr> {
     if text.len() > 40 || !text.contains(' ') {
         return None;
     }
-    match normal(text).as_str() {
-        "all real numbers" | "all reals" | "real numbers" | "all real values" => Some(Known::Reals),
-        "empty set" | "no solution" | "no solutions" | "no real solution" | "no real solutions" => {
-            Some(Known::Empty)
+    let infinity = || Expr::Constant(Constant::Infinity);
+    let open = |low, high| Expr::Tuple(Bracket::Round, Bracket::Round, vec![low, high]);
+    let words = normal(text);
+    match words.strip_prefix("all ").unwrap_or(&words) {
+        "positive real numbers" | "positive reals" => return Some(open(Expr::integer(0), infinity())),
+        "negative real numbers" | "negative reals" => {
+            return Some(open(Expr::Negative(Box::new(infinity())), Expr::integer(0)));
         }
-        _ => None,
+        _ => {}
     }
+    let known = match words.as_str() {
+        "all real numbers" | "all reals" | "real numbers" | "all real values" => Known::Reals,
+        "empty set" | "no solution" | "no solutions" | "no real solution" | "no real solutions" => {
+            Known::Empty
+        }
+        _ => return None,
+    };
+    Some(Expr::Known(known))
 }
 
 /// The value of `\text{There are } 42`: what follows the words, unless they say more than what it is.
@@ -128,6 +145,10 @@ pub(super) fn after_text(text: &str) -> Option<&str> {
     (plain && value.contains(|c: char| c.is_ascii_digit())).then_some(value)
 }
 
+const ORDINALS: [&str; 12] = [
+    "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth",
+    "eleventh", "twelfth",
+];
 const SMALL: [&str; 20] = [
     "zero",
     "one",
@@ -158,6 +179,9 @@ pub(super) fn number(text: &str) -> Option<i128> {
         return None;
     }
     let lower = normal(text);
+    if let Some(at) = ORDINALS.iter().position(|ordinal| *ordinal == lower) {
+        return i128::try_from(at + 1).ok();
+    }
     let (mut total, mut group, mut any) = (0_i128, 0_i128, false);
     let index = |list: &[&str], word: &str| {
         list.iter().position(|entry| *entry == word).and_then(|at| i128::try_from(at).ok())

@@ -95,13 +95,9 @@ fn times(a: &Rows, b: &Rows, work: &Work) -> Option<Rows> {
     };
     let product: Rows = a.iter().map(|row| (0..width).map(|column| cell(row, column)).collect()).collect();
     // Products of products grow: what is too large is not compared.
-    let size: usize = product.iter().flatten().map(size).sum();
+    let size: usize = product.iter().flatten().map(Expr::size).sum();
     work.spend(u32::try_from(size).ok()?)?;
     (size <= MAX_SIZE).then_some(product)
-}
-
-fn size(expr: &Expr) -> usize {
-    1 + expr.parts().iter().map(|part| size(part)).sum::<usize>()
 }
 
 fn transposed(rows: &Rows) -> Rows {

@@ -54,9 +54,11 @@ impl<'a> Lexer<'a> {
             } else if whole.is_empty() {
                 // An ellipsis, or a stray full stop.
                 let dots = text.len() - text.trim_start_matches('.').len();
-                return text[dots..].trim().is_empty().then_some("").or_else(|| {
-                    self.push(Token::Command("dots"), spaced, &text[..dots]).map(|()| &text[dots..])
-                });
+                let rest = &text[dots..];
+                if rest.trim().is_empty() && !self.goes_on() {
+                    return Some("");
+                }
+                return self.push(Token::Command("dots"), spaced, &text[..dots]).map(|()| rest);
             } else if rest.trim_start().is_empty() || repeated(rest).is_some() {
                 fraction = Some("");
                 end += 1;
@@ -87,6 +89,13 @@ impl<'a> Lexer<'a> {
         }
         self.push(Token::Number(number), spaced, &text[..end])?;
         Some(&text[end..])
+    }
+}
+
+impl Lexer<'_> {
+    /// Whether dots here are an item of a list, not the end of a number: `1, 3, …`.
+    pub(super) fn goes_on(&self) -> bool {
+        self.out.tokens.last().is_some_and(|last| matches!(last.token, Token::Symbol(',')))
     }
 }
 

@@ -20,6 +20,7 @@ pub(super) fn symbol(character: char) -> Option<Token<'static>> {
         '％' => Token::Symbol('%'),
         '’' | '′' => Token::Symbol('\''),
         '⋅' | '·' | '∙' | '•' | '∗' => Token::Symbol('*'),
+        '…' | '⋯' => Token::Command("dots"),
         '×' | '✕' => Token::Command("times"),
         '÷' => Token::Command("div"),
         '∕' | '⁄' => Token::Symbol('/'),

@@ -227,6 +227,11 @@ impl<'a> Parser<'a> {
             "mathbb" => match self.peek()? {
                 Token::Letter(letter) => {
                     self.at += 1;
+                    if letter == 'R'
+                        && let Some(half) = self.half_line()
+                    {
+                        return Some(half);
+                    }
                     Some(Expr::Known(if letter == 'R' { Known::Reals } else { Known::Letter(letter) }))
                 }
                 _ => None,
@@ -249,6 +254,22 @@ impl<'a> Parser<'a> {
             _ if STRUCTURE.contains(&name) => None,
             _ => self.variable(name),
         }
+    }
+
+    /// After `ℝ`: the `^+` of the positive numbers, or `^-`.
+    fn half_line(&mut self) -> Option<Expr> {
+        let braces = usize::from(matches!(self.peek_at(1)?.token, Token::Symbol('{')));
+        let sign = match self.peek_at(1 + braces)?.token {
+            Token::Symbol(sign @ ('+' | '-')) if self.is_symbol('^') => sign,
+            _ => return None,
+        };
+        self.at += 2 + 2 * braces;
+        let infinity = Expr::Constant(Constant::Infinity);
+        let ends = match sign {
+            '+' => vec![Expr::integer(0), infinity],
+            _ => vec![Expr::Negative(Box::new(infinity)), Expr::integer(0)],
+        };
+        Some(Expr::Tuple(Bracket::Round, Bracket::Round, ends))
     }
 
     /// After `\frac`.

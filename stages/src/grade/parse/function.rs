@@ -23,6 +23,7 @@ pub(super) fn named(name: &str) -> Option<Function> {
         "log" => Function::Log,
         "lg" => Function::Lg,
         "exp" => Function::Exp,
+        "cis" => Function::Cis,
         "floor" => Function::Floor,
         "ceil" => Function::Ceiling,
         "min" => Function::Minimum,
@@ -44,7 +45,6 @@ pub(super) fn is_reserved(word: &str) -> bool {
                 | "frac"
                 | "dfrac"
                 | "tfrac"
-                | "cis"
                 | "cbrt"
                 | "abs"
                 | "pi"

@@ -21,6 +21,8 @@ impl Parser<'_> {
             return None;
         }
         match name {
+            // A function in pieces: values with their conditions.
+            "cases" if rows.iter().all(|row| row.len() == 2) => Some(Expr::Matrix(rows)),
             "cases" | "aligned" | "gathered" | "align" | "split" => {
                 let equations = rows.into_iter().map(|mut row| if row.len() == 1 { row.pop() } else { None });
                 let mut equations = equations.collect::<Option<Vec<_>>>()?;
@@ -35,6 +37,10 @@ impl Parser<'_> {
                     return None;
                 }
                 if name == "vmatrix" {
+                    let size: usize = rows.iter().flatten().map(Expr::size).sum();
+                    if size > MAX_SIZE {
+                        return None;
+                    }
                     return determinant(&rows.iter().map(|row| row.iter().collect()).collect::<Vec<_>>());
                 }
                 Some(Expr::Matrix(rows))
@@ -82,6 +88,13 @@ impl Parser<'_> {
             if self.take_command("hline") || self.take_symbol('&') {
                 continue;
             }
+            // `\text{if } x > 0`
+            if matches!(
+                self.peek(),
+                Some(Token::Text("if" | "for" | "when") | Token::Word("if" | "for" | "when"))
+            ) {
+                self.at += 1;
+            }
             let cell = self.relation()?;
             // Punctuation after an equation of a system.
             while self.take_symbol(',') || self.take_symbol(';') {}
@@ -99,6 +112,8 @@ impl Parser<'_> {
 
 /// Larger determinants are not worked out.
 const MAX_DETERMINANT: usize = 4;
+/// Nor are those with more parts in all cells: every cell is copied several times.
+const MAX_SIZE: usize = 400;
 
 /// The determinant of a square matrix, by its first row.
 fn determinant(rows: &[Vec<&Expr>]) -> Option<Expr> {

@@ -2,6 +2,8 @@
 
 use super::super::expr::Expr;
 use super::super::lex::Token;
+use super::super::rational::Rational;
+use super::super::units::{Measure, Unit};
 use super::Parser;
 
 impl Parser<'_> {
@@ -12,7 +14,7 @@ impl Parser<'_> {
                 Some(Token::Symbol('^')) => {
                     self.at += 1;
                     match self.exponent()? {
-                        Exponent::Degrees => Expr::Degrees(Box::new(base)),
+                        Exponent::Degrees => self.degrees(base),
                         Exponent::Ordinal => base,
                         Exponent::Prime => primed(base)?,
                         Exponent::Power(power) => Expr::Power(Box::new(base), Box::new(power)),
@@ -48,11 +50,7 @@ impl Parser<'_> {
                 }
                 Some(Token::Command("degree" | "circ" | "degrees")) => {
                     self.at += 1;
-                    // `20°C`
-                    if !self.spaced() && matches!(self.peek(), Some(Token::Letter('C' | 'F'))) {
-                        self.at += 1;
-                    }
-                    Expr::Degrees(Box::new(base))
+                    self.degrees(base)
                 }
                 Some(Token::Symbol('\'')) => {
                     self.at += 1;
@@ -60,6 +58,21 @@ impl Parser<'_> {
                 }
                 _ => return Some(base),
             };
+        }
+    }
+
+    /// After a degree sign: `20°C` is `20°`, and `20°F` another temperature.
+    fn degrees(&mut self, value: Expr) -> Expr {
+        let last = self.peek_at(1).is_none();
+        match self.peek() {
+            Some(Token::Letter(scale @ ('C' | 'F'))) if last || !self.spaced() => {
+                self.at += 1;
+                match scale {
+                    'F' => Expr::Quantity(Box::new(value), Unit::of(Measure::Fahrenheit, Rational::ONE)),
+                    _ => Expr::Degrees(Box::new(value)),
+                }
+            }
+            _ => Expr::Degrees(Box::new(value)),
         }
     }
 

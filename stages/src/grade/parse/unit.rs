@@ -48,10 +48,15 @@ impl Parser<'_> {
                     return None;
                 }
                 let ahead = |ahead: usize| self.peek_at(ahead).map(|lexed| lexed.token);
-                // `12 m/s`
+                // `12 m/s`, `9.8 m/s^2`
                 let length = match (ahead(1), ahead(2), ahead(3)) {
                     (None, ..) => 1,
                     (Some(Token::Symbol('/')), Some(Token::Letter(_)), None) => 3,
+                    (Some(Token::Symbol('/')), Some(Token::Letter(_)), Some(Token::Symbol('^')))
+                        if matches!((ahead(4), ahead(5)), (Some(Token::Number(_)), None)) =>
+                    {
+                        5
+                    }
                     _ => return None,
                 };
                 let unit = Unit::of_letter(letter)?;

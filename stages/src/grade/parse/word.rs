@@ -1,6 +1,6 @@
 //! Words: names of functions and constants, or variables side by side.
 
-use super::super::expr::{Constant, Expr, Function, Name};
+use super::super::expr::{Constant, Expr, Name};
 use super::{Parser, function};
 
 /// Words that are a Greek letter.
@@ -61,14 +61,6 @@ impl<'a> Parser<'a> {
         match word {
             "sqrt" => return self.square_root(),
             "frac" | "dfrac" | "tfrac" => return self.fraction(),
-            "cis" => {
-                let angle = self.argument()?;
-                let turned = Expr::Product(vec![
-                    Expr::Constant(Constant::I),
-                    Expr::Call(Function::Sin, vec![angle.clone()]),
-                ]);
-                return Some(Expr::Sum(vec![Expr::Call(Function::Cos, vec![angle]), turned]));
-            }
             "cbrt" => {
                 let inner = self.argument()?;
                 return Some(Expr::Root(Box::new(inner), Some(Box::new(Expr::integer(3)))));

@@ -1,25 +1,11 @@
 //! Judging public data, where it is at hand: `$BSTAR_SHARED`, or the folder `shared` beside the checkout.
 
-use std::path::PathBuf;
-
 use serde_json::Value;
 
+use crate::at_hand::shared;
 use crate::grade::{
     Conventions, choice_letter, choice_prompt, choose, math, mathd_form, official, prm800k_form,
 };
-
-/// The text of a shared file; says why when it is not there.
-#[expect(clippy::print_stderr, reason = "a skipped test says so")]
-fn shared(name: &str) -> Option<String> {
-    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared");
-    let folder = std::env::var_os("BSTAR_SHARED").map_or(beside, PathBuf::from);
-    let path = folder.join("data").join(name);
-    let text = std::fs::read_to_string(&path);
-    if let Err(error) = &text {
-        eprintln!("skipped: {}: {error}", path.display());
-    }
-    text.ok()
-}
 
 fn rows(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()

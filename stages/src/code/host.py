@@ -26,66 +26,18 @@ MOST = LIMITS["output"]
 refs = []
 
 
-def pack(value, depth=0):
+def sent(value):
     """A value as JSON; what is no plain value becomes a reference to it."""
-    kind = type(value)
-    if depth > 200:
-        raise RecursionError("a value that is nested too deeply")
-    if value is None or kind is bool:
-        return value
-    if kind is str:
-        try:
-            value.encode()
-            return value
-        except UnicodeEncodeError:
-            return {"u": [ord(char) for char in value]}
-    if kind is float:
-        return value if math.isfinite(value) else {"f": repr(value)}
-    if kind is int:
-        return value if -(2**53) < value < 2**53 else {"i": hex(value)}
-    if kind is complex:
-        return {"c": [pack(value.real), pack(value.imag)]}
-    if kind in (bytes, bytearray):
-        return {"b": value.hex()}
-    if isinstance(value, str):
-        return pack("".join(str.__iter__(value)))
-    if isinstance(value, int):
-        return pack(int.__add__(value, 0))
-    if isinstance(value, list):
-        return [pack(item, depth + 1) for item in list.__iter__(value)]
-    if isinstance(value, tuple):
-        return {"t": [pack(item, depth + 1) for item in tuple.__iter__(value)]}
-    if kind in (set, frozenset):
-        return {"s": [pack(item, depth + 1) for item in value]}
-    if isinstance(value, dict):
-        return {"d": [[pack(key, depth + 1), pack(item, depth + 1)] for key, item in dict.items(value)]}
-    refs.append(value)
-    return {"r": len(refs) - 1, "k": "call" if callable(value) else "object"}
+
+    def reference(thing):
+        refs.append(thing)
+        return {"r": len(refs) - 1}
+
+    return pack(value, reference)
 
 
-def unpack(value):
-    if type(value) is list:
-        return [unpack(item) for item in value]
-    if type(value) is not dict:
-        return value
-    (kind, inner), = [(key, item) for key, item in value.items() if key != "k"]
-    if kind == "u":
-        return "".join(map(chr, inner))
-    if kind == "f":
-        return float(inner)
-    if kind == "i":
-        return int(inner, 16)
-    if kind == "c":
-        return complex(*map(unpack, inner))
-    if kind == "b":
-        return bytes.fromhex(inner)
-    if kind == "t":
-        return tuple(map(unpack, inner))
-    if kind == "s":
-        return set(map(unpack, inner))
-    if kind == "d":
-        return {unpack(key): unpack(item) for key, item in inner}
-    return refs[inner]
+def given(value):
+    return unpack(value, refs.__getitem__)
 
 
 def say(answer):
@@ -161,21 +113,21 @@ class Session:
         except SystemExit:
             pass
         new = [name for name in self.space if name[:2] != "__" and self.space[name] is not before.get(name, self)]
-        say({"names": {name: pack(self.space[name]) for name in new}})
+        say({"names": {name: sent(self.space[name]) for name in new}})
 
     def serve(self):
         for line in self.requests:
             try:
-                say({"value": pack(self.carry_out(json.loads(line)))})
+                say({"value": sent(self.carry_out(json.loads(line)))})
             except BaseException as error:
                 say(raised(error))
 
     def carry_out(self, request):
         on = refs[request["on"]]
-        args = [unpack(item) for item in request.get("args", [])]
+        args = [given(item) for item in request.get("args", [])]
         action = request["do"]
         if action == "call":
-            return on(*args, **{key: unpack(item) for key, item in request["named"].items()})
+            return on(*args, **{key: given(item) for key, item in request["named"].items()})
         if action == "get":
             return getattr(on, request["name"])
         if action == "set":
@@ -207,7 +159,7 @@ def in_child(test, space, code, out):
     try:
         exec(code, space)
         if "args" in test:
-            answer = {"value": pack(call(space, test["name"], [unpack(item) for item in test["args"]]))}
+            answer = {"value": sent(call(space, test["name"], [given(item) for item in test["args"]]))}
             os.write(out, json.dumps(answer).encode())
     except SystemExit:
         pass

@@ -40,7 +40,7 @@ def ask(request):
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
             kind = Failed
         raise Failed(answer.get("text")) if kind is AssertionError else kind(answer.get("text"))
-    return unpack(answer["value"])
+    return received(answer["value"])
 
 
 class Remote:
@@ -50,8 +50,8 @@ class Remote:
         object.__setattr__(self, "number", number)
 
     def __call__(self, *args, **named):
-        named = {key: pack(value) for key, value in named.items()}
-        return ask({"do": "call", "on": self.number, "args": [pack(value) for value in args], "named": named})
+        named = {key: sent(value) for key, value in named.items()}
+        return ask({"do": "call", "on": self.number, "args": [sent(value) for value in args], "named": named})
 
     def __getattr__(self, name):
         if name[:2] == "__":
@@ -59,13 +59,13 @@ class Remote:
         return ask({"do": "get", "on": self.number, "name": name})
 
     def __setattr__(self, name, value):
-        ask({"do": "set", "on": self.number, "name": name, "args": [pack(value)]})
+        ask({"do": "set", "on": self.number, "name": name, "args": [sent(value)]})
 
     def __len__(self):
         return ask({"do": "len", "on": self.number})
 
     def __getitem__(self, key):
-        return ask({"do": "item", "on": self.number, "args": [pack(key)]})
+        return ask({"do": "item", "on": self.number, "args": [sent(key)]})
 
     def __iter__(self):
         return iter(ask({"do": "list", "on": self.number}))
@@ -77,60 +77,13 @@ class Remote:
         return ask({"do": "str", "on": self.number})
 
 
-def pack(value):
-    kind = type(value)
-    if value is None or kind is bool:
-        return value
-    if kind is str:
-        try:
-            value.encode()
-            return value
-        except UnicodeEncodeError:
-            return {"u": [ord(char) for char in value]}
-    if kind is float:
-        return value if math.isfinite(value) else {"f": repr(value)}
-    if kind is int:
-        return value if -(2**53) < value < 2**53 else {"i": hex(value)}
-    if kind is complex:
-        return {"c": [pack(value.real), pack(value.imag)]}
-    if kind in (bytes, bytearray):
-        return {"b": value.hex()}
-    if kind is Remote:
-        return {"r": value.number}
-    if isinstance(value, tuple):
-        return {"t": [pack(item) for item in value]}
-    if isinstance(value, (set, frozenset)):
-        return {"s": [pack(item) for item in value]}
-    if isinstance(value, dict):
-        return {"d": [[pack(key), pack(item)] for key, item in value.items()]}
-    return [pack(item) for item in value]
+def sent(value):
+    """A value as JSON; what can be gone through goes as a list."""
+    return pack(value, lambda other: {"r": other.number} if type(other) is Remote else sent(list(other)))
 
 
-def unpack(value):
-    if type(value) is list:
-        return [unpack(item) for item in value]
-    if type(value) is not dict:
-        return value
-    if "r" in value:
-        return Remote(int(value["r"]))
-    (kind, inner), = value.items()
-    if kind == "u":
-        return "".join(map(chr, inner))
-    if kind == "f":
-        return float(inner)
-    if kind == "i":
-        return int(inner, 16)
-    if kind == "c":
-        return complex(*map(unpack, inner))
-    if kind == "b":
-        return bytes.fromhex(inner)
-    if kind == "t":
-        return tuple(map(unpack, inner))
-    if kind == "s":
-        return set(map(unpack, inner))
-    if kind == "d":
-        return {unpack(key): unpack(item) for key, item in inner}
-    raise ValueError(f"no kind of value: {kind}")
+def received(value):
+    return unpack(value, Remote)
 
 
 def meant(tests, names, known):
@@ -145,7 +98,7 @@ def check(tests, names):
     space = {"__name__": "__main__"}
     exec(PLAIN, space)
     for name in meant(tests, names, set(space)):
-        space[name] = unpack(names[name])
+        space[name] = received(names[name])
     for index, test in enumerate(tests):
         try:
             exec(compile(test, "tests.py", "exec", dont_inherit=True), space)

@@ -23,8 +23,10 @@ use crate::sandbox::{Ended, Limits, Sandbox, Session};
 
 pub use extract::extract;
 
-const HOST: &str = include_str!("host.py");
-const JUDGE: &str = include_str!("judge.py");
+/// Runs code.
+const HOST: &str = concat!(include_str!("values.py"), "\n", include_str!("host.py"));
+/// Runs tests.
+const JUDGE: &str = concat!(include_str!("values.py"), "\n", include_str!("judge.py"));
 
 /// The version of the verdicts; a change that can make one differ raises it.
 pub const CODE_VERSION: u32 = 1;

@@ -1,9 +1,9 @@
 //! A place for programs that nobody trusts: no network, no files but Python's, bounded memory, processes and time.
 //!
 //! The isolation is bubblewrap's (`bwrap`): namespaces of its own for users, processes, network and mounts, an
-//! unprivileged user, no capabilities, a system call filter ([`seccomp`]), a read-only root without `/proc`,
+//! unprivileged user, no capabilities, a system call filter (`seccomp`), a read-only root without `/proc`,
 //! and one small writable folder, `/tmp`, in memory. Limits that no single process can be held to — memory and
-//! files of all of them together — are watched from outside ([`watch`]). When a [`Session`] is dropped,
+//! files of all of them together — are watched from outside (`watch`). When a [`Session`] is dropped,
 //! everything that it started is gone.
 
 pub mod attacks;

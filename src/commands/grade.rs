@@ -56,7 +56,7 @@ enum Task {
     Math,
     /// {question, choices: {text, label}, answerKey, pred}
     Choice,
-    /// {code, tests: [statements]} or {code, inputs, outputs, fn_name?}
+    /// {code, tests}, a list of statements, or {code, inputs, outputs, fn_name?}
     Code,
 }
 

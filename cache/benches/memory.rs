@@ -5,7 +5,6 @@
 //! cargo bench -p bstar-cache --bench memory -- s3://bucket/prefix  # into a bucket as well; AWS_… say where
 //! ```
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -13,7 +12,9 @@ use std::time::Instant;
 use bstar_cache::store::{StoreOptions, TierFolder};
 use bstar_cache::{Action, Artifact, Ingredient, Manifest, Provenance, Store};
 
-const SIZE: usize = 1 << 30;
+mod gigabyte;
+
+use gigabyte::{SIZE, peak_megabytes, write};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -119,26 +120,4 @@ fn expect_whole(artifact: &Artifact) -> Result<(), Failure> {
 
 fn expect(right: bool) -> Result<(), Failure> {
     if right { Ok(()) } else { Err("not what was stored".into()) }
-}
-
-/// A file of numbers that no file system can make smaller.
-fn write(path: &Path) -> std::io::Result<()> {
-    let mut state = 1_u64;
-    let mut block = vec![0; 1 << 20];
-    let mut file = std::fs::File::create(path)?;
-    for _ in 0..SIZE >> 20 {
-        for bytes in block.chunks_exact_mut(8) {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            bytes.copy_from_slice(&state.to_le_bytes());
-        }
-        file.write_all(&block)?;
-    }
-    file.sync_all()
-}
-
-/// The most memory this process has had so far.
-fn peak_megabytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
-    peak.and_then(|peak| peak.trim().parse::<u64>().ok()).unwrap_or(0) / 1000
 }

@@ -5,14 +5,16 @@
 //! cargo bench -p bstar-cache --bench store      # in the folder for temporary files, or in BENCH_DIR
 //! ```
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
 use bstar_cache::Store;
 
-const SIZE: usize = 1 << 30;
+mod gigabyte;
+
+use gigabyte::{peak_megabytes, write};
+
 const REPEATS: usize = 5;
 
 #[expect(clippy::print_stdout, reason = "the answer of the benchmark")]
@@ -83,29 +85,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("Store::materialise again {:>8.1}", 1e3 * materialise);
     println!("peak memory of put_file  {peak:>8} MB");
     Ok(())
-}
-
-/// A file of numbers that no file system can make smaller.
-fn write(path: &Path) -> std::io::Result<()> {
-    let mut state = 1_u64;
-    let mut block = vec![0; 1 << 20];
-    let mut file = std::fs::File::create(path)?;
-    for _ in 0..SIZE >> 20 {
-        for bytes in block.chunks_exact_mut(8) {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            bytes.copy_from_slice(&state.to_le_bytes());
-        }
-        file.write_all(&block)?;
-    }
-    // What is still to be written to the disk would slow down whoever is measured next.
-    file.sync_all()
-}
-
-/// The most memory this process has had so far.
-fn peak_megabytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
-    peak.and_then(|peak| peak.trim().parse::<u64>().ok()).unwrap_or(0) / 1000
 }
 
 fn timed(work: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<f64> {

@@ -7,12 +7,16 @@
 //!
 //! `make setup-s3` installs both. Tests that need one which is not there say so with [`skipped`] and pass.
 
-use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+#[path = "skipped.rs"]
+mod skipped;
+
+pub(crate) use skipped::skipped;
 
 /// The keys that every server here accepts.
 const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "AKEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "SKEXAMPLE")];
@@ -163,18 +167,5 @@ impl Program {
             skipped(&format!("there is no {name} (make setup-s3, or set {variable})"));
         }
         found
-    }
-}
-
-/// Says that a test does not check what it should: on standard error, and in the file that
-/// `BSTAR_SKIPPED` names, which `scripts/test.sh` shows in the end.
-#[expect(clippy::print_stderr, reason = "a test that checks nothing must say so")]
-pub(crate) fn skipped(reason: &str) {
-    let thread = std::thread::current();
-    let line = format!("skipped: {}: {reason}\n", thread.name().unwrap_or("a test"));
-    eprint!("{line}");
-    if let Some(file) = std::env::var_os("BSTAR_SKIPPED") {
-        let opened = OpenOptions::new().create(true).append(true).open(file);
-        opened.and_then(|mut file| file.write_all(line.as_bytes())).expect("a note of the skipped test");
     }
 }

@@ -380,7 +380,7 @@ pub fn initial(config: ModelConfig, seed: u64, device: Device) -> Decoder {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use bstar_stages::config::Optimizer as OptimizerKind;
 
@@ -417,6 +417,29 @@ pub(crate) mod tests {
         (weights(&model), log)
     }
 
+    /// [`NextToken`] with something done to the loss of each call, which are counted.
+    struct Watched<F>(F, AtomicUsize);
+
+    impl<F: Fn(usize, Tensor) -> Tensor + Sync> Watched<F> {
+        fn new(change: F) -> Self {
+            Self(change, AtomicUsize::new(0))
+        }
+    }
+
+    impl<F: Fn(usize, Tensor) -> Tensor + Sync> Objective for Watched<F> {
+        type Row = TextRow;
+        fn tokens(&self, row: &TextRow) -> usize {
+            NextToken.tokens(row)
+        }
+        fn targets(&self, row: &TextRow) -> usize {
+            NextToken.targets(row)
+        }
+        fn loss(&self, model: &Decoder, rows: &[&TextRow]) -> Tensor {
+            let call = self.1.fetch_add(1, Ordering::Relaxed);
+            self.0(call, NextToken.loss(model, rows))
+        }
+    }
+
     #[test]
     fn ten_examples_are_learnt_by_heart() {
         for (kind, rate) in [(OptimizerKind::Adamw, 3e-3), (OptimizerKind::Muon, 3e-3)] {
@@ -446,23 +469,12 @@ pub(crate) mod tests {
         let mut control = Control::new(&stop, |_| ());
         let rows = encoded(10);
         // Stopped on request after some updates, which the objective counts.
-        struct Stopping<'a>(&'a AtomicBool, std::sync::atomic::AtomicUsize);
-        impl Objective for Stopping<'_> {
-            type Row = TextRow;
-            fn tokens(&self, row: &TextRow) -> usize {
-                NextToken.tokens(row)
+        let objective = Watched::new(|call, loss| {
+            if call == 8 {
+                stop.store(true, Ordering::Relaxed);
             }
-            fn targets(&self, row: &TextRow) -> usize {
-                NextToken.targets(row)
-            }
-            fn loss(&self, model: &Decoder, rows: &[&TextRow]) -> Tensor {
-                if self.1.fetch_add(1, Ordering::Relaxed) == 8 {
-                    self.0.store(true, Ordering::Relaxed);
-                }
-                NextToken.loss(model, rows)
-            }
-        }
-        let objective = Stopping(&stop, Default::default());
+            loss
+        });
         let mut again = model();
         let run_it = Run { settings: &settings, seed: 1, threads: 1, scratch: scratch[1].path() };
         let optimizer = Optimizer::new(settings.optimizer);
@@ -478,28 +490,14 @@ pub(crate) mod tests {
 
     #[test]
     fn a_diverging_run_says_where_and_keeps_the_last_good_checkpoint() {
-        // Becomes infinite at its fifth update: each update asks for the losses of two halves.
-        struct Diverging(std::sync::atomic::AtomicUsize);
-        impl Objective for Diverging {
-            type Row = TextRow;
-            fn tokens(&self, row: &TextRow) -> usize {
-                NextToken.tokens(row)
-            }
-            fn targets(&self, row: &TextRow) -> usize {
-                NextToken.targets(row)
-            }
-            fn loss(&self, model: &Decoder, rows: &[&TextRow]) -> Tensor {
-                let loss = NextToken.loss(model, rows);
-                if self.0.fetch_add(1, Ordering::Relaxed) < 8 { loss } else { loss * f64::INFINITY }
-            }
-        }
         let stop = AtomicBool::new(false);
         let attempt = |every: usize, scratch: &Path| {
             let mut settings = training(20, 4, 1e-3, OptimizerKind::Adamw);
             settings.checkpoint_every = every;
             let run = Run { settings: &settings, seed: 1, threads: 1, scratch };
             let (mut model, optimizer) = (model(), Optimizer::new(settings.optimizer));
-            let objective = Diverging(Default::default());
+            // Becomes infinite at its fifth update: each update asks for the losses of two halves.
+            let objective = Watched::new(|call, loss| if call < 8 { loss } else { loss * f64::INFINITY });
             let mut control = Control::new(&stop, |_| ());
             train(&objective, &encoded(10), &mut model, optimizer, &run, &mut control)
                 .map(|_| ())

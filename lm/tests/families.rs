@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 #![expect(clippy::print_stdout, reason = "figures")]
 
-#[path = "support/skipped.rs"]
+#[path = "../../cache/tests-support/skipped.rs"]
 mod skipped;
 
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 
 #[path = "support/shared.rs"]
 mod shared;
-#[path = "support/skipped.rs"]
+#[path = "../../cache/tests-support/skipped.rs"]
 mod skipped;
 
 use std::path::PathBuf;

@@ -8,7 +8,7 @@ use std::thread;
 
 use bstar_stages::code::{Comparison, Judge, Rules, Tests};
 use bstar_stages::config::Grader;
-use bstar_stages::grade::{Conventions, Verdict, choose, judge};
+use bstar_stages::grade::{Conventions, Verdict, choices, choose, judge};
 use bstar_stages::sandbox::Sandbox;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
@@ -262,6 +262,7 @@ fn rules(options: &Grade) -> Rules {
 struct Bench<'a> {
     options: &'a Grade,
     conventions: &'a Conventions,
+    /// For code.
     judge: Option<Judge>,
 }
 
@@ -278,17 +279,17 @@ impl Bench<'_> {
         let mut row: Map<String, Value> =
             serde_json::from_slice(line).map_err(|error| format!("not a JSON object: {error}"))?;
         let options = self.options;
-        let (correct, reason) = match (options.task, &mut self.judge) {
-            (Task::Code, Some(judge)) => {
+        let (correct, reason) = match &mut self.judge {
+            Some(judge) => {
                 let verdict = code(judge, &row)?;
                 row.insert("passed".to_owned(), verdict.passed.into());
                 (verdict.correct, verdict.reason.unwrap_or_else(|| "all tests pass".to_owned()))
             }
-            (Task::Choice, _) => {
+            None if options.task == Task::Choice => {
                 let verdict = choice(&row)?;
                 (verdict.correct, verdict.reason.to_owned())
             }
-            (Task::Math | Task::Code, _) => {
+            None => {
                 let (gold, pred) = (text(&row, "gold")?, text(&row, "pred")?);
                 let verdict = judge(&gold, &pred, options.grader.into(), self.conventions);
                 (verdict.correct, verdict.reason.to_owned())
@@ -320,17 +321,8 @@ fn text(row: &Map<String, Value>, field: &str) -> Result<String, String> {
 }
 
 fn choice(row: &Map<String, Value>) -> Result<Verdict, String> {
-    let wrong = || "`choices` must be {text: [...], label: [...]} of equal length".to_owned();
-    let list = |field: &str| -> Result<Vec<String>, String> {
-        let items = row.get("choices").and_then(|choices| choices.get(field)).and_then(Value::as_array);
-        let texts = items.ok_or_else(wrong)?.iter().map(|item| item.as_str().map(str::to_owned));
-        texts.collect::<Option<_>>().ok_or_else(wrong)
-    };
-    let (labels, texts) = (list("label")?, list("text")?);
-    if labels.len() != texts.len() {
-        return Err(wrong());
-    }
-    let choices: Vec<(String, String)> = labels.into_iter().zip(texts).collect();
+    let choices = row.get("choices").and_then(choices);
+    let choices = choices.ok_or("`choices` must be {text: [...], label: [...]} of equal length")?;
     Ok(choose(&choices, &text(row, "answerKey")?, &text(row, "pred")?))
 }
 

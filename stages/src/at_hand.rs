@@ -1,23 +1,14 @@
 //! What some tests need and not every machine has: public data sets, a sandbox. A test without them says so, and
 //! is counted as skipped where `BSTAR_SKIPPED` names a list, which `scripts/test.sh` shows in the end.
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use crate::sandbox::Sandbox;
 
-/// Notes why a test checks nothing.
-#[expect(clippy::print_stderr, reason = "a skipped test says so")]
-pub(crate) fn skip(reason: &str) {
-    let thread = std::thread::current();
-    let line = format!("skipped: {}: {reason}", thread.name().unwrap_or("a test"));
-    eprintln!("{line}");
-    if let Some(list) = std::env::var_os("BSTAR_SKIPPED") {
-        let mut list = OpenOptions::new().append(true).create(true).open(list).unwrap();
-        writeln!(list, "{line}").unwrap();
-    }
-}
+#[path = "../../cache/tests-support/skipped.rs"]
+mod skipped;
+
+pub(crate) use skipped::skipped;
 
 /// The text of a file of the public data sets: in `$BSTAR_SHARED`, or the folder `shared` beside the checkout.
 pub(crate) fn shared(name: &str) -> Option<String> {
@@ -25,12 +16,12 @@ pub(crate) fn shared(name: &str) -> Option<String> {
     let folder = std::env::var_os("BSTAR_SHARED").map_or(beside, PathBuf::from);
     let text = std::fs::read_to_string(folder.join("data").join(name));
     if text.is_err() {
-        skip(&format!("the data set {name} is not at hand"));
+        skipped(&format!("the data set {name} is not at hand"));
     }
     text.ok()
 }
 
 /// A way to run untrusted code.
 pub(crate) fn sandbox() -> Option<Sandbox> {
-    Sandbox::find().inspect_err(|reason| skip(&reason.to_string())).ok()
+    Sandbox::find().inspect_err(|reason| skipped(&reason.to_string())).ok()
 }

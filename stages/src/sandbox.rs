@@ -154,7 +154,7 @@ impl Sandbox {
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(io::Error::other("the program has no standard input and output").into());
         };
-        Ok(Session { child, root, input, output, heard: Vec::new(), limits })
+        Ok(Session { child, root, input, output, heard: Vec::new(), limits, looked: Instant::now() })
     }
 }
 
@@ -186,6 +186,8 @@ pub struct Session {
     /// What it said beyond the last line.
     heard: Vec<u8>,
     limits: Limits,
+    /// When the watch looked last.
+    looked: Instant,
 }
 
 impl Session {
@@ -216,14 +218,14 @@ impl Session {
     /// As [`Session::ask`].
     pub fn hear(&mut self, time: Duration) -> Result<String, Ended> {
         let deadline = Instant::now() + time;
-        let mut looked = 0;
+        let mut searched = 0;
         loop {
-            if let Some(end) = self.heard[looked..].iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.heard.drain(..=looked + end).collect();
+            if let Some(end) = self.heard[searched..].iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.heard.drain(..=searched + end).collect();
                 return Ok(String::from_utf8_lossy(&line[..line.len() - 1]).into_owned());
             }
-            looked = self.heard.len();
-            if looked > self.limits.output {
+            searched = self.heard.len();
+            if searched > self.limits.output {
                 return Err(Ended::Output);
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -235,8 +237,9 @@ impl Session {
                 let tick = left.min(TICK).try_into().map_err(io::Error::other)?;
                 poll(&mut files, Some(&tick)).map_err(io::Error::from)? > 0
             };
-            if let Some(root) = self.root {
+            if let Some(root) = self.root.filter(|_| self.looked.elapsed() >= TICK) {
                 watch::look(root, self.limits)?;
+                self.looked = Instant::now();
             }
             if ready {
                 let mut chunk = [0; 1 << 16];

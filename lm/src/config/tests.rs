@@ -4,7 +4,7 @@ use super::*;
 
 #[path = "../../tests/support/shared.rs"]
 mod shared;
-#[path = "../../tests/support/skipped.rs"]
+#[path = "../../../cache/tests-support/skipped.rs"]
 mod skipped;
 
 /// The shape used in practice by the default pipeline, or a smaller one.

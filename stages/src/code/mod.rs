@@ -157,7 +157,7 @@ impl Judge {
     fn host(&self, code: &str, mode: &str, tests: usize) -> Result<(Session, Value), Broken> {
         let mut session = self.sandbox.start(HOST, self.rules.limits)?;
         let seconds = f64::from(self.rules.seconds) * if mode == "session" { clamped(tests) } else { 1.0 };
-        let request = json!({"mode": mode, "code": code, "header": true, "seconds": seconds});
+        let request = json!({"mode": mode, "code": code, "seconds": seconds});
         let answer = session.ask(&request.to_string(), self.patience(seconds))?;
         Ok((session, parsed(&answer)?))
     }

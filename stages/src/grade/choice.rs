@@ -1,5 +1,7 @@
 //! Multiple choice, as ARC has it.
 
+use serde_json::Value;
+
 use super::Verdict;
 
 /// The letter that [`choice_prompt`] gives to a position; `None` beyond `Z`.
@@ -24,6 +26,17 @@ pub fn choice_prompt(question: &str, choices: &[(String, String)]) -> String {
     }
     prompt.push_str("\n\nSolution:");
     prompt
+}
+
+/// The choices of a question, (label, text) pairs, as ARC has them: `{text: [...], label: [...]}`, lists of texts of
+/// equal length; `None` if they are not.
+#[must_use]
+pub fn choices(value: &Value) -> Option<Vec<(String, String)>> {
+    let list = |name: &str| -> Option<Vec<String>> {
+        value.get(name)?.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
+    };
+    let (labels, texts) = (list("label")?, list("text")?);
+    (labels.len() == texts.len()).then(|| labels.into_iter().zip(texts).collect())
 }
 
 /// Judges a response to a multiple-choice question. Prompts letter the choices by position (`A`, `B`, …)

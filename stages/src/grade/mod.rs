@@ -64,7 +64,7 @@ use expr::{Expr, SetOperation};
 use lex::Reading;
 use work::Work;
 
-pub use self::choice::{choice_letter, choice_prompt, choose};
+pub use self::choice::{choice_letter, choice_prompt, choices, choose};
 pub use self::conventions::{Conventions, Percent, Rounding};
 pub use self::extract::find;
 pub use self::official::{mathd_form, official, prm800k_form};

@@ -202,17 +202,12 @@ impl Row<'_> {
     /// Choices are lettered by position, whatever their labels: the right one's letter is the answer.
     fn choice(&self) -> Result<Item, StageError> {
         let choices = self.json("choices")?.ok_or_else(|| self.wrong("it has no `choices`"))?;
-        let list = |name: &str| -> Option<Vec<String>> {
-            choices.get(name)?.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
-        };
-        let (Some(labels), Some(texts)) = (list("label"), list("text")) else {
-            return Err(self.wrong("`choices` must hold `text` and `label`"));
-        };
+        let wrong = || self.wrong("`choices` must hold `text` and `label`, of equal length");
+        let choices = grade::choices(&choices).ok_or_else(wrong)?;
         let key = self.required("answerKey")?;
-        let position = labels.iter().position(|label| label.eq_ignore_ascii_case(key.trim()));
+        let position = choices.iter().position(|(label, _)| label.eq_ignore_ascii_case(key.trim()));
         let letter = position.and_then(grade::choice_letter);
         let letter = letter.ok_or_else(|| self.wrong("`answerKey` is none of the labels"))?;
-        let choices: Vec<(String, String)> = labels.into_iter().zip(texts).collect();
         let question = grade::choice_prompt(&self.required("question")?, &choices);
         Ok(Item {
             question,

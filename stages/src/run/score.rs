@@ -21,14 +21,20 @@ use crate::sandbox::{Limits, Sandbox};
 pub fn grade(query: &Query, response: &Response, grader: Grader, style: AnswerStyle) -> Reward {
     let extracted = grading::find(&response.text, style);
     let correct = extracted.as_deref().is_some_and(|answer| grading::equal(answer, &query.answer, grader));
+    let equations = grading::equations(&response.text);
+    Reward { equations, ..judged(response, correct, extracted.map(Cow::into_owned)) }
+}
+
+/// The judgement of a response, of which nothing but its answer was looked at.
+fn judged(response: &Response, correct: bool, extracted: Option<String>) -> Reward {
     Reward {
         query_id: response.query_id.clone(),
         sample_index: response.sample_index,
         temperature: response.temperature,
         text_id: text_id(&response.text),
         correct,
-        extracted: extracted.map(Cow::into_owned),
-        equations: grading::equations(&response.text),
+        extracted,
+        equations: Vec::new(),
         reward: f64::from(u8::from(correct)),
         step_scores: None,
     }
@@ -56,8 +62,7 @@ impl Programs {
                 .hint("with `grader: code` every row of `queries` needs `tests`")
         })?;
         let code = extract(&response.text);
-        let text_id = text_id(&response.text);
-        let correct = match self.known.entry((query.id.clone(), text_id.clone())) {
+        let correct = match self.known.entry((query.id.clone(), text_id(&response.text))) {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(unknown) => {
                 let verdict = self.judge.judge(&code, tests);
@@ -65,17 +70,7 @@ impl Programs {
                 *unknown.insert(verdict.map_err(failed)?.correct)
             }
         };
-        Ok(Reward {
-            query_id: response.query_id.clone(),
-            sample_index: response.sample_index,
-            temperature: response.temperature,
-            text_id,
-            correct,
-            extracted: Some(code),
-            equations: Vec::new(),
-            reward: f64::from(u8::from(correct)),
-            step_scores: None,
-        })
+        Ok(judged(response, correct, Some(code)))
     }
 }
 

@@ -221,6 +221,8 @@ fn rows_that_are_not_of_the_format_are_refused_by_number() {
     );
     assert!(refused(gsm8k, &[json!({"problem": "Q", "answer": "#### 1"})]).contains("no `question`"));
     assert!(refused(json!({"file": "x", "format": "gsm8k", "skip": 1}), &[good]).contains("no row is left"));
+    let uneven = json!({"question": "Q", "choices": {"text": ["a", "b"], "label": ["A"]}, "answerKey": "A"});
+    assert!(refused(json!({"file": "x", "format": "arc"}), &[uneven]).contains("equal length"));
     let twice = json!({"problem": "P", "answer": "1", "id": "same"});
     assert!(refused(json!({"file": "x", "format": "math"}), &[twice.clone(), twice]).contains("same"));
 }

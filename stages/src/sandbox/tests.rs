@@ -1,6 +1,6 @@
 use super::attacks::ATTACKS;
 use super::*;
-use crate::at_hand::{sandbox, skip};
+use crate::at_hand::{sandbox, skipped};
 
 fn alive(pid: Pid) -> bool {
     rustix::process::test_kill_process(pid).is_ok()
@@ -29,7 +29,7 @@ fn every_attack_is_held() {
 
 #[test]
 fn attacks_are_told_where_nothing_holds_them() {
-    let Ok(sandbox) = Sandbox::nothing() else { return skip("there is no Python") };
+    let Ok(sandbox) = Sandbox::nothing() else { return skipped("there is no Python") };
     let harmless = ["read the user's files", "connect to this machine"];
     for attack in ATTACKS.iter().filter(|attack| harmless.contains(&attack.name)) {
         assert!(attack.attempt(&sandbox).is_err(), "{}", attack.name);

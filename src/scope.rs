@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 
 use bstar_stages::Output;
 use petgraph::algo::tarjan_scc;
@@ -19,11 +19,14 @@ pub(crate) enum View {
     Iteration,
 }
 
-/// All names of a pipeline. A stage has `None` for outputs when it could not be read.
+/// The outputs of stages by their names; `None` for a stage that could not be read.
+pub(crate) type Stages = HashMap<String, Option<Vec<Output>>>;
+
+/// All names of a pipeline.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Scope {
-    pub(crate) iteration: BTreeMap<String, Option<Vec<Output>>>,
-    pub(crate) setup: BTreeMap<String, Option<Vec<Output>>>,
+    pub(crate) iteration: Stages,
+    pub(crate) setup: Stages,
     pub(crate) carried: BTreeSet<String>,
     pub(crate) inputs: BTreeSet<String>,
 }
@@ -56,7 +59,7 @@ pub(crate) enum Unresolved {
 
 impl Scope {
     /// The outputs of the steps of a section.
-    pub(crate) fn outputs(steps: &[Lowered<'_>]) -> BTreeMap<String, Option<Vec<Output>>> {
+    pub(crate) fn outputs(steps: &[Lowered<'_>]) -> Stages {
         steps
             .iter()
             .map(|step| (step.name.clone(), step.config.as_ref().map(|config| config.stage().outputs())))
@@ -93,8 +96,9 @@ impl Scope {
     /// All that can be written from there, for suggestions; not the inner steps of composite stages.
     pub(crate) fn visible(&self, view: View) -> Vec<String> {
         let mut names = Vec::new();
-        let mut add = |stages: &BTreeMap<String, Option<Vec<Output>>>| {
-            for (name, outputs) in stages.iter().filter(|(name, _)| !name.contains('.')) {
+        let mut add = |stages: &Stages| {
+            let written = stages.iter().filter(|(name, _)| !name.contains('.'));
+            for (name, outputs) in written.collect::<BTreeMap<_, _>>() {
                 match outputs.as_deref() {
                     None | Some([_]) => names.push(name.clone()),
                     Some(outputs) => {
@@ -143,7 +147,7 @@ fn split(text: &str, known: impl Fn(&str) -> bool) -> Option<(&str, Option<&str>
 }
 
 fn resolve_stage<'a>(
-    stages: &'a BTreeMap<String, Option<Vec<Output>>>,
+    stages: &'a Stages,
     text: &'a str,
     section: View,
 ) -> Option<Result<Target<'a>, Unresolved>> {

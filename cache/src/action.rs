@@ -51,37 +51,44 @@ impl Ingredient {
         Self::Map(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
     }
 
-    fn encode(&self, hasher: &mut blake3::Hasher) {
+    fn encode(&self, bytes: &mut Vec<u8>) {
         match self {
-            Self::Absent => drop(hasher.update(b"0")),
-            Self::Bool(value) => drop(hasher.update(&[b'b', u8::from(*value)])),
-            Self::Int(value) => drop(hasher.update(b"i").update(&value.to_le_bytes())),
+            Self::Absent => bytes.push(b'0'),
+            Self::Bool(value) => bytes.extend([b'b', u8::from(*value)]),
+            Self::Int(value) => encode_number(bytes, b'i', value.to_le_bytes()),
             // Adding zero turns -0.0, which equals 0.0, into 0.0.
-            Self::Float(value) => drop(hasher.update(b"f").update(&(value + 0.0).to_le_bytes())),
-            Self::Text(value) => encode_text(hasher.update(b"t"), value),
-            Self::Digest(value) => drop(hasher.update(b"d").update(value.as_bytes())),
+            Self::Float(value) => encode_number(bytes, b'f', (value + 0.0).to_le_bytes()),
+            Self::Text(value) => {
+                bytes.push(b't');
+                encode_text(bytes, value);
+            }
+            Self::Digest(value) => {
+                bytes.push(b'd');
+                bytes.extend_from_slice(value.as_bytes());
+            }
             Self::List(items) => {
-                encode_length(hasher.update(b"l"), items.len());
-                items.iter().for_each(|item| item.encode(hasher));
+                encode_number(bytes, b'l', (items.len() as u64).to_le_bytes());
+                items.iter().for_each(|item| item.encode(bytes));
             }
             Self::Map(fields) => {
-                encode_length(hasher.update(b"m"), fields.len());
+                encode_number(bytes, b'm', (fields.len() as u64).to_le_bytes());
                 for (name, value) in fields {
-                    encode_text(hasher, name);
-                    value.encode(hasher);
+                    encode_text(bytes, name);
+                    value.encode(bytes);
                 }
             }
         }
     }
 }
 
-fn encode_length(hasher: &mut blake3::Hasher, length: usize) {
-    hasher.update(&(length as u64).to_le_bytes());
+fn encode_number(bytes: &mut Vec<u8>, tag: u8, value: [u8; 8]) {
+    bytes.push(tag);
+    bytes.extend(value);
 }
 
-fn encode_text(hasher: &mut blake3::Hasher, text: &str) {
-    encode_length(hasher, text.len());
-    hasher.update(text.as_bytes());
+fn encode_text(bytes: &mut Vec<u8>, text: &str) {
+    bytes.extend((text.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(text.as_bytes());
 }
 
 macro_rules! ingredient_from {
@@ -138,20 +145,21 @@ impl Action {
     #[must_use]
     pub fn key(&self) -> ActionKey {
         let Self { stage, version, config, seed, inputs } = self;
-        let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
-        encode_text(&mut hasher, stage);
-        hasher.update(&version.to_le_bytes());
-        config.encode(&mut hasher);
+        // Joined first: to a hasher, many small pieces are dearer than one of their length.
+        let mut bytes = Vec::with_capacity(1024);
+        encode_text(&mut bytes, stage);
+        bytes.extend(version.to_le_bytes());
+        config.encode(&mut bytes);
         match seed {
-            None => drop(hasher.update(b"0")),
-            Some(seed) => drop(hasher.update(b"s").update(&seed.to_le_bytes())),
+            None => bytes.push(b'0'),
+            Some(seed) => encode_number(&mut bytes, b's', seed.to_le_bytes()),
         }
-        encode_length(&mut hasher, inputs.len());
+        bytes.extend((inputs.len() as u64).to_le_bytes());
         for (name, digest) in inputs {
-            encode_text(&mut hasher, name);
-            hasher.update(digest.as_bytes());
+            encode_text(&mut bytes, name);
+            bytes.extend_from_slice(digest.as_bytes());
         }
-        ActionKey(Digest::from_hasher(&hasher))
+        ActionKey(Digest::from_hasher(blake3::Hasher::new_derive_key(CONTEXT).update(&bytes)))
     }
 }
 

@@ -4,6 +4,7 @@
 //! - [`difference`]: how two executions differ.
 //! - [`action`]: the identity of one execution, and the readable ingredients it is made of.
 //! - [`manifest`]: what an execution produced.
+//! - [`placement`]: where the file system puts new files.
 //! - [`store`]: blobs by digest and manifests by action key, over any object store.
 //!
 //! The crate knows nothing of pipelines, stages or language models.
@@ -12,6 +13,7 @@ pub mod action;
 pub mod difference;
 pub mod digest;
 pub mod manifest;
+pub mod placement;
 pub mod store;
 
 pub use action::{Action, ActionKey, Ingredient};

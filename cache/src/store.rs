@@ -71,6 +71,7 @@ pub use retire::{Freed, Retired};
 
 use crate::digest::Digest;
 use crate::manifest::Artifact;
+use crate::placement::create_spread_folder;
 use known::Known;
 use local::Local;
 use remote::Remote;
@@ -424,7 +425,7 @@ impl Inner {
     fn on_disk(location: &str, folder: &Path) -> Result<Self, StoreError> {
         let attempt = || format!("make the folder of the store `{location}`");
         let is_file = || folder.metadata().is_ok_and(|metadata| !metadata.is_dir());
-        let root = match std::fs::create_dir_all(folder).and_then(|()| folder.canonicalize()) {
+        let root = match create_spread_folder(folder).and_then(|()| folder.canonicalize()) {
             Ok(root) => root,
             Err(_) if is_file() => return Err(StoreError::NotAFolder { location: location.to_owned() }),
             Err(error) => return Err(StoreError::io(attempt)(error)),

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use bstar_cache::placement::create_spread_folder;
 use bstar_cache::{ActionKey, Store};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -118,7 +119,8 @@ impl WorkRoot {
     /// Makes the folder for the attempts of a run, and removes those of runs that died.
     pub(super) fn open_run(&self, run: &str) -> io::Result<RunFolder> {
         let steps = self.0.join("steps");
-        for folder in ["steps", "scratch", "logs"] {
+        create_spread_folder(&steps)?;
+        for folder in ["scratch", "logs"] {
             std::fs::create_dir_all(self.0.join(folder))?;
         }
         for entry in std::fs::read_dir(&steps)? {

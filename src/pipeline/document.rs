@@ -220,10 +220,9 @@ pub(crate) fn is_within(field: &str, around: &str) -> bool {
 /// Reads YAML, with `<<` merged; of a key given twice the first counts, and `repeated` is set.
 fn parse(text: &str, repeated: &Cell<bool>) -> Result<Yaml, serde_yaml::Error> {
     let mut value = Lenient { repeated }.deserialize(serde_yaml::Deserializer::from_str(text))?;
-    value.apply_merge()?;
     // What is merged may have been merged itself.
-    for _ in 0..MERGES {
-        if !has_merge(&value) {
+    for _ in 0..=MERGES {
+        if !has_merge(text, &value) {
             break;
         }
         value.apply_merge()?;
@@ -231,10 +230,15 @@ fn parse(text: &str, repeated: &Cell<bool>) -> Result<Yaml, serde_yaml::Error> {
     Ok(value)
 }
 
-fn has_merge(value: &Yaml) -> bool {
+fn has_merge(text: &str, value: &Yaml) -> bool {
+    // Most files have none, and looking through the text is the quicker way to know.
+    text.contains("<<") && is_merged(value)
+}
+
+fn is_merged(value: &Yaml) -> bool {
     match value {
-        Yaml::Mapping(map) => map.iter().any(|(key, value)| key.as_str() == Some("<<") || has_merge(value)),
-        Yaml::Sequence(items) => items.iter().any(has_merge),
+        Yaml::Mapping(map) => map.iter().any(|(key, value)| key.as_str() == Some("<<") || is_merged(value)),
+        Yaml::Sequence(items) => items.iter().any(is_merged),
         _ => false,
     }
 }

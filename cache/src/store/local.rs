@@ -18,6 +18,7 @@ use super::pace::Pace;
 use super::{StoreError, layout};
 use crate::digest::Digest;
 use crate::manifest::Artifact;
+use crate::placement::create_spread_folder;
 
 /// Temporary files of this age were left behind by a process that was killed.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
@@ -43,8 +44,9 @@ pub(crate) struct Local {
     no_reflink: AtomicBool,
     committer: Arc<Committer>,
     pub(super) pace: Pace,
-    /// Names of temporary files: what tells this process apart, and how many there were.
-    session: u64,
+    /// Where this process makes files that are to be renamed: a folder of its own, made with the first.
+    workshop: PathBuf,
+    has_workshop: AtomicBool,
     temporaries: AtomicU64,
 }
 
@@ -69,14 +71,16 @@ impl Stamp {
 impl Local {
     /// The blobs below `root`, an absolute path.
     pub(crate) fn new(root: PathBuf) -> Self {
+        // A random name: the machine that shares the folder may have a process of the same number.
+        let session = RandomState::new().build_hasher().finish();
         let local = Self {
+            workshop: root.join(layout::TEMPORARY).join(format!("{session:016x}")),
+            has_workshop: AtomicBool::new(false),
             committer: Arc::new(Committer::new(root.clone())),
             root,
             verified: Mutex::default(),
             no_reflink: AtomicBool::new(false),
             pace: Pace::default(),
-            // Random numbers: the machine that shares the folder may have a process of the same number.
-            session: RandomState::new().build_hasher().finish(),
             temporaries: AtomicU64::new(0),
         };
         local.sweep();
@@ -170,7 +174,7 @@ impl Local {
 
     /// Stores what `write` writes, under the digest that it gives.
     fn store(&self, write: impl FnOnce(&mut File) -> io::Result<(Digest, u64)>) -> io::Result<Artifact> {
-        let temporary = self.temporary();
+        let temporary = self.temporary()?;
         let done = in_folder_of(&temporary, || {
             File::options().write(true).create_new(true).mode(0o444).open(&temporary)
         })
@@ -190,7 +194,7 @@ impl Local {
 
     /// Makes an object of that name, whole, unless there is one; whether it did.
     pub(crate) fn create(&self, object: &str, content: &[u8]) -> io::Result<bool> {
-        let (temporary, target) = (self.temporary(), self.path(object));
+        let (temporary, target) = (self.temporary()?, self.path(object));
         let done = in_folder_of(&temporary, || File::options().write(true).create_new(true).open(&temporary))
             .and_then(|mut file| file.write_all(content))
             .and_then(|()| in_folder_of(&target, || rename_new(&temporary, &target)));
@@ -216,9 +220,14 @@ impl Local {
         self.committer.commit().map_err(StoreError::io(|| format!("flush {}", self.root.display())))
     }
 
-    fn temporary(&self) -> PathBuf {
-        let number = self.temporaries.fetch_add(1, Ordering::Relaxed);
-        self.path(&format!("{}/{:016x}-{number}", layout::TEMPORARY, self.session))
+    /// A name for a file that is to be renamed.
+    fn temporary(&self) -> io::Result<PathBuf> {
+        if !self.has_workshop.load(Ordering::Relaxed) {
+            create_spread_folder(&self.path(layout::TEMPORARY))?;
+            fs::create_dir_all(&self.workshop)?;
+            self.has_workshop.store(true, Ordering::Relaxed);
+        }
+        Ok(self.workshop.join(self.temporaries.fetch_add(1, Ordering::Relaxed).to_string()))
     }
 
     /// Does something with the content of an object that is mostly small.
@@ -384,15 +393,35 @@ impl Local {
 
     /// Deletes what killed processes left behind. Failures are of no consequence.
     fn sweep(&self) {
-        let Ok(entries) = fs::read_dir(self.path(layout::TEMPORARY)) else { return };
-        for entry in entries.flatten() {
-            let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|time| time.elapsed());
-            if let Ok(Ok(age)) = age
-                && age > ABANDONED
-                && fs::remove_file(entry.path()).is_ok()
-            {
-                tracing::debug!(file = %entry.path().display(), "deleted an abandoned temporary file");
-            }
+        sweep(&self.path(layout::TEMPORARY));
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        if self.has_workshop.load(Ordering::Relaxed) {
+            // Not empty when another thread is at work: swept later.
+            let _in_use = fs::remove_dir(&self.workshop);
+        }
+    }
+}
+
+/// Deletes what is old in `folder` and in the folders below it.
+fn sweep(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let (path, Ok(metadata)) = (entry.path(), entry.metadata()) else { continue };
+        if metadata.is_dir() {
+            sweep(&path);
+        }
+        let old = |time: SystemTime| time.elapsed().is_ok_and(|age| age > ABANDONED);
+        if !metadata.modified().is_ok_and(old) {
+            continue;
+        }
+        // A folder only if it is empty.
+        let deleted = if metadata.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) };
+        if deleted.is_ok() {
+            tracing::debug!(path = %path.display(), "deleted what a killed process left behind");
         }
     }
 }

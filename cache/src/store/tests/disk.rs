@@ -85,7 +85,12 @@ async fn blobs_are_read_only_and_temporary_files_are_gone() {
         assert!(blob(&store, &artifact.digest).metadata().unwrap().permissions().readonly());
     }
     assert!(one.exists() && !other.exists(), "put_file copies, adopt_file moves");
-    assert_eq!(fs::read_dir(folder.path().join("store/tmp")).unwrap().count(), 0);
+    let temporary = folder.path().join("store/tmp");
+    let below: Vec<_> = fs::read_dir(&temporary).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(below.len(), 1, "the folder of this process, which is empty");
+    assert_eq!(fs::read_dir(&below[0]).unwrap().count(), 0);
+    drop(store);
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0);
 }
 
 #[cfg(unix)]
@@ -112,13 +117,22 @@ async fn old_temporary_files_are_deleted_when_opened() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path()).await;
     put(&store, "content").await;
-    let (old, new) = (folder.path().join("tmp/old"), folder.path().join("tmp/new"));
-    fs::write(&new, "torn").unwrap();
-    fs::write(&old, "torn").unwrap();
+    let path = |name: &str| folder.path().join("tmp").join(name);
+    fs::create_dir(path("killed")).unwrap();
+    fs::create_dir(path("empty")).unwrap();
     let two_days_ago = SystemTime::now() - Duration::from_secs(2 * 24 * 3600);
-    fs::File::options().write(true).open(&old).unwrap().set_modified(two_days_ago).unwrap();
+    let age = |name: &str| fs::File::open(path(name)).unwrap().set_modified(two_days_ago).unwrap();
+    for name in ["old", "new", "killed/old", "killed/new"] {
+        fs::write(path(name), "torn").unwrap();
+        if name.ends_with("old") {
+            age(name);
+        }
+    }
+    age("killed");
+    age("empty");
     let again = open(folder.path()).await;
-    assert!(!old.exists() && new.exists());
+    assert!(!path("old").exists() && !path("killed/old").exists() && !path("empty").exists());
+    assert!(path("new").exists() && path("killed/new").exists());
     assert_eq!(again.stat().await.unwrap().blobs, 1);
 }
 

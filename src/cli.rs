@@ -225,6 +225,16 @@ enum Run {
         #[arg(default_value = "latest")]
         run: String,
     },
+    /// Write a run as one HTML page: curves over iterations, and the balance score of every configuration
+    #[command(after_help = "Example:\n  bstar run report latest --out report.html")]
+    Report {
+        /// A run: its id, a unique beginning of it, or `latest`
+        #[arg(default_value = "latest")]
+        run: String,
+        /// The file to write [default: standard output]
+        #[arg(short, long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
     /// Keep a run's results, whatever `cache gc` is asked for
     Pin {
         /// A run: its id, a unique beginning of it, or `latest`
@@ -401,6 +411,7 @@ async fn dispatch(cli: &Cli) -> Result<u8, Failure> {
         Command::Pipeline(Pipeline::Check { source }) => commands::pipeline_check(global, source),
         Command::Run(Run::List) => commands::run_list(global).await,
         Command::Run(Run::Show { run }) => commands::run_show(global, run).await,
+        Command::Run(Run::Report { run, out }) => commands::run_report(global, run, out.as_deref()).await,
         Command::Run(Run::Pin { run, name }) => commands::run_pin(global, run, name.as_deref()).await,
         Command::Run(Run::Unpin { run }) => commands::run_unpin(global, run).await,
         Command::Step(Step::Explain { step, file, overrides }) => {

@@ -166,6 +166,22 @@ pub struct VariantSummary {
     pub difference: Map<String, Value>,
     /// The standard error of `difference`.
     pub difference_se: Map<String, Value>,
+    /// The paired test of its final Pass@1 against that of the baseline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paired: Option<Paired>,
+}
+
+/// Problem by problem, over all seeds that both completed: McNemar's exact test of greedy answers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, serde::Deserialize)]
+pub struct Paired {
+    /// Problems compared.
+    pub problems: usize,
+    /// Problems that only this variant solves.
+    pub better: usize,
+    /// Problems that only the baseline solves.
+    pub worse: usize,
+    /// The chance of a split at least as uneven if both were equally good (two-sided).
+    pub p: f64,
 }
 
 /// What a variant came to with one seed.

@@ -21,6 +21,7 @@ pub mod draw;
 pub mod error;
 pub mod generate;
 pub mod inspect;
+pub mod merge;
 pub mod model;
 pub mod optim;
 pub mod progress;

@@ -19,6 +19,7 @@ use crate::config::ModelConfig;
 use crate::device;
 use crate::error::{Result, io};
 use crate::generate::{CACHE_BYTES, Policy, Sampling};
+use crate::merge::merge;
 use crate::model::Decoder;
 use crate::optim::Optimizer;
 use crate::progress::Control;
@@ -58,6 +59,7 @@ impl Kept {
             StageConfig::Pretrain(settings) => step.pretrain(settings),
             StageConfig::Sft(settings) => step.sft(settings),
             StageConfig::RewardModel(settings) => step.reward_model(settings),
+            StageConfig::Merge(settings) => step.merge(settings),
             StageConfig::SampleShard(settings) => self.sample(&mut step, settings),
             StageConfig::ScoreShard(settings) => self.score(&mut step, settings),
             other => {
@@ -242,6 +244,15 @@ impl Step<'_, '_> {
         save_model(&self.output("reward_model"), &model, Kind::Float, &folder)?;
         self.write_log(&log)?;
         Ok(metrics)
+    }
+
+    fn merge(&self, settings: &config::Merge) -> Result<Map<String, Value>> {
+        let folder = self.input("policy")?.to_owned();
+        let model = load_model(&folder, self.device, Kind::Float)?;
+        let other = load_model(self.input("other")?, self.device, Kind::Float)?;
+        let tensors = merge(&model, &other, settings.share)?;
+        save_model(&self.output("policy"), &model, Kind::Float, &folder)?;
+        Ok(metrics([("tensors", json!(tensors))]))
     }
 
     fn write_log(&self, log: &[LogRow]) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bstar_cache::{ActionKey, Manifest};
+use bstar_cache::{ActionKey, Digest, Manifest};
 use bstar_stages::{OneOrMany, StageConfig};
 use serde_json::{Map, Value};
 
@@ -137,6 +137,32 @@ pub(super) fn summary(run: &str, parts: &[PartSummary], states: &[State], count:
     }
 }
 
+/// What a method samples in an iteration, its search included. Files that two steps have in common were
+/// drawn once and are charged once, in proportion to their size.
+#[derive(Debug, Default)]
+struct Cost {
+    tokens: f64,
+    responses: f64,
+    charged: BTreeSet<Digest>,
+}
+
+impl Cost {
+    #[expect(clippy::cast_precision_loss, reason = "sizes of files")]
+    fn add(&mut self, manifest: &Manifest) {
+        let (mut all, mut new) = (0, 0);
+        for artifact in manifest.outputs.values() {
+            all += artifact.size;
+            if self.charged.insert(artifact.digest) {
+                new += artifact.size;
+            }
+        }
+        let figure = |name: &str| manifest.metrics.get(name).and_then(Value::as_f64).unwrap_or(0.0);
+        let share = new as f64 / all.max(1) as f64;
+        self.tokens += share * figure("tokens");
+        self.responses += share * figure("responses");
+    }
+}
+
 /// The steps of a pipeline with their results.
 struct Figures<'a> {
     plan: &'a Plan,
@@ -189,6 +215,13 @@ impl<'a> Figures<'a> {
         let mut row = Map::new();
         row.insert("iteration".to_owned(), iteration.into());
         let (mut tokens, mut sampling_s, mut seconds) = (0, 0.0, 0.0);
+        let mut cost = Cost::default();
+        // What an evaluation samples is no cost of a method.
+        let measuring: BTreeSet<&str> = steps
+            .iter()
+            .filter(|(_, made)| made.stage.kind() == "measure")
+            .map(|(id, _)| self.plan.step(*id).entry.as_str())
+            .collect();
         for (id, made) in steps {
             let metrics = &made.manifest.metrics;
             let wall_s = made.manifest.provenance.wall_s;
@@ -196,13 +229,18 @@ impl<'a> Figures<'a> {
             match made.stage.kind() {
                 "search" => copy(&mut row, metrics, &["temperature", "threshold", "balance_score"]),
                 "filter" => {
-                    copy(&mut row, metrics, &["sampled", "kept"]);
+                    copy(&mut row, metrics, &["sampled", "kept", "covered", "replayed"]);
+                    // The share of what was kept that is right.
+                    row.extend(metrics.get("correct").map(|share| ("precision".to_owned(), share.clone())));
                     self.configuration(&mut row, *id, &made.stage);
                 }
                 "measure" => row.extend(metrics.clone()),
                 "sample" => {
                     tokens += metrics.get("tokens").and_then(Value::as_u64).unwrap_or(0);
                     sampling_s += wall_s;
+                    if !measuring.contains(self.plan.step(*id).entry.as_str()) {
+                        cost.add(&made.manifest);
+                    }
                 }
                 _ => {}
             }
@@ -213,6 +251,10 @@ impl<'a> Figures<'a> {
         if tokens > 0 && sampling_s > 0.0 {
             #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
             row.insert("tokens_per_s".to_owned(), (tokens as f64 / sampling_s).into());
+        }
+        if cost.tokens > 0.0 {
+            row.insert("charged_tokens".to_owned(), cost.tokens.into());
+            row.insert("charged_responses".to_owned(), cost.responses.into());
         }
         row.insert("seconds".to_owned(), seconds.into());
         row

@@ -16,6 +16,7 @@ use serde_yaml::mapping::Entry;
 use super::diagnostic::{Diagnostic, Origin};
 use super::overrides::{self, Change, Override};
 use super::position::{At, Mark, Positions, join};
+use super::{base, preset};
 
 /// A text that is a YAML mapping, with its overrides applied.
 #[derive(Debug, Clone)]
@@ -25,6 +26,8 @@ pub(crate) struct Document {
     pub(crate) overrides: Vec<Override>,
     /// Fields of stages that an override wants to be absent although the file does not give them.
     pub(crate) removed: BTreeSet<String>,
+    /// The folder of the base, where there is one.
+    pub(crate) folder: Option<PathBuf>,
     text: String,
     /// Made when something is to be said about a place: most files are fine.
     positions: OnceLock<Positions>,
@@ -48,6 +51,7 @@ impl Draft {
             value: Arc::default(),
             overrides: Vec::new(),
             removed: BTreeSet::new(),
+            folder: None,
             text: text.to_owned(),
             positions: OnceLock::new(),
         };
@@ -55,8 +59,8 @@ impl Draft {
         let repeated = Cell::new(false);
         let yaml = parse(text, &repeated).map_err(|error| draft.not_yaml(&error))?;
         let mut infinite = Vec::new();
-        draft.document.value = match to_json(yaml, &mut infinite) {
-            Ok(Value::Object(value)) => Arc::new(value),
+        let mut value = match to_json(yaml, &mut infinite) {
+            Ok(Value::Object(value)) => value,
             Ok(Value::Null) => return Err(draft.of_file("the pipeline file is empty").into()),
             Ok(_) => return Err(draft.of_file("a pipeline file is a mapping: `name: …`, `setup: …`").into()),
             Err(Refused { path, message }) => {
@@ -67,7 +71,10 @@ impl Draft {
             draft.report_duplicates();
         }
         infinite.into_iter().for_each(|path| draft.add(&path, At::Value, NOT_FINITE, None));
+        base::apply(&mut draft, &mut value);
+        draft.document.value = Arc::new(value);
         overrides::apply(&mut draft, changes);
+        preset::apply(&mut draft);
         Ok(draft)
     }
 
@@ -228,6 +235,16 @@ fn parse(text: &str, repeated: &Cell<bool>) -> Result<Yaml, serde_yaml::Error> {
         value.apply_merge()?;
     }
     Ok(value)
+}
+
+/// A text that is a mapping, or nothing.
+pub(super) fn parse_object(text: &str, repeated: &Cell<bool>) -> Result<Map<String, Value>, ()> {
+    let mut infinite = Vec::new();
+    let value = parse(text, repeated).map_err(drop)?;
+    match to_json(value, &mut infinite) {
+        Ok(Value::Object(value)) if infinite.is_empty() => Ok(value),
+        Ok(_) | Err(_) => Err(()),
+    }
 }
 
 fn has_merge(text: &str, value: &Yaml) -> bool {

@@ -4,12 +4,14 @@
 //! changes it from the command line, `read` and `settings` give it types, and `names` checks what
 //! its names mean. What the pipeline does is laid out by [`crate::plan`].
 
+mod base;
 mod diagnostic;
 mod document;
 mod locate;
 mod names;
 mod overrides;
 mod position;
+mod preset;
 mod read;
 mod settings;
 mod suggest;
@@ -38,6 +40,7 @@ pub(crate) use variants::{Axis, Variations};
 /// The sections of a file.
 const TOP_KEYS: &[&str] = &[
     "name",
+    "preset",
     "seed",
     "inputs",
     "setup",
@@ -156,7 +159,8 @@ impl Pipeline {
     /// Reads a pipeline with changes applied in their order.
     pub(crate) fn changed(text: &str, path: &Path, changes: &[Change]) -> Result<Self, Vec<Diagnostic>> {
         let mut draft = Draft::read(path, text, changes).map_err(|problem| vec![*problem])?;
-        let base = path.parent().unwrap_or(Path::new("")).to_path_buf();
+        let folder = draft.document.folder.clone();
+        let base = folder.unwrap_or_else(|| path.parent().unwrap_or(Path::new("")).to_path_buf());
         let parts = read::read(&mut draft);
         drop(variants::read(&mut draft));
         if !parts.incomplete {

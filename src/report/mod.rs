@@ -1,10 +1,13 @@
 //! Shows a run's events: to people, or as JSON lines.
 
+mod chart;
+mod html;
 mod human;
 mod json;
 mod table;
 mod variants;
 
+pub use html::{Point, Surfaces, html};
 pub use human::Human;
 pub use json::Json;
 pub use table::{iterations_table, iterations_text};

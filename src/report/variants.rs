@@ -15,6 +15,11 @@ struct Figure {
 }
 
 impl Figure {
+    /// Whether the paired test of problems is about it.
+    fn is_tested(&self, variants: &[VariantSummary]) -> bool {
+        self.path == ["pass_at_1"] && variants.iter().any(|variant| variant.paired.is_some())
+    }
+
     fn of(&self, row: &Row) -> Option<f64> {
         number(row, &self.path.iter().map(String::as_str).collect::<Vec<_>>())
     }
@@ -53,10 +58,12 @@ fn figures(variants: &[VariantSummary]) -> Vec<Figure> {
     };
     let all = [
         Some(single("Pass@1", "pass_at_1", true)),
+        Some(single("area", "pass_at_1_area", true)),
         by_k("pass_at_k", "Pass@K", true),
         by_k("pass_at_k_s", "Pass@K", true),
         by_k("best_of_k", "Best-of-K", false),
         Some(single("kept", "kept", false)),
+        Some(single("tokens", "charged_tokens_total", false)),
     ];
     all.into_iter().flatten().filter(|figure| rows.iter().any(|row| figure.of(row).is_some())).collect()
 }
@@ -78,6 +85,9 @@ fn cells(variants: &[VariantSummary], bold: bool) -> Vec<Vec<String>> {
         if figure.compared && variants.len() > 1 {
             heading.push(format!("Δ {}", figure.title));
         }
+        if figure.is_tested(variants) {
+            heading.push("p".to_owned());
+        }
     }
     heading.extend(["executed", "cached"].map(str::to_owned));
     let best =
@@ -97,12 +107,21 @@ fn cells(variants: &[VariantSummary], bold: bool) -> Vec<Vec<String>> {
                 let (difference, error) = (figure.of(&variant.difference), figure.of(&variant.difference_se));
                 row.push(figure.with_error(difference, error, true));
             }
+            if figure.is_tested(variants) {
+                row.push(variant.paired.map_or(String::new(), |test| format!("{:.3}", test.p)));
+            }
         }
         row.extend([variant.executed.to_string(), variant.cached.to_string()]);
         row
     };
     debug_assert!(first.difference.is_empty(), "the first variant is the baseline");
     std::iter::once(heading).chain(variants.iter().map(row)).collect()
+}
+
+/// The cells, headings first; empty when there is no variant.
+#[must_use]
+pub(super) fn variants_table(variants: &[VariantSummary]) -> Vec<Vec<String>> {
+    cells(variants, false)
 }
 
 /// The table as text; `None` when there is no variant.
@@ -132,7 +151,7 @@ pub fn variants_csv(variants: &[VariantSummary]) -> String {
         let name = path.join(".");
         lines[0].extend(["", "_se", "_difference", "_difference_se"].map(|end| format!("{name}{end}")));
     }
-    lines[0].extend(["executed", "cached"].map(str::to_owned));
+    lines[0].extend(["better", "worse", "p", "executed", "cached"].map(str::to_owned));
     for variant in variants {
         let complete = variant.seeds.iter().filter(|seed| seed.complete).count();
         let mut line = vec![variant.name.clone(), complete.to_string()];
@@ -140,6 +159,10 @@ pub fn variants_csv(variants: &[VariantSummary]) -> String {
             let rows = [&variant.mean, &variant.se, &variant.difference, &variant.difference_se];
             line.extend(rows.map(|row| number(row, path).map_or(String::new(), |value| value.to_string())));
         }
+        line.extend(variant.paired.map_or_else(
+            || vec![String::new(); 3],
+            |test| vec![test.better.to_string(), test.worse.to_string(), test.p.to_string()],
+        ));
         line.extend([variant.executed.to_string(), variant.cached.to_string()]);
         lines.push(line);
     }
@@ -224,7 +247,7 @@ mod tests {
         assert!(
             lines[0].starts_with("variant,seeds,kept,kept_se,kept_difference,kept_difference_se,pass_at_1,")
         );
-        assert!(lines[0].ends_with("pass_at_k.8_difference_se,executed,cached"));
+        assert!(lines[0].ends_with("pass_at_k.8_difference_se,better,worse,p,executed,cached"));
         assert!(lines[1].starts_with("baseline,2,40,1,,,0.5,0.02,,"), "{}", lines[1]);
         assert!(lines[2].starts_with("\"a, b\",1,40,,0,,0.4,,-0.1,,"), "{}", lines[2]);
     }

@@ -8,6 +8,7 @@ mod expand;
 pub mod forecast;
 mod names;
 pub mod outcome;
+mod paired;
 #[cfg(test)]
 mod tests;
 

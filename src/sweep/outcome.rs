@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::Sweep;
+use super::paired::paired;
 use crate::event::{SeedSummary, Summary, VariantSummary};
 use crate::executor::PartSummary;
 
@@ -50,6 +51,14 @@ fn compare(variants: &mut [VariantSummary]) {
             (variant.difference, variant.difference_se) = moments(differences.iter());
         }
     }
+    let tests: Vec<_> = variants
+        .split_first()
+        .into_iter()
+        .flat_map(|(first, rest)| rest.iter().map(|one| paired(one, first)))
+        .collect();
+    for (variant, test) in variants.iter_mut().skip(1).zip(tests) {
+        variant.paired = test;
+    }
 }
 
 /// Numbers by their path: `[pass_at_k, 32]`.
@@ -58,7 +67,33 @@ type Figures = Vec<(Vec<String>, f64)>;
 /// The figures after the last iteration, by seed; of a pipeline without iterations, those of its setup.
 fn final_figures(variant: &VariantSummary) -> BTreeMap<u64, Figures> {
     let complete = variant.seeds.iter().filter(|seed| seed.complete);
-    complete.map(|seed| (seed.seed, numbers(seed.iterations.last().unwrap_or(&seed.start)))).collect()
+    complete.map(|seed| (seed.seed, figures_of(seed))).collect()
+}
+
+/// The final figures of a seed, and those of its whole course: the area under the Pass@1 curve, and what
+/// was sampled to get there.
+fn figures_of(seed: &SeedSummary) -> Figures {
+    let mut figures = numbers(seed.iterations.last().unwrap_or(&seed.start));
+    let whole = |name: &str, value: f64| (vec![name.to_owned()], value);
+    figures.extend(area(seed).map(|area| whole("pass_at_1_area", area)));
+    for (name, total) in
+        [("charged_tokens", "charged_tokens_total"), ("charged_responses", "charged_responses_total")]
+    {
+        let values: Vec<f64> = seed.iterations.iter().filter_map(|row| row.get(name)?.as_f64()).collect();
+        if !values.is_empty() {
+            figures.push(whole(total, values.iter().sum()));
+        }
+    }
+    figures
+}
+
+/// The mean height of the Pass@1 curve over the iterations, from the policy before the first: trapezoids.
+#[expect(clippy::cast_precision_loss, reason = "a number of iterations")]
+fn area(seed: &SeedSummary) -> Option<f64> {
+    let rows = std::iter::once(&seed.start).chain(&seed.iterations);
+    let curve: Vec<f64> = rows.filter_map(|row| row.get("pass_at_1")?.as_f64()).collect();
+    let steps = curve.windows(2).map(|pair| f64::midpoint(pair[0], pair[1]));
+    (curve.len() > 1).then(|| steps.sum::<f64>() / (curve.len() - 1) as f64)
 }
 
 /// The numbers of a row that are measures, not their errors or positions.
@@ -162,6 +197,25 @@ mod tests {
         assert!(near(&variants[1].difference_se["pass_at_1"], 0.1 / 3_f64.sqrt()));
         assert!(near(&variants[1].difference_se["pass_at_k"]["8"], 0.0));
         assert_eq!(variants[0].mean.keys().collect::<Vec<_>>(), ["pass_at_1", "pass_at_k"]);
+    }
+
+    #[test]
+    fn the_course_of_a_seed_has_an_area_and_a_cost() {
+        let row = |value: Value| value.as_object().cloned().expect("a row");
+        let seed = SeedSummary {
+            complete: true,
+            start: row(json!({"pass_at_1": 0.2})),
+            iterations: [0.4, 0.8]
+                .map(|pass| row(json!({"pass_at_1": pass, "charged_tokens": 10.0})))
+                .to_vec(),
+            ..SeedSummary::default()
+        };
+        let mut variants = [VariantSummary { seeds: vec![seed], ..VariantSummary::default() }];
+        compare(&mut variants);
+        let area = variants[0].mean["pass_at_1_area"].as_f64().expect("an area");
+        // (0.2 + 0.4) / 2 and (0.4 + 0.8) / 2.
+        assert!((area - 0.45).abs() < 1e-12, "{area}");
+        assert_eq!(variants[0].mean["charged_tokens_total"], 20.0);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use std::time::Instant;
 
 use bstar_stages::balance::{Candidate, Pool, best, surface};
+use bstar_stages::config::Ties;
 
 #[expect(clippy::print_stdout, reason = "the answer of the benchmark")]
 fn main() {
@@ -16,7 +17,7 @@ fn main() {
     let mut times: Vec<f64> = (0..7)
         .map(|_| {
             let start = Instant::now();
-            let found = best(&surface(&pools, &thresholds, Some(5.87), 8));
+            let found = best(&surface(&pools, &thresholds, Some(5.87), 8), Ties::Kept);
             assert!(found.is_some());
             start.elapsed().as_secs_f64()
         })

@@ -32,5 +32,5 @@ pub mod sandbox;
 pub mod stage;
 pub mod units;
 
-pub use reference::{OneOrMany, Reference, Setting};
+pub use reference::{OneOrMany, Reference, References, Setting};
 pub use stage::{Input, Output, Piece, Problem, Runner, Shard, ShardInput, ShardSource, Stage, StageConfig};

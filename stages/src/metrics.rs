@@ -72,6 +72,14 @@ pub fn reward_at_k_s(ranked: &[bool], k: usize, s: usize) -> f64 {
     ways / choose(n, k)
 }
 
+/// Reward-Pass@K-S (M-STaR, arXiv 2412.17451): the chance that of K samples one of the S ranked best is
+/// correct. `ranked` is as in [`reward_at_k_s`].
+#[must_use]
+pub fn reward_pass_at_k_s(ranked: &[bool], k: usize, s: usize) -> f64 {
+    let wrong: Vec<bool> = ranked.iter().map(|correct| !correct).collect();
+    1.0 - reward_at_k_s(&wrong, k, s.min(k))
+}
+
 /// Best-of-K: the chance that the best ranked of K samples is correct.
 #[must_use]
 pub fn best_of_k(ranked: &[bool], k: usize) -> f64 {
@@ -188,6 +196,10 @@ mod tests {
             prop_assert!(close(
                 reward_at_k_s(&correct, k, s),
                 share_of_subsets(n, k, |chosen| top(chosen, s))
+            ));
+            prop_assert!(close(
+                reward_pass_at_k_s(&correct, k, s),
+                share_of_subsets(n, k, |chosen| chosen.iter().take(s).any(|index| correct[*index]))
             ));
             prop_assert!(close(best_of_k(&correct, k), share_of_subsets(n, k, |chosen| top(chosen, 1))));
         }

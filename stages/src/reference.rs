@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::stage::Input;
+
 /// A name of an input, of a carried value, of a stage's only output, or `stage.output`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -29,6 +31,78 @@ impl From<&str> for Reference {
 impl fmt::Display for Reference {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(formatter)
+    }
+}
+
+/// One reference, or a list of them.
+#[derive(Debug, Clone, PartialEq)]
+pub enum References {
+    /// A single one.
+    One(Reference),
+    /// Several, in the order written.
+    Many(Vec<Reference>),
+}
+
+impl References {
+    /// Their inputs: `name`, or `name0`, `name1`, ….
+    #[must_use]
+    pub fn inputs(&self, name: &str) -> Vec<Input> {
+        match self {
+            Self::One(reference) => vec![Input::required(name, reference)],
+            Self::Many(references) => references
+                .iter()
+                .enumerate()
+                .map(|(index, reference)| Input::required(&format!("{name}{index}"), reference))
+                .collect(),
+        }
+    }
+
+    /// Their number.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Many(references) => references.len(),
+        }
+    }
+}
+
+impl From<Reference> for References {
+    fn from(reference: Reference) -> Self {
+        Self::One(reference)
+    }
+}
+
+impl Serialize for References {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::One(reference) => reference.serialize(serializer),
+            Self::Many(references) => references.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for References {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = References;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a reference, or a list of references")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<References, E> {
+                Ok(References::One(text.into()))
+            }
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<References, A::Error> {
+                let mut references = Vec::new();
+                while let Some(reference) = items.next_element()? {
+                    references.push(reference);
+                }
+                Ok(References::Many(references))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
     }
 }
 

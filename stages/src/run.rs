@@ -1,5 +1,7 @@
 //! Stages that run inside the engine's process: files in, files out, milliseconds.
 
+mod budget;
+mod candidates;
 mod data;
 mod dataset;
 mod labels;
@@ -69,6 +71,8 @@ pub fn run(stage: &StageConfig, work: &Work) -> Result<Map<String, Value>, Stage
         StageConfig::ScoreShard(config) => score::score(config, work),
         StageConfig::Search(config) => select::search(config, work),
         StageConfig::Filter(config) => select::filter(config, work),
+        StageConfig::Halve(config) => budget::halve(config, work),
+        StageConfig::Allocate(config) => budget::allocate(config, work),
         StageConfig::Measure(config) => measure::measure(config, work),
         StageConfig::Prefixes(config) => labels::prefixes(config, work),
         StageConfig::LabelSteps(config) => labels::label_steps(config, work),
@@ -79,6 +83,8 @@ pub fn run(stage: &StageConfig, work: &Work) -> Result<Map<String, Value>, Stage
         | StageConfig::SampleShard(_)
         | StageConfig::Score(_)
         | StageConfig::Evaluate(_)
+        | StageConfig::Halving(_)
+        | StageConfig::Merge(_)
         | StageConfig::StepLabels(_)
         | StageConfig::RewardModel(_)
         | StageConfig::Command(_) => {

@@ -6,8 +6,9 @@ use bstar_cache::Ingredient;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::{
-    Command, Dataset, Draw, Evaluate, Filter, LabelSteps, Measure, Prefixes, Pretrain, Problems, Prompts,
-    RewardModel, Sample, SampleShard, Score, ScoreShard, Search, Sft, StepLabels, Tokenizer,
+    Allocate, Command, Dataset, Draw, Evaluate, Filter, Halve, Halving, LabelSteps, Measure, Merge, Prefixes,
+    Pretrain, Problems, Prompts, RewardModel, Sample, SampleShard, Score, ScoreShard, Search, Sft,
+    StepLabels, Tokenizer,
 };
 use crate::reference::{Reference, Setting};
 
@@ -287,6 +288,10 @@ stages! {
     "score_shard" ScoreShard,
     "search" Search,
     "filter" Filter,
+    "halving" Halving,
+    "halve" Halve,
+    "allocate" Allocate,
+    "merge" Merge,
     "evaluate" Evaluate,
     "measure" Measure,
     "step_labels" StepLabels,

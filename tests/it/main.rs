@@ -18,5 +18,6 @@ mod servers;
 mod steps;
 mod support;
 mod sweep;
+mod sweeps;
 mod toy;
 mod trials;

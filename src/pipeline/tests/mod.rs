@@ -6,6 +6,7 @@ use super::*;
 
 mod names;
 mod overrides;
+mod presets;
 mod variants;
 
 const GOOD: &str = include_str!("../testdata/loop.yaml");

@@ -65,7 +65,7 @@ fn too_high_a_target_keeps_everything() {
 
 #[test]
 fn nothing_to_choose_from_is_no_choice() {
-    assert_eq!(best(&[]), None);
+    assert_eq!(best(&[], Ties::Kept), None);
     assert_eq!(pool(&[]).outcome(0.0, Some(5), 1).kept, 0);
 }
 
@@ -74,11 +74,13 @@ fn ties_prefer_more_responses_then_low_temperatures_then_high_thresholds() {
     let choice = |temperature, threshold, kept| Choice {
         temperature,
         threshold,
+        value: 0.5,
         outcome: Outcome { balance_score: 0.5, kept, correct: 1, covered: 1, k: 1 },
     };
     let surface = [choice(0.9, 0.0, 5), choice(0.7, -0.1, 5), choice(0.7, 0.2, 5), choice(0.5, 0.3, 4)];
-    let best = best(&surface).unwrap();
-    assert_eq!((best.temperature, best.threshold), (0.7, 0.2));
+    let chosen = |ties| best(&surface, ties).map(|best| (best.temperature, best.threshold));
+    assert_eq!(chosen(Ties::Kept), Some((0.7, 0.2)));
+    assert_eq!(chosen(Ties::First), Some((0.5, 0.3)), "the published code takes the first");
 }
 
 #[test]

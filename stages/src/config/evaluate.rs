@@ -11,7 +11,8 @@ use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
 
 /// Measures a policy. Stands for four steps and a [`Measure`]: greedy responses to all queries, sampled
 /// responses to the first `sampled_queries`, and the rewards of both (`NAME.greedy`,
-/// `NAME.greedy_rewards`, `NAME.samples` and `NAME.rewards` unless `samples` is 0, `NAME`).
+/// `NAME.greedy_rewards`, `NAME.samples` and `NAME.rewards` unless `samples` is 0, `NAME`); two more steps
+/// for every other temperature (`NAME.at0`, `NAME.at0_rewards`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluate {
@@ -27,6 +28,10 @@ pub struct Evaluate {
     /// Their temperature.
     #[serde(default = "one")]
     pub temperature: f64,
+    /// Other temperatures at which everything but Pass@1 is measured too, so that exploration and
+    /// exploitation can be followed over iterations: fixed ones, or the one an iteration chose.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub at: Vec<Setting>,
     /// Most tokens a response.
     pub max_tokens: usize,
     /// How answers are compared.
@@ -65,6 +70,15 @@ pub struct Measure {
     /// Rewards of sampled responses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewards: Option<Reference>,
+    /// The sampled responses, for their entropy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub responses: Option<Reference>,
+    /// Rewards of responses at other temperatures.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub at: Vec<Reference>,
+    /// Those responses, in the same order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub at_responses: Vec<Reference>,
     /// The Ks of Pass@K.
     #[serde(default)]
     pub k: Vec<u32>,
@@ -78,16 +92,10 @@ fn metrics() -> Vec<Output> {
 }
 
 impl Evaluate {
-    fn sample(&self, temperature: f64, samples: u32, limit: Option<usize>) -> StageConfig {
+    fn sample(&self, temperature: Setting, samples: u32, limit: Option<usize>) -> StageConfig {
         StageConfig::Sample(Sample {
             limit,
-            ..Sample::new(
-                &self.policy,
-                &self.queries,
-                OneOrMany::One(Setting::Value(temperature)),
-                samples,
-                self.max_tokens,
-            )
+            ..Sample::new(&self.policy, &self.queries, OneOrMany::One(temperature), samples, self.max_tokens)
         })
     }
 
@@ -125,6 +133,7 @@ impl Stage for Evaluate {
             samples,
             sampled_queries,
             temperature,
+            at,
             max_tokens,
             grader,
             answer,
@@ -137,6 +146,7 @@ impl Stage for Evaluate {
             ("samples", (*samples).into()),
             ("sampled_queries", (*sampled_queries).into()),
             ("temperature", (*temperature).into()),
+            ("at", at.iter().filter_map(Setting::value).collect::<Vec<_>>().into()),
             ("max_tokens", (*max_tokens).into()),
             ("grader", grader.name().into()),
             ("answer", answer.name().into()),
@@ -150,6 +160,19 @@ impl Stage for Evaluate {
         checks.count("max_tokens", self.max_tokens);
         checks.temperature("temperature", self.temperature);
         checks.greedy_is_single("temperature", &[self.temperature], self.samples);
+        for (index, temperature) in self.at.iter().enumerate() {
+            let field = format!("at[{index}]");
+            if let Some(value) = temperature.value() {
+                checks.temperature(&field, value);
+                checks.greedy_is_single(&field, &[value], self.samples);
+            }
+            if self.at[..index].contains(temperature) {
+                checks.refuse(&field, "this temperature is listed twice", "remove one of the two");
+            }
+        }
+        if self.samples == 0 && !self.at.is_empty() {
+            checks.refuse("at", "with `samples: 0` nothing is sampled", "raise samples, or leave `at` out");
+        }
         checks.pass_at(&self.k, &self.s);
         self.code.check(&mut checks, self.grader, self.reward_model.is_some());
         if let Some(count) = self.sampled_queries {
@@ -169,17 +192,30 @@ impl Stage for Evaluate {
         let step = |suffix: &str| format!("{name}.{suffix}");
         let reference = |suffix: &str| Reference(step(suffix));
         let mut steps = vec![
-            (step("greedy"), self.sample(0.0, 1, None)),
+            (step("greedy"), self.sample(Setting::Value(0.0), 1, None)),
             (step("greedy_rewards"), self.score(&reference("greedy"), None)),
         ];
         if self.samples > 0 {
-            steps.push((step("samples"), self.sample(self.temperature, self.samples, self.sampled_queries)));
+            let temperature = Setting::Value(self.temperature);
+            steps.push((step("samples"), self.sample(temperature, self.samples, self.sampled_queries)));
             steps.push((step("rewards"), self.score(&reference("samples"), self.reward_model.clone())));
+        }
+        let (mut at, mut at_responses) = (Vec::new(), Vec::new());
+        for (index, temperature) in self.at.iter().enumerate() {
+            let (sampled, judged) = (format!("at{index}"), format!("at{index}_rewards"));
+            let sample = self.sample(temperature.clone(), self.samples, self.sampled_queries);
+            steps.push((step(&sampled), sample));
+            steps.push((step(&judged), self.score(&reference(&sampled), self.reward_model.clone())));
+            at.push(reference(&judged));
+            at_responses.push(reference(&sampled));
         }
         let k = if self.k.is_empty() && self.samples > 0 { vec![self.samples] } else { self.k.clone() };
         let measure = Measure {
             greedy: reference("greedy_rewards"),
             rewards: (self.samples > 0).then(|| reference("rewards")),
+            responses: (self.samples > 0).then(|| reference("samples")),
+            at,
+            at_responses,
             k,
             s: self.s.clone(),
         };
@@ -196,7 +232,18 @@ impl Stage for Measure {
     fn inputs(&self) -> Vec<Input> {
         let mut inputs = vec![Input::required("greedy", &self.greedy)];
         inputs.extend(self.rewards.iter().map(|rewards| Input::required("rewards", rewards)));
+        inputs.extend(self.responses.iter().map(|responses| Input::required("responses", responses)));
+        for (name, references) in [("at", &self.at), ("at_responses", &self.at_responses)] {
+            let input =
+                |(index, reference): (usize, _)| Input::required(&format!("{name}{index}"), reference);
+            inputs.extend(references.iter().enumerate().map(input));
+        }
         inputs
+    }
+
+    /// 2: entropy, distinct correct responses, Reward-Pass@K-S and the verdicts on single problems.
+    fn version(&self) -> u32 {
+        2
     }
 
     fn outputs(&self) -> Vec<Output> {
@@ -204,13 +251,17 @@ impl Stage for Measure {
     }
 
     fn identity(&self) -> Ingredient {
-        let Self { greedy: _, rewards: _, k, s } = self;
+        let Self { greedy: _, rewards: _, responses: _, at: _, at_responses: _, k, s } = self;
         Ingredient::map([("k", k.clone().into()), ("s", s.clone().into())])
     }
 
     fn check(&self) -> Vec<Problem> {
         let mut checks = Checks::default();
         checks.pass_at(&self.k, &self.s);
+        if self.at.len() != self.at_responses.len() {
+            let hint = "list the responses of every item of `at`";
+            checks.refuse("at_responses", "`at` and `at_responses` differ in length", hint);
+        }
         checks.0
     }
 }

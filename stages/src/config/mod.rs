@@ -1,5 +1,6 @@
 //! The settings of every stage: one struct a stage, each with its identity, inputs and outputs.
 
+mod budget;
 mod check;
 mod command;
 mod data;
@@ -8,11 +9,14 @@ mod declared;
 mod evaluate;
 mod judge;
 mod labels;
+mod merge;
 mod prompts;
+mod rules;
 mod sample;
 mod select;
 mod train;
 
+pub use budget::{Allocate, Halve, Halving};
 pub use command::Command;
 pub use data::{Draw, Problems, Tokenizer, TokenizerKind};
 pub use dataset::{Dataset, Format};
@@ -20,9 +24,11 @@ pub use declared::Declared;
 pub use evaluate::{Evaluate, Measure};
 pub use judge::{AnswerStyle, CodeRules, Grader};
 pub use labels::{LabelSteps, Prefixes, StepLabels};
+pub use merge::Merge;
 pub use prompts::Prompts;
+pub use rules::{Average, Counted, Rules, Select, Ties};
 pub use sample::{Aggregate, Sample, SampleShard, Score, ScoreShard};
-pub use select::{Filter, Search, Thresholds};
+pub use select::{Filter, Objective, Search, Thresholds};
 pub use train::{Architecture, Optimizer, Pretrain, RewardModel, Schedule, ScheduleShape, Sft, Training};
 
 #[cfg(test)]

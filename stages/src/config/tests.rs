@@ -1,8 +1,10 @@
+mod select;
+
 use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use crate::reference::Reference;
+use crate::reference::{OneOrMany, Reference, Setting};
 use crate::stage::{Piece, Runner, ShardInput, ShardSource, StageConfig};
 
 fn stage(uses: &str, with: Value) -> StageConfig {
@@ -38,6 +40,12 @@ fn model() -> Value {
     })
 }
 
+fn halving(changes: &Value) -> StageConfig {
+    let with = json!({"policy": "p", "queries": "q", "temperature": [0.5, 0.7, 0.9, 1.1], "limits": [64, 128],
+        "samples": 4, "max_tokens": 9, "thresholds": {"from": 0, "to": 0, "by": 1}, "n_star": 8});
+    with_changes("halving", with, changes)
+}
+
 /// One of each stage, all right.
 fn all() -> Vec<StageConfig> {
     let [training, model] = [training(), model()];
@@ -67,6 +75,14 @@ fn all() -> Vec<StageConfig> {
             "filter",
             json!({"queries": "q", "responses": "r", "rewards": "s", "threshold": "search.threshold"}),
         ),
+        halving(&json!({})),
+        stage(
+            "halve",
+            json!({"search": {"rewards": ["a", "b"], "thresholds": {"from": 0, "to": 0, "by": 1}, "n_star": 8},
+                "keep": 1}),
+        ),
+        stage("allocate", json!({"queries": "q", "rewards": "r", "temperature": "search.temperature"})),
+        stage("merge", json!({"policy": "p", "other": "o"})),
         stage("evaluate", json!({"policy": "p", "queries": "q", "samples": 32, "max_tokens": 46})),
         stage("measure", json!({"greedy": "g"})),
         stage(
@@ -102,7 +118,7 @@ fn every_stage_is_covered_and_right() {
     for stage in &all {
         assert_eq!(refused(stage), [""; 0], "{}", stage.name());
         let version = match stage.name() {
-            "sft" | "sample" | "sample_shard" | "reward_model" => 2,
+            "sft" | "sample" | "sample_shard" | "reward_model" | "measure" => 2,
             _ => 1,
         };
         assert_eq!(stage.stage().version(), version, "{}", stage.name());

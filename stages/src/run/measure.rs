@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use bstar_cache::Digest;
 use serde_json::{Map, Value};
 
 use super::{Work, metrics};
@@ -9,7 +10,7 @@ use crate::config::Measure;
 use crate::files;
 use crate::metrics::{self as estimators, Estimate};
 use crate::protocol::StageError;
-use crate::record::Reward;
+use crate::record::{Response, Reward};
 
 /// The sampled responses of one query.
 struct Rollout<'a> {
@@ -48,6 +49,20 @@ impl Rollout<'_> {
         equations.len() as f64
     }
 
+    /// Different correct texts.
+    #[expect(clippy::cast_precision_loss, reason = "a number of texts")]
+    fn distinct_correct(&self) -> f64 {
+        self.groups().len() as f64
+    }
+
+    /// Different equations of the correct responses, as a share of all of theirs; `None` without any.
+    #[expect(clippy::cast_precision_loss, reason = "a number of equations")]
+    fn equation_share(&self) -> Option<f64> {
+        let correct = self.rewards.iter().filter(|reward| reward.correct);
+        let all: usize = correct.map(|reward| reward.equations.len()).sum();
+        (all > 0).then(|| self.distinct_equations(|reward| reward.correct) / all as f64)
+    }
+
     /// The reward model's scores, where all responses have one.
     fn model_scores(&self) -> Option<Vec<(f64, bool)>> {
         self.rewards
@@ -59,17 +74,21 @@ impl Rollout<'_> {
             .collect()
     }
 
-    /// Whether each response is correct, by the reward model's score, then by text and sample.
     fn ranked(&self) -> Vec<bool> {
-        let mut rewards = self.rewards.clone();
-        rewards.sort_by(|a, b| {
-            model_score(b)
-                .total_cmp(&model_score(a))
-                .then_with(|| a.text_id.cmp(&b.text_id))
-                .then(a.sample_index.cmp(&b.sample_index))
-        });
-        rewards.into_iter().map(|reward| reward.correct).collect()
+        ranked(&self.rewards)
     }
+}
+
+/// Whether each response is correct, by the reward model's score, then by text and sample.
+pub(super) fn ranked(rewards: &[&Reward]) -> Vec<bool> {
+    let mut rewards = rewards.to_vec();
+    rewards.sort_by(|a, b| {
+        model_score(b)
+            .total_cmp(&model_score(a))
+            .then_with(|| a.text_id.cmp(&b.text_id))
+            .then(a.sample_index.cmp(&b.sample_index))
+    });
+    rewards.into_iter().map(|reward| reward.correct).collect()
 }
 
 /// The part of a reward that does not know the reference answer.
@@ -120,13 +139,58 @@ pub(super) fn measure(config: &Measure, work: &Work) -> Result<Map<String, Value
         ("pass_at_1", pass_at_1.mean.into()),
         ("pass_at_1_se", pass_at_1.error.into()),
         ("queries", greedy.len().into()),
+        ("verdicts", verdicts(&greedy).into()),
     ]);
     if config.rewards.is_some() {
         let rewards: Vec<Reward> = work.rows("rewards")?;
         measures.append(&mut sampled(config, &rollouts(&rewards)?)?);
+        if config.responses.is_some() {
+            measures.append(&mut entropy(&work.rows("responses")?));
+        }
+    }
+    let mut at = Map::new();
+    for index in 0..config.at.len() {
+        let rewards: Vec<Reward> = work.rows(&format!("at{index}"))?;
+        let mut there = sampled(config, &rollouts(&rewards)?)?;
+        there.append(&mut entropy(&work.rows(&format!("at_responses{index}"))?));
+        let temperature = rewards.first().map_or(0.0, |reward| reward.temperature);
+        at.insert(temperature.to_string(), there.into());
+    }
+    if !at.is_empty() {
+        measures.insert("at".to_owned(), at.into());
     }
     files::write_json(&work.path("metrics.json"), &measures)?;
     Ok(measures)
+}
+
+/// Which greedy responses are right, for tests that pair problems: the first 8 digits of the digest of the
+/// queries' ids, a colon, and a bit a query, in their order, as hexadecimal digits.
+fn verdicts(greedy: &[Rollout<'_>]) -> String {
+    let mut ids = String::new();
+    let mut digits = String::new();
+    for four in greedy.chunks(4) {
+        let mut digit = 0;
+        for (bit, rollout) in four.iter().enumerate() {
+            ids.extend(rollout.rewards.first().map(|reward| format!("{}\n", reward.query_id)));
+            digit |= u32::from(rollout.correct() > 0) << (3 - bit);
+        }
+        digits.extend(char::from_digit(digit, 16));
+    }
+    format!("{}:{digits}", Digest::of(ids.as_bytes()).short())
+}
+
+/// An estimate of the policy's entropy: the mean of −ln p over drawn tokens, in nats a token. p is the
+/// probability at temperature 1 without truncation, so elsewhere it is a cross-entropy.
+fn entropy(responses: &[Response]) -> Map<String, Value> {
+    let tokens: f64 = responses.iter().map(|response| f64::from(response.tokens)).sum();
+    let nats: f64 = responses.iter().map(|response| -response.logprob).sum();
+    #[expect(clippy::cast_precision_loss, reason = "a number of responses")]
+    let count = responses.len() as f64;
+    metrics([
+        ("entropy", (nats / tokens.max(1.0)).into()),
+        ("entropy_per_response", (nats / count.max(1.0)).into()),
+        ("tokens_per_response", (tokens / count.max(1.0)).into()),
+    ])
 }
 
 fn sampled(config: &Measure, rollouts: &[Rollout<'_>]) -> Result<Map<String, Value>, StageError> {
@@ -151,8 +215,8 @@ fn sampled(config: &Measure, rollouts: &[Rollout<'_>]) -> Result<Map<String, Val
     let accuracy = mean(&|rollout| rollout.correct() as f64 / rollout.samples() as f64);
     let with_model = rollouts.iter().all(|rollout| rollout.model_scores().is_some());
 
-    let [mut pass, mut pass_errors, mut pass_s, mut pass_s_errors, mut best, mut reward_s] =
-        [(); 6].map(|()| Map::new());
+    let [mut pass, mut pass_errors, mut pass_s, mut pass_s_errors, mut best, mut reward_s, mut reward_pass] =
+        [(); 7].map(|()| Map::new());
     for k in ks {
         let value = mean(&|rollout| estimators::pass_at_k(rollout.samples(), rollout.correct(), k));
         pass.insert(k.to_string(), value.mean.into());
@@ -168,7 +232,9 @@ fn sampled(config: &Measure, rollouts: &[Rollout<'_>]) -> Result<Map<String, Val
             pass_s_errors.insert(name.clone(), value.error.into());
             if with_model {
                 let value = mean(&|rollout| estimators::reward_at_k_s(&rollout.ranked(), k, s));
-                reward_s.insert(name, value.mean.into());
+                reward_s.insert(name.clone(), value.mean.into());
+                let value = mean(&|rollout| estimators::reward_pass_at_k_s(&rollout.ranked(), k, s));
+                reward_pass.insert(name, value.mean.into());
             }
         }
     }
@@ -183,6 +249,7 @@ fn sampled(config: &Measure, rollouts: &[Rollout<'_>]) -> Result<Map<String, Val
         .filter_map(|rollout| rollout.model_scores())
         .filter_map(|scores| estimators::auc(&scores))
         .collect();
+    let shares: Vec<f64> = rollouts.iter().filter_map(Rollout::equation_share).collect();
     let auc = if aucs.is_empty() { Value::Null } else { Estimate::of(&aucs).mean.into() };
     Ok(metrics([
         ("sampled_queries", rollouts.len().into()),
@@ -195,8 +262,11 @@ fn sampled(config: &Measure, rollouts: &[Rollout<'_>]) -> Result<Map<String, Val
         ("pass_at_k_s_se", pass_s_errors.into()),
         ("best_of_k", best.into()),
         ("reward_at_k_s", reward_s.into()),
+        ("reward_pass_at_k_s", reward_pass.into()),
         ("unique_share", mean(&|rollout| rollout.unique_share()).mean.into()),
+        ("distinct_correct", mean(&|rollout| rollout.distinct_correct()).mean.into()),
         ("distinct_equations", Estimate::of(&solved).mean.into()),
+        ("distinct_equations_share", Estimate::of(&shares).mean.into()),
         ("distinct_equations_all", mean(&|rollout| rollout.distinct_equations(|_| true)).mean.into()),
         ("within_query_auc", auc),
     ]))

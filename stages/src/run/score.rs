@@ -95,7 +95,7 @@ impl Aggregate {
 }
 
 /// First 16 hexadecimal digits of the text's digest.
-fn text_id(text: &str) -> String {
+pub(super) fn text_id(text: &str) -> String {
     let mut digits = Digest::of(text.as_bytes()).to_string();
     digits.truncate(16);
     digits

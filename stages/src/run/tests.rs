@@ -1,3 +1,6 @@
+mod budget;
+mod selection;
+
 use std::fs;
 
 use serde::Serialize;

@@ -1,0 +1,61 @@
+//! `bstar run report`.
+
+use std::path::Path;
+
+use bstar_cache::{Digest, Store};
+
+use super::runs::find_run;
+use crate::cli::{Failure, Format, Global, open_store};
+use crate::commands::{answer, answer_json};
+use crate::event::Summary;
+use crate::report::{Point, Surfaces, html};
+
+/// Writes a run as an HTML page.
+///
+/// # Errors
+/// When there is no such run, or the page cannot be written.
+pub async fn run_report(global: &Global, name: &str, out: Option<&Path>) -> Result<u8, Failure> {
+    let store = open_store(global).await?;
+    let run = find_run(&store, name).await?;
+    let surfaces = match &run.summary {
+        Some(summary) => surfaces(&store, summary).await,
+        None => Surfaces::new(),
+    };
+    let page = html(&run, &surfaces);
+    let Some(path) = out else {
+        answer(&page);
+        return Ok(0);
+    };
+    std::fs::write(path, &page)
+        .map_err(|error| Failure::usage(format!("cannot write {}: {error}", path.display())))?;
+    match global.format {
+        Format::Json => {
+            answer_json(&serde_json::json!({"run": run.start.id, "file": path, "bytes": page.len()}))?;
+        }
+        Format::Text => answer(&format!("wrote {}", path.display())),
+    }
+    Ok(0)
+}
+
+/// The balance scores of every search that is still stored: what is gone, or damaged, is left out.
+async fn surfaces(store: &Store, summary: &Summary) -> Surfaces {
+    let mut surfaces = Surfaces::new();
+    for (name, digest) in &summary.results {
+        let Some((iteration, rest)) = name.strip_prefix("iteration[").and_then(|rest| rest.split_once(']'))
+        else {
+            continue;
+        };
+        // `.filter.search` looks at one temperature only.
+        let search = rest.ends_with(".surface") && rest.matches('.').count() == 2;
+        let (true, Ok(iteration), Ok(digest)) = (search, iteration.parse(), digest.parse::<Digest>()) else {
+            continue;
+        };
+        let Ok(bytes) = store.read(&digest).await else { continue };
+        let rows = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        if let Ok(points) = rows.map(serde_json::from_slice).collect::<Result<Vec<Point>, _>>() {
+            surfaces.push((iteration, points));
+        }
+    }
+    surfaces.sort_by_key(|(iteration, _)| *iteration);
+    surfaces
+}

@@ -1,0 +1,123 @@
+//! Successive halving against the whole search, on recorded rewards.
+//!
+//! Each folder is what the `score` step of one search wrote (`rewards/t=0.5/q00000-00064.s0000-0016.jsonl`, …).
+//! The whole search sees all temperatures on all queries; halving sees all on the first share of them, the
+//! better half on more, and so on. Queries are rotated, so that every part of them comes first once.
+//!
+//! ```sh
+//! cargo bench -p bstar-stages --bench halving -- FOLDER…
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bstar_stages::balance::{Candidate, Choice, Pool, best, surface};
+use bstar_stages::config::{Thresholds, Ties};
+use bstar_stages::files::read_rows;
+use bstar_stages::record::Reward;
+
+const N_STAR: usize = 6;
+const KEEP: f64 = 3.0;
+const ROTATIONS: usize = 5;
+
+/// Temperature (in thousandths) → the candidates of each query, in the order of the queries.
+type Recording = BTreeMap<i64, Vec<Vec<Candidate>>>;
+
+#[expect(clippy::print_stdout, reason = "the answer of the benchmark")]
+fn main() {
+    let folders: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    if folders.is_empty() {
+        println!("halving: no recorded rewards are given; see the top of benches/halving.rs");
+        return;
+    }
+    let recordings: Vec<Recording> = folders.iter().map(|folder| read(Path::new(folder))).collect();
+    for shares in [vec![0.2, 0.5, 1.0], vec![0.25, 0.5, 1.0], vec![0.1, 0.3, 1.0], vec![0.5, 1.0]] {
+        report(&recordings, &shares);
+    }
+}
+
+#[expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "the answer of the benchmark")]
+fn report(recordings: &[Recording], shares: &[f64]) {
+    let (mut same, mut close, mut trials, mut lost, mut cost) = (0, 0, 0, 0.0, 0.0);
+    for recording in recordings {
+        let all: Vec<i64> = recording.keys().copied().collect();
+        let queries = recording.values().map(Vec::len).min().unwrap_or(0);
+        let whole = ranked(recording, &all, 0, queries);
+        for rotation in 0..ROTATIONS {
+            let first = queries * rotation / ROTATIONS;
+            let (mut left, mut drawn, mut before) = (all.clone(), 0.0, 0.0);
+            for (rung, share) in shares.iter().enumerate() {
+                drawn += (share - before) * left.len() as f64 / all.len() as f64;
+                before = *share;
+                let order = ranked(recording, &left, first, number(queries, *share));
+                let keep = if rung + 1 == shares.len() { 1 } else { left.len().div_ceil(2) };
+                left = order.into_iter().take(keep).map(|(temperature, _)| temperature).collect();
+            }
+            let value = |temperature: i64| {
+                whole.iter().find(|(own, _)| *own == temperature).map_or(0.0, |(_, value)| *value)
+            };
+            trials += 1;
+            same += usize::from(left[0] == whole[0].0);
+            close += usize::from((left[0] - whole[0].0).abs() <= 100);
+            lost += value(whole[0].0) - value(left[0]);
+            cost += drawn;
+        }
+    }
+    let share = |count: usize| 100.0 * count as f64 / trials as f64;
+    println!(
+        "halving {shares:?}: {:.0} % of the samples; the same temperature in {:.0} % of {trials}, at most 0.1 away in \
+         {:.0} %; balance score lower by {:.4}",
+        100.0 * cost / trials as f64,
+        share(same),
+        share(close),
+        lost / trials as f64
+    );
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a number of queries"
+)]
+fn number(queries: usize, share: f64) -> usize {
+    (queries as f64 * share).round() as usize
+}
+
+/// Temperatures by their best balance score on `count` queries from `first` on, around the end; best first.
+fn ranked(recording: &Recording, temperatures: &[i64], first: usize, count: usize) -> Vec<(i64, f64)> {
+    let grid = Thresholds { from: -1.0, to: 1.0, by: 0.1 }.values();
+    let mut order = Vec::new();
+    for temperature in temperatures {
+        let queries = &recording[temperature];
+        let chosen = queries.iter().cycle().skip(first).take(count).map(Vec::as_slice);
+        let pools = [(0.0, Pool::new(chosen))];
+        let found: Option<Choice> = best(&surface(&pools, &grid, Some(KEEP), N_STAR), Ties::Kept);
+        order.push((*temperature, found.map_or(0.0, |choice| choice.outcome.balance_score)));
+    }
+    order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    order
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a temperature in thousandths")]
+fn read(folder: &Path) -> Recording {
+    let rewards: Vec<Reward> = read_rows(folder).unwrap_or_else(|error| panic!("{error}"));
+    let mut positions: BTreeMap<String, usize> = BTreeMap::new();
+    let mut recording = Recording::new();
+    for reward in rewards {
+        let next = positions.len();
+        let position = *positions.entry(reward.query_id).or_insert(next);
+        let queries = recording.entry((reward.temperature * 1000.0).round() as i64).or_default();
+        if queries.len() <= position {
+            queries.resize(position + 1, Vec::new());
+        }
+        let text = u64::from_str_radix(&reward.text_id, 16).unwrap_or_default();
+        queries[position].push(Candidate {
+            score: reward.reward,
+            text,
+            sample: reward.sample_index,
+            correct: reward.correct,
+        });
+    }
+    recording
+}

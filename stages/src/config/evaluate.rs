@@ -174,7 +174,7 @@ impl Stage for Evaluate {
             checks.refuse("at", "with `samples: 0` nothing is sampled", "raise samples, or leave `at` out");
         }
         checks.pass_at(&self.k, &self.s);
-        self.code.check(&mut checks, self.grader, self.reward_model.is_some());
+        self.code.check(&mut checks, self.grader);
         if let Some(count) = self.sampled_queries {
             checks.count("sampled_queries", count);
         }

@@ -1,5 +1,7 @@
 mod budget;
 mod selection;
+mod dataset;
+mod labels;
 
 use std::fs;
 

@@ -5,7 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
 use crate::config::judge::{AnswerStyle, CodeRules, Grader};
-use crate::config::sample::{Sample, Score};
+use crate::config::precision::Precision;
+use crate::config::reading::Reading;
+use crate::config::sample::Sample;
+use crate::config::score::{Aggregate, Scale, Score};
+use crate::grade::Conventions;
 use crate::reference::{OneOrMany, Reference, Setting};
 use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
 
@@ -38,9 +42,27 @@ pub struct Evaluate {
     /// How programs are judged, with `grader: code`.
     #[serde(default, skip_serializing_if = "CodeRules::is_default")]
     pub code: CodeRules,
+    /// What counts as equal, with `grader: math`.
+    #[serde(default, skip_serializing_if = "Conventions::is_default")]
+    pub conventions: Conventions,
     /// Ranks responses for Best-of-K.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_model: Option<Reference>,
+    /// How a response's step scores become one.
+    #[serde(default)]
+    pub aggregate: Aggregate,
+    /// How the reward model is read.
+    #[serde(default, skip_serializing_if = "Reading::is_default")]
+    pub reading: Reading,
+    /// How the reward model's output becomes a score.
+    #[serde(default, skip_serializing_if = "Scale::is_default")]
+    pub scale: Scale,
+    /// The output that a response gets which the token limit cut off, before it is scaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<f64>,
+    /// In which numbers the models compute.
+    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    pub precision: Precision,
     /// The Ks of Pass@K; default: `samples`.
     #[serde(default)]
     pub k: Vec<u32>,
@@ -81,6 +103,7 @@ impl Evaluate {
     fn sample(&self, temperature: f64, samples: u32, limit: Option<usize>) -> StageConfig {
         StageConfig::Sample(Sample {
             limit,
+            precision: self.precision,
             ..Sample::new(
                 &self.policy,
                 &self.queries,
@@ -91,13 +114,28 @@ impl Evaluate {
         })
     }
 
-    fn score(&self, responses: &Reference, reward_model: Option<Reference>) -> StageConfig {
-        StageConfig::Score(Score {
-            reward_model,
+    /// Judging by the answer alone.
+    fn judge(&self, responses: &Reference) -> Score {
+        Score {
             answer: self.answer,
             code: self.code,
+            conventions: self.conventions,
             ..Score::new(responses, &self.queries, self.grader)
-        })
+        }
+    }
+
+    /// Judging, and scoring by the reward model if there is one.
+    fn score(&self, responses: &Reference) -> Score {
+        Score {
+            reward_model: self.reward_model.clone(),
+            aggregate: self.aggregate,
+            reading: self.reading.clone(),
+            scale: self.scale,
+            unfinished: self.unfinished,
+            // Without one, it is only the policy's.
+            precision: if self.reward_model.is_some() { self.precision } else { Precision::default() },
+            ..self.judge(responses)
+        }
     }
 }
 
@@ -129,7 +167,13 @@ impl Stage for Evaluate {
             grader,
             answer,
             code: _,
+            conventions: _,
             reward_model: _,
+            aggregate: _,
+            reading: _,
+            scale: _,
+            unfinished: _,
+            precision: _,
             k,
             s,
         } = self;
@@ -151,7 +195,7 @@ impl Stage for Evaluate {
         checks.temperature("temperature", self.temperature);
         checks.greedy_is_single("temperature", &[self.temperature], self.samples);
         checks.pass_at(&self.k, &self.s);
-        self.code.check(&mut checks, self.grader, self.reward_model.is_some());
+        checks.0.extend(self.score(&self.queries).check());
         if let Some(count) = self.sampled_queries {
             checks.count("sampled_queries", count);
         }
@@ -170,11 +214,11 @@ impl Stage for Evaluate {
         let reference = |suffix: &str| Reference(step(suffix));
         let mut steps = vec![
             (step("greedy"), self.sample(0.0, 1, None)),
-            (step("greedy_rewards"), self.score(&reference("greedy"), None)),
+            (step("greedy_rewards"), StageConfig::Score(self.judge(&reference("greedy")))),
         ];
         if self.samples > 0 {
             steps.push((step("samples"), self.sample(self.temperature, self.samples, self.sampled_queries)));
-            steps.push((step("rewards"), self.score(&reference("samples"), self.reward_model.clone())));
+            steps.push((step("rewards"), StageConfig::Score(self.score(&reference("samples")))));
         }
         let k = if self.k.is_empty() && self.samples > 0 { vec![self.samples] } else { self.k.clone() };
         let measure = Measure {

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
 use crate::config::judge::{AnswerStyle, Grader};
-use crate::config::sample::{Sample, Score};
+use crate::config::sample::Sample;
+use crate::config::score::Score;
+use crate::grade::Conventions;
 use crate::reference::{OneOrMany, Reference, Setting};
 use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
 
@@ -41,6 +43,9 @@ pub struct StepLabels {
     /// Where a response's answer stands.
     #[serde(default)]
     pub answer: AnswerStyle,
+    /// What counts as equal, with `grader: math`.
+    #[serde(default, skip_serializing_if = "Conventions::is_default")]
+    pub conventions: Conventions,
 }
 
 fn one() -> f64 {
@@ -101,6 +106,7 @@ impl Stage for StepLabels {
             max_tokens,
             grader,
             answer,
+            conventions: _,
         } = self;
         Ingredient::map([
             ("limit", (*limit).into()),
@@ -119,6 +125,7 @@ impl Stage for StepLabels {
             let hint = "label steps of problems with an answer: `grader: math`";
             checks.refuse("grader", "steps of programs cannot be labelled", hint);
         }
+        self.grader.check(&self.conventions, &mut checks);
         checks.count("solutions", self.solutions as usize);
         checks.count("completions", self.completions as usize);
         checks.count("max_tokens", self.max_tokens);
@@ -143,7 +150,11 @@ impl Stage for StepLabels {
         let solve = Sample { limit: self.limit, ..sample(&self.policy, &self.queries, self.solutions) };
         let cut = Prefixes { queries: self.queries.clone(), responses: solutions };
         let proceed = sample(completer, &prefixes, self.completions);
-        let score = Score { answer: self.answer, ..Score::new(&continuations, &prefixes, self.grader) };
+        let score = Score {
+            answer: self.answer,
+            conventions: self.conventions,
+            ..Score::new(&continuations, &prefixes, self.grader)
+        };
         Some(vec![
             (step("solutions"), StageConfig::Sample(solve)),
             (step("prefixes"), StageConfig::Prefixes(cut)),

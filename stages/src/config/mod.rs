@@ -8,8 +8,11 @@ mod declared;
 mod evaluate;
 mod judge;
 mod labels;
+mod precision;
 mod prompts;
+mod reading;
 mod sample;
+mod score;
 mod select;
 mod train;
 
@@ -20,8 +23,11 @@ pub use declared::Declared;
 pub use evaluate::{Evaluate, Measure};
 pub use judge::{AnswerStyle, CodeRules, Grader};
 pub use labels::{LabelSteps, Prefixes, StepLabels};
+pub use precision::Precision;
 pub use prompts::Prompts;
-pub use sample::{Aggregate, Sample, SampleShard, Score, ScoreShard};
+pub use reading::{Encode, Place, Reading, Readout};
+pub use sample::{Sample, SampleShard};
+pub use score::{Aggregate, Scale, Score, ScoreShard};
 pub use select::{Filter, Search, Thresholds};
 pub use train::{Architecture, Optimizer, Pretrain, RewardModel, Schedule, ScheduleShape, Sft, Training};
 

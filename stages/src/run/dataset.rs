@@ -17,6 +17,7 @@ struct Item {
     question: String,
     answer: String,
     solution: Option<String>,
+    choices: Option<Vec<String>>,
     tests: Option<Tests>,
     tags: BTreeMap<String, String>,
 }
@@ -45,8 +46,8 @@ pub(super) fn dataset(config: &Dataset, work: &Work) -> Result<Map<String, Value
                 reward: None,
             });
         }
-        let Item { answer, tests, tags, .. } = item;
-        queries.push(Query { id, prompt, answer, prefix: None, tests, tags });
+        let Item { answer, choices, tests, tags, .. } = item;
+        queries.push(Query { id, prompt, answer, prefix: None, choices, tests, tags });
     }
     if queries.is_empty() {
         let hint = "look at `skip`, `limit` and the file";
@@ -135,12 +136,19 @@ impl Row<'_> {
     }
 
     fn item(&self) -> Result<Item, StageError> {
-        let plain =
-            |question, answer, solution| Item { question, answer, solution, tests: None, tags: self.tags() };
+        let plain = |question, answer, solution| Item {
+            question,
+            answer,
+            solution,
+            choices: None,
+            tests: None,
+            tags: self.tags(),
+        };
         let tested = |question, solution, tests| Item {
             question,
             answer: String::new(),
             solution,
+            choices: None,
             tests: Some(tests),
             tags: self.tags(),
         };
@@ -213,6 +221,7 @@ impl Row<'_> {
             question,
             answer: letter.to_string(),
             solution: Some(String::new()),
+            choices: Some(choices.into_iter().map(|(_, text)| text).collect()),
             tests: None,
             tags: self.tags(),
         })

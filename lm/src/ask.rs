@@ -4,7 +4,7 @@ use std::io::{BufRead, Write};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use bstar_stages::config::SampleShard;
+use bstar_stages::config::{Precision, SampleShard};
 use bstar_stages::hub;
 use bstar_stages::protocol::StageError;
 use clap::{Args, Subcommand, ValueEnum};
@@ -268,6 +268,8 @@ fn generate(folder: &Path, drawing: &DrawingArgs, computing: &Computing) -> Resu
         top_k: *top_k,
         min_p: *min_p,
         stop: stop.clone(),
+        // The model is loaded in its numbers already.
+        precision: Precision::default(),
     };
     let sampling = Sampling { settings: &settings, seed: *seed, cache_bytes: CACHE_BYTES };
     let mut prompts: Vec<Prompt> = Vec::new();

@@ -78,6 +78,22 @@ impl Packed {
         Self { ids: index(&ids, device), positions, starts, buckets, scatter: index(&scatter, device) }
     }
 
+    /// The tokens of the stream, and some that only fill up.
+    pub fn ids(&self) -> &Tensor {
+        &self.ids
+    }
+
+    /// The positions of the stream's tokens in their sequences.
+    #[must_use]
+    pub fn positions(&self) -> &[i64] {
+        &self.positions
+    }
+
+    /// What was computed for each bucket, `[sequences × length, …]`, in the order of the stream.
+    pub fn join(&self, buckets: &[Tensor]) -> Tensor {
+        Tensor::cat(buckets, 0).index_select(0, &self.scatter)
+    }
+
     /// Where in the stream a sequence starts.
     #[must_use]
     pub fn start(&self, sequence: usize) -> i64 {
@@ -120,7 +136,7 @@ impl Packed {
                 .reshape([-1, width])
             })
             .collect();
-        Tensor::cat(&attended, 0).index_select(0, &self.scatter)
+        self.join(&attended)
     }
 
     /// Hidden states of the stream, `[tokens, width]`; `see` is shown every block's attention.

@@ -276,7 +276,7 @@ fn attend(query: &Tensor, key: &Tensor, value: &Tensor, mask: Option<&Tensor>) -
 }
 
 /// The same by its definition, for devices without a kernel that gives the log-sum-exp.
-fn attend_by_products(
+pub(crate) fn attend_by_products(
     query: &Tensor,
     key: &Tensor,
     value: &Tensor,

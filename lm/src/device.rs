@@ -40,6 +40,11 @@ pub fn find(name: &str) -> Result<Device> {
         message: format!("cannot use the device `{name}`: {}", error.message),
         ..error
     })?;
+    numbered(name, index, count)
+}
+
+/// The CUDA device with this number, of so many.
+fn numbered(name: &str, index: usize, count: usize) -> Result<Device> {
     if index < count {
         return Ok(Device::Cuda(index));
     }
@@ -182,6 +187,23 @@ mod tests {
             let error = find("cuda:0").unwrap_err();
             assert!(error.message.starts_with("cannot use the device `cuda:0`: "), "{error}");
             assert!(error.hint.unwrap().contains("`cpu`"));
+        }
+    }
+
+    #[test]
+    fn a_number_beyond_the_last_gpu_is_said() {
+        assert_eq!(numbered("cuda:1", 1, 2).unwrap(), Device::Cuda(1));
+        let error = numbered("cuda:2", 2, 2).unwrap_err();
+        assert!(error.message.contains("no device `cuda:2`: the last one is `cuda:1`"), "{error}");
+        assert!(error.hint.unwrap().contains("CUDA_VISIBLE_DEVICES"));
+    }
+
+    #[test]
+    fn a_libtorch_without_its_cuda_part_names_the_command_that_installs_it() {
+        if candidates().len() == 1 && !Cuda::is_available() {
+            let error = load_cuda().unwrap_err();
+            assert!(error.message.contains("(libtorch_cuda.so) is not installed"), "{error}");
+            assert!(error.hint.unwrap().contains("make setup-cuda"));
         }
     }
 

@@ -372,6 +372,7 @@ pub(crate) mod tests {
             prompt: (0..length).map(|word| words[(word * 7 + id) % words.len()]).collect(),
             answer: String::new(),
             prefix: None,
+            choices: None,
             tests: None,
             tags: std::collections::BTreeMap::new(),
         }
@@ -395,6 +396,7 @@ pub(crate) mod tests {
             top_k: 0,
             min_p: 0.0,
             stop: Vec::new(),
+            precision: Default::default(),
         }
     }
 

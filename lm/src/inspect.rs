@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use bstar_stages::units::show_size;
 use serde_json::{Value, json};
 use tch::Kind;
 
@@ -112,7 +113,9 @@ impl Facts {
         };
         let files: Vec<String> = match &self.files[..] {
             files if files.len() > 4 => vec![format!("{} files", files.len())],
-            files => files.iter().map(|(name, bytes)| format!("{name} ({})", size(*bytes as i64))).collect(),
+            files => {
+                files.iter().map(|(name, bytes)| format!("{name} ({})", show_size(*bytes as u64))).collect()
+            }
         };
         let total: usize = self.files.iter().map(|(_, bytes)| bytes).sum();
         let tokenizer = match &self.tokenizer {
@@ -140,7 +143,7 @@ impl Facts {
             ("context", format!("{} tokens; rotary base {}, {scaling}", config.context(), config.rope.theta)),
             (
                 "weights",
-                format!("{} in {}: {}", size(total as i64), self.kinds.join(" and "), files.join(", ")),
+                format!("{} in {}: {}", show_size(total as u64), self.kinds.join(" and "), files.join(", ")),
             ),
             ("tokenizer", tokenizer),
             (
@@ -148,10 +151,10 @@ impl Facts {
                 format!(
                     "sampling {} in float32, {} in bfloat16, and {} a token of every response; training {} and \
                      activations",
-                    size(4 * parameters),
-                    size(2 * parameters),
-                    size(self.cache()),
-                    size(16 * parameters)
+                    bytes(4 * parameters),
+                    bytes(2 * parameters),
+                    bytes(self.cache()),
+                    bytes(16 * parameters)
                 ),
             ),
         ];
@@ -160,13 +163,8 @@ impl Facts {
 }
 
 /// A number of bytes for people.
-#[expect(clippy::cast_precision_loss, reason = "for people")]
-fn size(bytes: i64) -> String {
-    match bytes as f64 {
-        bytes if bytes >= 1e9 => format!("{:.1} GB", bytes / 1e9),
-        bytes if bytes >= 1e6 => format!("{:.1} MB", bytes / 1e6),
-        bytes => format!("{:.1} kB", bytes / 1e3),
-    }
+fn bytes(bytes: i64) -> String {
+    show_size(u64::try_from(bytes).unwrap_or(0))
 }
 
 /// A number of parameters for people.

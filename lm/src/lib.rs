@@ -7,7 +7,7 @@
 //! - [`model`]: the decoder. [`rope`]: its rotary positions. [`generate`]: sampling responses. [`cascade`]: the attention of a wave of them.
 //!   [`draw`]: choosing one token. [`stream`]: random numbers.
 //! - [`optim`], [`batch`], [`train`]: optimizers, packed rows, and the loop of `pretrain` and `sft`.
-//! - [`reward`]: process reward models.
+//! - [`reward`]: process reward models. [`shared`]: responses that share prompts.
 //!
 //! The crate knows nothing of plans, stores or keys.
 
@@ -28,6 +28,7 @@ pub mod progress;
 mod resume;
 pub mod reward;
 pub mod rope;
+pub mod shared;
 pub mod steps;
 pub mod stream;
 pub mod tensors;

@@ -18,6 +18,9 @@ use crate::tensors::Tensors;
 /// kernels for few rows round differently.
 pub const ROWS: i64 = 16;
 
+/// Numbers in a pair of vector registers are a divisor of this.
+const PAIR: i64 = 64;
+
 /// Parameters by name, and what follows from the configuration.
 #[derive(Debug)]
 pub struct Decoder {
@@ -255,6 +258,14 @@ pub fn rounded(count: i64) -> i64 {
     (count + ROWS - 1) / ROWS * ROWS
 }
 
+/// The logistic function, number by number. Kernels compute the numbers that do not fill a last pair of vector
+/// registers in another way, which rounds otherwise: there are none of these here.
+pub(crate) fn sigmoid(x: &Tensor) -> Tensor {
+    let (count, shape) = (x.numel() as i64, x.size());
+    let filled = x.reshape([-1]).constant_pad_nd([0, (-count).rem_euclid(PAIR)]);
+    filled.sigmoid().narrow(0, 0, count).view(shape.as_slice())
+}
+
 /// A tensor of indices.
 pub(crate) fn index(values: &[i64], device: Device) -> Tensor {
     Tensor::from_slice(values).to_kind(Kind::Int64).to_device(device)
@@ -265,6 +276,19 @@ pub(crate) mod tests {
     use super::*;
     use crate::config::tests::shape;
     use crate::train::initial;
+
+    #[test]
+    fn a_number_has_one_sigmoid_wherever_it_stands() {
+        let x = Tensor::arange(200, (Kind::Float, Device::Cpu)) * 0.037 - 3.0;
+        let all = sigmoid(&x);
+        for (start, count) in [(0, 1), (3, 16), (0, 48), (7, 80), (100, 100)] {
+            assert!(
+                sigmoid(&x.narrow(0, start, count)).equal(&all.narrow(0, start, count)),
+                "{start} {count}"
+            );
+        }
+        assert!(all.allclose(&(1.0 / ((-x).exp() + 1.0)), 1e-6, 1e-7, false));
+    }
 
     /// A model of random weights, large enough for its predictions to be far from uniform.
     pub(crate) fn random(hidden: usize, layers: usize, heads: usize, kv: usize, vocab: usize) -> Decoder {

@@ -1,85 +1,31 @@
-//! Process reward models: a decoder with a scalar head, read at the last token of every step.
+//! Process reward models: a decoder with one output a token, read where the steps of a response end.
 //!
-//! The raw output is a logit of the step's label (the share of continuations that reach the right
-//! answer); the score of a step is that share mapped to [-1, 1].
+//! The output is a head of its own, or the mean of the logits of the whole vocabulary. As `reward_model` trains it, it
+//! is a logit of the step's label (the share of continuations that reach the right answer); how it becomes a score is
+//! the caller's choice.
 
+mod rows;
+
+use std::collections::BTreeMap;
+
+use bstar_stages::config::{Reading, Readout, ScoreShard};
 use bstar_stages::grade::steps;
 use bstar_stages::protocol::StageError;
-use bstar_stages::record::{LabelledSteps, Query, Response};
+use bstar_stages::record::{FinishReason, Query, Response};
 use tch::{Device, Kind, Tensor};
 
+pub use self::rows::StepsRow;
 use crate::batch::Packed;
 use crate::error::{Result, torch};
 use crate::model::{Decoder, Weights, index, rounded};
 use crate::progress::{Control, Progress};
+use crate::shared::Shared;
 use crate::tensors::Tensors;
 use crate::tokenizer::Tokenizer;
 use crate::train::Objective;
 
 /// Tokens scored at a time.
 const TOKENS: usize = 8192;
-
-/// A prompt and a response, and where the response's steps end.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StepsRow {
-    ids: Vec<i64>,
-    /// Position of the last token of each step.
-    ends: Vec<i64>,
-    /// The label of each step.
-    labels: Vec<f32>,
-}
-
-impl StepsRow {
-    /// Encodes a prompt and the steps of a response; a row that is too long loses the beginning of its
-    /// prompt.
-    ///
-    /// # Errors
-    /// When the response alone is longer than `max_length`, or a text cannot be encoded.
-    pub fn new<S: AsRef<str>>(
-        tokenizer: &Tokenizer,
-        prompt: &str,
-        steps: &[S],
-        max_length: usize,
-    ) -> Result<Self> {
-        let mut ids = tokenizer.encode(prompt)?;
-        let (mut response, mut ends) = (Vec::new(), Vec::new());
-        for step in steps {
-            // Apart: a token never spans two steps, and a step's end is where its tokens end.
-            response.extend(tokenizer.encode(step.as_ref())?);
-            ends.push(response.len() as i64 - 1);
-        }
-        if response.len() > max_length {
-            let tokens = response.len();
-            return Err(StageError::invalid(format!(
-                "a response of {tokens} tokens does not fit into the reward model's {max_length}"
-            )));
-        }
-        drop(ids.drain(..(ids.len() + response.len()).saturating_sub(max_length)));
-        let start = ids.len() as i64;
-        ends.iter_mut().for_each(|end| *end += start);
-        ids.append(&mut response);
-        Ok(Self { ids, ends, labels: Vec::new() })
-    }
-
-    /// Encodes a labelled solution.
-    ///
-    /// # Errors
-    /// As [`StepsRow::new`], and when steps and labels are not as many.
-    pub fn labelled(tokenizer: &Tokenizer, row: &LabelledSteps, max_length: usize) -> Result<Self> {
-        if row.steps.len() != row.labels.len() || row.steps.is_empty() {
-            return Err(StageError::invalid(format!(
-                "a solution of query `{}` has {} steps and {} labels",
-                row.query_id,
-                row.steps.len(),
-                row.labels.len()
-            )));
-        }
-        let encoded = Self::new(tokenizer, &row.prompt, &row.steps, max_length)?;
-        #[expect(clippy::cast_possible_truncation, reason = "labels are shares")]
-        let labels = row.labels.iter().map(|label| *label as f32).collect();
-        Ok(Self { labels, ..encoded })
-    }
-}
 
 /// Predicting the labels of steps, by binary cross-entropy.
 #[derive(Debug, Clone, Copy)]
@@ -97,11 +43,16 @@ impl Objective for StepLabels {
     }
 
     fn loss(&self, model: &Decoder, rows: &[&StepsRow]) -> Tensor {
-        let logits = logits(model, &model.weights(), rows);
+        let inputs: Vec<&[i64]> = rows.iter().map(|row| row.ids.as_slice()).collect();
+        let packed = Packed::new(&inputs, model.device());
+        let weights = model.weights();
+        let hidden = packed.forward(model, &weights, |_, _| ());
+        let places = rows.iter().enumerate().flat_map(|(at, row)| row.ends.iter().map(move |end| (at, *end)));
+        let places: Vec<i64> = places.map(|(at, end)| packed.start(at) + end).collect();
         let labels: Vec<f32> = rows.iter().flat_map(|row| row.labels.iter().copied()).collect();
         let labels = Tensor::from_slice(&labels).to_device(model.device());
-        let logits = logits.narrow(0, 0, labels.size()[0]);
-        logits.binary_cross_entropy_with_logits(
+        let outputs = outputs(&hidden, &head(model, &weights), &places);
+        outputs.narrow(0, 0, labels.size()[0]).binary_cross_entropy_with_logits(
             &labels,
             None::<&Tensor>,
             None::<&Tensor>,
@@ -110,27 +61,29 @@ impl Objective for StepLabels {
     }
 }
 
-/// Logits of all steps of all rows, in order, followed by rows that only fill up.
-fn logits(model: &Decoder, weights: &Weights, rows: &[&StepsRow]) -> Tensor {
-    let inputs: Vec<&[i64]> = rows.iter().map(|row| row.ids.as_slice()).collect();
-    let packed = Packed::new(&inputs, model.device());
-    let hidden = packed.forward(model, weights, |_, _| ());
-    let mut ends: Vec<i64> = Vec::new();
-    for (number, row) in rows.iter().enumerate() {
-        ends.extend(row.ends.iter().map(|end| packed.start(number) + end));
+/// What hidden states are multiplied by: `[1, width]`. The mean of the logits is the logit of the mean.
+fn head(model: &Decoder, weights: &Weights) -> Tensor {
+    match model.config().scalar {
+        true => weights.head.shallow_clone(),
+        false => weights.head.mean_dim([0_i64].as_slice(), true, Kind::Float),
     }
-    ends.resize(rounded(ends.len() as i64) as usize, 0);
-    // Products with one column round differently for different numbers of rows: sums do not.
-    (hidden.index_select(0, &index(&ends, model.device())) * &weights.head).sum_dim_intlist(
-        [-1_i64].as_slice(),
-        false,
-        Kind::Float,
-    )
 }
 
-/// A reward model that starts from a policy: the same weights, and a head of zeros.
+/// Outputs at these rows of hidden states, in order, followed by rows that only fill up.
+fn outputs(hidden: &Tensor, head: &Tensor, places: &[i64]) -> Tensor {
+    let mut at = places.to_vec();
+    at.resize(rounded(at.len() as i64) as usize, 0);
+    let hidden = hidden.index_select(0, &index(&at, hidden.device())).to_kind(Kind::Float);
+    // Products with one column round differently for different numbers of rows: sums do not.
+    (hidden * head.to_kind(Kind::Float)).sum_dim_intlist([-1_i64].as_slice(), false, Kind::Float)
+}
+
+/// A reward model that starts from a policy: the same weights, and a head of zeros where it has one of its own.
 #[must_use]
-pub fn from_policy(policy: &Decoder) -> Decoder {
+pub fn from_policy(policy: Decoder, readout: Readout) -> Decoder {
+    if readout == Readout::Logits {
+        return policy;
+    }
     let mut config = policy.config().clone();
     config.scalar = true;
     let wanted = config.tensors();
@@ -150,62 +103,149 @@ pub fn from_policy(policy: &Decoder) -> Decoder {
 pub struct Scorer {
     model: Decoder,
     weights: Weights,
+    head: Tensor,
     tokenizer: Tokenizer,
 }
 
+/// Rows that are computed together.
+#[derive(Debug, Default)]
+struct Batch<'a> {
+    prompts: Vec<&'a [i64]>,
+    texts: Vec<(usize, &'a [i64])>,
+    /// Rows by number; the number of the prompt, and of the text if what follows the prompt is one.
+    members: Vec<(usize, usize, Option<usize>)>,
+    tokens: usize,
+}
+
 impl Scorer {
-    /// A scorer of these parts.
+    /// A scorer of these parts, whose output is of this kind.
     ///
     /// # Errors
-    /// When the model is not a reward model.
-    pub fn new(model: Decoder, tokenizer: Tokenizer) -> Result<Self> {
-        if !model.config().scalar {
-            return Err(StageError::invalid("the model is a policy, not a reward model")
-                .hint("`reward_model` must be the output of a `reward_model` stage"));
+    /// When the model has no such output.
+    pub fn new(model: Decoder, tokenizer: Tokenizer, readout: Readout) -> Result<Self> {
+        match (model.config().scalar, readout) {
+            (true, Readout::Head) | (false, Readout::Logits) => {}
+            (false, Readout::Head) => {
+                return Err(StageError::invalid("the model is a policy, not a reward model: it has no `score.weight`")
+                    .hint(
+                        "`reward_model` must be the output of a `reward_model` stage, or a model for sequence \
+                         classification with one label; the mean of a policy's logits is read by `reading: {output: \
+                         logits}`",
+                    ));
+            }
+            (true, Readout::Logits) => {
+                return Err(StageError::invalid(
+                    "the reward model has a head of one number: there are no logits to take the mean of",
+                )
+                .hint("leave out `reading: {output: logits}`"));
+            }
         }
         let _guard = tch::no_grad_guard();
         let weights = model.weights();
-        Ok(Self { model, weights, tokenizer })
+        let head = head(&model, &weights);
+        Ok(Self { model, weights, head, tokenizer })
     }
 
-    /// The score of every step of every response, each in [-1, 1]. A response's scores depend on its
-    /// query and its text only (on a CPU, bit by bit).
+    /// The score of every step of every response. A response's scores depend on its query and its text only (on a
+    /// CPU, bit by bit); the prompt of several responses is computed once.
     ///
     /// # Errors
     /// When a response is too long for the model, or the step is asked to stop.
-    pub fn score(&self, pairs: &[(&Query, &Response)], control: &mut Control<'_>) -> Result<Vec<Vec<f64>>> {
+    pub fn score(
+        &self,
+        pairs: &[(&Query, &Response)],
+        settings: &ScoreShard,
+        control: &mut Control<'_>,
+    ) -> Result<Vec<Vec<f64>>> {
         let _guard = tch::no_grad_guard();
-        let most = usize::try_from(self.model.config().context()).unwrap_or(0);
-        let rows = pairs
-            .iter()
-            .map(|(query, response)| {
-                StepsRow::new(&self.tokenizer, &query.prompt, &steps(&response.text), most)
-            })
-            .collect::<Result<Vec<StepsRow>>>()?;
-        // Rows of similar length together, few enough for their activations to stay small.
-        let mut order: Vec<usize> = (0..rows.len()).filter(|row| !rows[*row].ends.is_empty()).collect();
-        order.sort_by_key(|row| rows[*row].ids.len());
-        let mut scores = vec![Vec::new(); rows.len()];
+        let mut scores = vec![Vec::new(); pairs.len()];
+        let mut rows = Vec::new();
+        for (number, (query, response)) in pairs.iter().enumerate() {
+            match settings.unfinished {
+                Some(output) if response.finish_reason == FinishReason::Length => {
+                    scores[number] = vec![settings.scale.of(output)];
+                }
+                _ => rows.push((number, self.row(query, response, &settings.reading)?)),
+            }
+        }
+        let batches = self.batches(&rows);
         let mut done = 0;
-        while done < order.len() {
+        for batch in &batches {
             if control.stopped() {
                 return Err(Control::interrupted());
             }
-            let longest = |count: usize| count * rows[order[done + count - 1]].ids.len();
-            let count =
-                (1..=order.len() - done).take_while(|count| longest(*count) <= TOKENS).last().unwrap_or(1);
-            let chosen = &order[done..done + count];
-            let part: Vec<&StepsRow> = chosen.iter().map(|row| &rows[*row]).collect();
-            let logits = logits(&self.model, &self.weights, &part).to_device(Device::Cpu);
-            let logits: Vec<f32> = Vec::try_from(&logits).map_err(|error| torch(&error))?;
-            let mut found = logits.into_iter().map(|logit| 2.0 / (1.0 + (-f64::from(logit)).exp()) - 1.0);
-            for row in chosen {
-                scores[*row] = found.by_ref().take(rows[*row].ends.len()).collect();
+            let mut found =
+                self.outputs(batch, &rows)?.into_iter().map(|output| settings.scale.of(f64::from(output)));
+            for (row, ..) in &batch.members {
+                let (number, row) = &rows[*row];
+                scores[*number] = found.by_ref().take(row.ends.len()).collect();
             }
-            done += count;
-            control.report(|| Progress { done, total: order.len(), unit: "responses", note: None });
+            done += batch.members.len();
+            control.report(|| Progress { done, total: rows.len(), unit: "responses", note: None });
         }
         Ok(scores)
+    }
+
+    fn row(&self, query: &Query, response: &Response, reading: &Reading) -> Result<StepsRow> {
+        let most = usize::try_from(self.model.config().context()).unwrap_or(0);
+        StepsRow::new(&self.tokenizer, &query.prompt, &steps(&response.text), reading, most)
+    }
+
+    /// Rows with something to read, those of a prompt side by side, few enough for their activations to stay small.
+    fn batches<'a>(&self, rows: &'a [(usize, StepsRow)]) -> Vec<Batch<'a>> {
+        let windows = self.model.config().windows.iter().flatten();
+        let window =
+            windows.min().copied().and_then(|window| usize::try_from(window).ok()).unwrap_or(usize::MAX);
+        let mut groups: BTreeMap<(usize, &[i64]), Vec<usize>> = BTreeMap::new();
+        for (number, (_, row)) in rows.iter().enumerate().filter(|(_, (_, row))| !row.ends.is_empty()) {
+            // What follows a prompt, if that can be computed apart from it, whatever else is computed.
+            let apart = (1..row.ids.len()).contains(&row.prompt) && row.ids.len() <= window;
+            let prompt = &row.ids[..if apart { row.prompt } else { row.ids.len() }];
+            groups.entry((prompt.len(), prompt)).or_default().push(number);
+        }
+        let mut batches = vec![Batch::default()];
+        for ((_, prompt), mut members) in groups {
+            members.sort_by_key(|number| rows[*number].1.ids.len());
+            let mut open = false;
+            for number in members {
+                let text = &rows[number].1.ids[prompt.len()..];
+                let mut batch = batches.pop().unwrap_or_default();
+                let more = text.len() + if open { 0 } else { prompt.len() };
+                if batch.tokens + more > TOKENS && !batch.members.is_empty() {
+                    batches.push(batch);
+                    (batch, open) = (Batch::default(), false);
+                }
+                if !open {
+                    batch.prompts.push(prompt);
+                    batch.tokens += prompt.len();
+                    open = true;
+                }
+                let prompt = batch.prompts.len() - 1;
+                let place = (!text.is_empty()).then_some(batch.texts.len());
+                batch.texts.extend(place.map(|_| (prompt, text)));
+                batch.tokens += text.len();
+                batch.members.push((number, prompt, place));
+                batches.push(batch);
+            }
+        }
+        batches.retain(|batch| !batch.members.is_empty());
+        batches
+    }
+
+    /// The outputs of all rows of a batch, in order.
+    fn outputs(&self, batch: &Batch<'_>, rows: &[(usize, StepsRow)]) -> Result<Vec<f32>> {
+        let shared = Shared::new(&batch.prompts, &batch.texts, self.model.device());
+        let hidden = shared.forward(&self.model, &self.weights);
+        let mut places = Vec::new();
+        for (row, prompt, text) in &batch.members {
+            let length = batch.prompts[*prompt].len() as i64;
+            places.extend(rows[*row].1.ends.iter().map(|end| match text {
+                Some(text) if *end >= length => shared.in_text(*text, end - length),
+                _ => shared.in_prompt(*prompt, *end),
+            }));
+        }
+        let outputs = outputs(&hidden, &self.head, &places).narrow(0, 0, places.len() as i64);
+        Vec::try_from(&outputs.to_device(Device::Cpu)).map_err(|error| torch(&error))
     }
 }
 
@@ -214,12 +254,13 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::atomic::AtomicBool;
 
-    use bstar_stages::config::Optimizer as OptimizerKind;
-    use bstar_stages::record::FinishReason;
+    use bstar_stages::config::{Aggregate, Optimizer as OptimizerKind, Scale};
+    use bstar_stages::record::LabelledSteps;
 
     use super::*;
     use crate::model::tests::random;
     use crate::optim::{Optimizer, tests::training};
+    use crate::stream::Stream;
     use crate::tokenizer::tests::folder;
     use crate::train::{Run, train};
 
@@ -229,6 +270,7 @@ mod tests {
             prompt: format!("# Question\n\nAnn has {id} pens.\n\n# Solution\n\n"),
             answer: "1".into(),
             prefix: None,
+            choices: None,
             tests: None,
             tags: BTreeMap::new(),
         };
@@ -248,7 +290,8 @@ mod tests {
         tch::set_num_threads(1);
         let stop = AtomicBool::new(false);
         let pairs: Vec<_> = pairs.iter().map(|(query, response)| (query, response)).collect();
-        scorer.score(&pairs, &mut Control::new(&stop, |_| ())).unwrap()
+        let settings = ScoreShard::new(Some(Aggregate::Min));
+        scorer.score(&pairs, &settings, &mut Control::new(&stop, |_| ())).unwrap()
     }
 
     #[test]
@@ -264,10 +307,10 @@ mod tests {
                 let labels = steps.iter().map(|step| f64::from(u8::from(step.contains("= 8")))).collect();
                 let prompt = pair(id, "").0.prompt;
                 let row = LabelledSteps { query_id: format!("q{id}"), prompt, steps, labels };
-                StepsRow::labelled(&tokenizer, &row, 64).unwrap()
+                StepsRow::labelled(&tokenizer, &row, &Reading::default(), false, 64).unwrap()
             })
             .collect();
-        let mut model = from_policy(&random(64, 2, 2, 2, 120));
+        let mut model = from_policy(random(64, 2, 2, 2, 120), Readout::Head);
         let scratch = tempfile::tempdir().unwrap();
         let settings = training(40, 20, 1e-3, OptimizerKind::Adamw);
         let run = Run { settings: &settings, seed: 1, threads: 1, scratch: scratch.path() };
@@ -276,30 +319,103 @@ mod tests {
         let optimizer = Optimizer::new(OptimizerKind::Adamw);
         let (_, log, _) = train(&StepLabels, &rows, &mut model, optimizer, &run, &mut control).unwrap();
         assert!((log[0].loss - std::f64::consts::LN_2).abs() < 1e-6, "a zero head knows nothing");
-        let scorer = Scorer::new(model, tokenizer).unwrap();
+        let scorer = Scorer::new(model, tokenizer, Readout::Head).unwrap();
         let pairs = [pair(41, "3 + 2 = 8\n\n1 + 2 = 4"), pair(42, "3 + 2 = 4\n\n1 + 2 = 8\n\n# Answer\n\n8")];
         let scores = score(&scorer, &[&pairs[0], &pairs[1]]);
         assert!(scores[0][0] > 0.5 && scores[1][0] < -0.5, "{scores:?}");
         assert_eq!((scores[0].len(), scores[1].len()), (2, 2));
     }
 
+    /// A reward model whose head sees everything.
+    fn scorer(mut model: Decoder, readout: Readout) -> Scorer {
+        if readout == Readout::Head {
+            model = from_policy(model, readout);
+            let width = model.config().hidden_size;
+            let head = model.tensors_mut().get_mut("score.weight").unwrap();
+            *head = Tensor::arange(width, (Kind::Float, Device::Cpu)).sin().view([1, width]);
+        }
+        Scorer::new(model, Tokenizer::load(folder().path()).unwrap(), readout).unwrap()
+    }
+
     #[test]
     fn scores_do_not_depend_on_their_company() {
-        let tokenizer = Tokenizer::load(folder().path()).unwrap();
-        let mut model = from_policy(&random(96, 3, 3, 3, 120));
-        let head = model.tensors_mut().get_mut("score.weight").unwrap();
-        *head = Tensor::arange(96, (Kind::Float, Device::Cpu)).sin().view([1, 96]);
-        let scorer = Scorer::new(model, tokenizer).unwrap();
-        let pairs: Vec<_> = (0..30)
-            .map(|id| pair(id, &(0..id % 7).map(|step| format!("{step} + {id} = 9\n\n")).collect::<String>()))
+        let mut stream = Stream::new("test", 1, "company", 0);
+        // Responses of several lengths to seven queries, whose prompts differ in length, and two of them twice.
+        let pairs: Vec<_> = (0..60)
+            .map(|id| {
+                let (mut query, response) = pair(
+                    id % 7,
+                    &(0..id % 6).map(|step| format!("{step} + {id} = 9\n\n")).collect::<String>(),
+                );
+                query.prompt = query.prompt.repeat(1 + id % 7 / 2);
+                (query, response)
+            })
             .collect();
-        let all = score(&scorer, &pairs.iter().collect::<Vec<_>>());
-        for chosen in [vec![6], vec![29, 3], vec![5, 4, 3, 2, 1, 0], (7..30).rev().collect()] {
-            let part: Vec<_> = chosen.iter().map(|at| &pairs[*at]).collect();
-            for (found, at) in score(&scorer, &part).iter().zip(&chosen) {
-                assert_eq!(*found, all[*at], "response {at}");
+        let mut windowed = random(64, 3, 4, 2, 120);
+        windowed.config_mut().windows = vec![None, Some(40), Some(9)];
+        for scorer in [
+            scorer(random(96, 3, 3, 3, 120), Readout::Head),
+            scorer(random(64, 2, 4, 2, 120), Readout::Logits),
+            scorer(windowed, Readout::Head),
+        ] {
+            let all = score(&scorer, &pairs.iter().collect::<Vec<_>>());
+            assert!(all[0].is_empty() && all[5].len() == 5);
+            assert_ne!(all[1], all[8], "other prompts");
+            for _ in 0..12 {
+                let count = 1 + (stream.uniform() * 20.0) as usize;
+                let chosen: Vec<usize> =
+                    (0..count).map(|_| (stream.uniform() * pairs.len() as f64) as usize).collect();
+                let part: Vec<_> = chosen.iter().map(|at| &pairs[*at]).collect();
+                for (found, at) in score(&scorer, &part).iter().zip(&chosen) {
+                    assert_eq!(*found, all[*at], "response {at} of {chosen:?}");
+                }
             }
         }
-        assert!(all[0].is_empty() && all[6].len() == 6);
+    }
+
+    #[test]
+    fn the_mean_of_all_logits_is_what_the_published_code_takes() {
+        let scorer = scorer(random(64, 2, 4, 2, 120), Readout::Logits);
+        let (query, response) = pair(3, "3 + 2 = 5\n\n# Answer\n\n5");
+        let settings = ScoreShard { scale: Scale::Fifth, ..ScoreShard::new(Some(Aggregate::Min)) };
+        let stop = AtomicBool::new(false);
+        let scores =
+            scorer.score(&[(&query, &response)], &settings, &mut Control::new(&stop, |_| ())).unwrap();
+        let mut ids = scorer.tokenizer.encode(&query.prompt).unwrap();
+        ids.extend(scorer.tokenizer.encode(&response.text).unwrap());
+        let _guard = tch::no_grad_guard();
+        let hidden = Packed::new(&[&ids], Device::Cpu).forward(&scorer.model, &scorer.weights, |_, _| ());
+        let logits = hidden.linear(&scorer.weights.head, None::<&Tensor>);
+        let mean = logits.get(ids.len() as i64 - 1).mean(Kind::Double).double_value(&[]);
+        assert!((scores[0][0] - mean / 5.0).abs() < 1e-5, "{scores:?} {mean}");
+    }
+
+    #[test]
+    fn a_response_without_an_end_may_get_a_score_of_its_own() {
+        let scorer = scorer(random(64, 2, 4, 2, 120), Readout::Head);
+        let (query, mut response) = pair(3, "3 + 2 = 5\n\n3 + 2 =");
+        let score = |response: &Response, settings: &ScoreShard| {
+            let stop = AtomicBool::new(false);
+            scorer.score(&[(&query, response)], settings, &mut Control::new(&stop, |_| ())).unwrap().remove(0)
+        };
+        let usual = ScoreShard::new(Some(Aggregate::Min));
+        let official = ScoreShard { scale: Scale::Fifth, unfinished: Some(-5.0), ..usual.clone() };
+        assert_eq!(score(&response, &official).len(), 2);
+        response.finish_reason = FinishReason::Length;
+        assert_eq!(score(&response, &official), [-1.0]);
+        assert_eq!(score(&response, &usual).len(), 2);
+    }
+
+    #[test]
+    fn a_model_without_the_output_asked_for_is_refused() {
+        let load = |readout: Readout, asked: Readout| {
+            let model = from_policy(random(64, 1, 2, 2, 120), readout);
+            Scorer::new(model, Tokenizer::load(folder().path()).unwrap(), asked).unwrap_err()
+        };
+        let policy = load(Readout::Logits, Readout::Head);
+        assert!(policy.message.contains("a policy, not a reward model"), "{policy}");
+        assert!(policy.hint.unwrap().contains("reading: {output: logits}"));
+        let scalar = load(Readout::Head, Readout::Logits);
+        assert!(scalar.message.contains("no logits") && scalar.hint.is_some(), "{scalar}");
     }
 }

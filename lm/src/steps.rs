@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bstar_cache::Digest;
 use bstar_stages::StageConfig;
-use bstar_stages::config::{self, Training};
+use bstar_stages::config::{self, Precision, Readout, Training};
 use bstar_stages::files::{read_rows, write_rows};
 use bstar_stages::protocol::{Request, StageError};
 use bstar_stages::record::{Example, LabelledSteps, Query, Response};
@@ -30,9 +30,12 @@ use crate::train::{LogRow, NextToken, Run, TextRow, initial, train};
 /// What the worker keeps between steps.
 #[derive(Debug, Default)]
 pub struct Kept {
-    policy: Option<(Digest, Device, Policy)>,
-    scorer: Option<(Digest, Device, Scorer)>,
+    policy: Option<(Held, Policy)>,
+    scorer: Option<((Held, Readout), Scorer)>,
 }
+
+/// Which model it is, where, and in which numbers it computes.
+type Held = (Digest, Device, Kind);
 
 /// One step, and the line to whoever ordered it.
 struct Step<'a, 'b> {
@@ -74,18 +77,18 @@ impl Kept {
         settings: &config::SampleShard,
     ) -> Result<Map<String, Value>> {
         let queries: Vec<Query> = step.rows("queries")?;
-        let digest = step.digest("policy")?;
-        if self.policy.as_ref().is_none_or(|(held, device, _)| (*held, *device) != (digest, step.device)) {
+        let wanted = (step.digest("policy")?, step.device, kind(settings.precision));
+        if self.policy.as_ref().is_none_or(|(held, _)| *held != wanted) {
             self.policy = None;
             let folder = step.input("policy")?;
-            let model = load_model(folder, step.device, Kind::Float)?;
+            let model = load_model(folder, step.device, wanted.2)?;
             if model.config().scalar {
                 return Err(StageError::invalid("the model is a reward model, not a policy"));
             }
             let tokenizer = load_tokenizer(folder, model.config())?;
-            self.policy = Some((digest, step.device, Policy::new(model, tokenizer)));
+            self.policy = Some((wanted, Policy::new(model, tokenizer)));
         }
-        let Some((_, _, policy)) = &self.policy else {
+        let Some((_, policy)) = &self.policy else {
             return Err(StageError::failed("the policy was not loaded"));
         };
         let began = Instant::now();
@@ -107,16 +110,16 @@ impl Kept {
     ) -> Result<Map<String, Value>> {
         let queries: Vec<Query> = step.rows("queries")?;
         let responses: Vec<Response> = step.rows("responses")?;
-        let digest = step.digest("reward_model")?;
-        if self.scorer.as_ref().is_none_or(|(held, device, _)| (*held, *device) != (digest, step.device)) {
+        let held = (step.digest("reward_model")?, step.device, kind(settings.precision));
+        let wanted = (held, settings.reading.output);
+        if self.scorer.as_ref().is_none_or(|(held, _)| *held != wanted) {
             self.scorer = None;
             let folder = step.input("reward_model")?;
-            let model = load_model(folder, step.device, Kind::Float)?;
+            let model = load_model(folder, step.device, held.2)?;
             let tokenizer = load_tokenizer(folder, model.config())?;
-            let scorer = Scorer::new(model, tokenizer)?;
-            self.scorer = Some((digest, step.device, scorer));
+            self.scorer = Some((wanted, Scorer::new(model, tokenizer, wanted.1)?));
         }
-        let Some((_, _, scorer)) = &self.scorer else {
+        let Some((_, scorer)) = &self.scorer else {
             return Err(StageError::failed("the reward model was not loaded"));
         };
         let by_id: HashMap<&str, &Query> = queries.iter().map(|query| (query.id.as_str(), query)).collect();
@@ -133,7 +136,7 @@ impl Kept {
             .collect::<Result<Vec<_>>>()?;
         let began = Instant::now();
         let mut grading = Grading::new(settings)?;
-        let scores = scorer.score(&pairs, step.control)?;
+        let scores = scorer.score(&pairs, settings, step.control)?;
         let mut rewards = Vec::with_capacity(pairs.len());
         for ((query, response), scores) in pairs.into_iter().zip(scores) {
             let mut reward = grading.judge(query, response)?;
@@ -229,14 +232,19 @@ impl Step<'_, '_> {
 
     fn reward_model(&mut self, settings: &config::RewardModel) -> Result<Map<String, Value>> {
         let folder = self.input("policy")?.to_owned();
-        let mut model = from_policy(&load_model(&folder, self.device, Kind::Float)?);
+        let policy = load_model(&folder, self.device, Kind::Float)?;
+        if policy.config().scalar {
+            return Err(StageError::invalid("the model is a reward model, not a policy")
+                .hint("`policy` is the model whose weights the reward model starts from"));
+        }
+        let mut model = from_policy(policy, settings.reading.output);
         let tokenizer = load_tokenizer(&folder, model.config())?;
         let training = &settings.training;
         let length = max_length(training, &model);
         let rows = self
             .rows::<LabelledSteps>("labels")?
             .iter()
-            .map(|row| StepsRow::labelled(&tokenizer, row, length))
+            .map(|row| StepsRow::labelled(&tokenizer, row, &settings.reading, settings.every_token, length))
             .collect::<Result<Vec<_>>>()?;
         let (scratch, run) = (self.request.scratch.clone(), self.request);
         let run = Run { settings: training, seed: run.seed, threads: run.threads, scratch: &scratch };
@@ -258,6 +266,14 @@ impl Step<'_, '_> {
 
     fn write_log(&self, log: &[LogRow]) -> Result<()> {
         write_rows(&self.output("log.jsonl"), log)
+    }
+}
+
+/// The numbers that a model computes in.
+fn kind(precision: Precision) -> Kind {
+    match precision {
+        Precision::Float32 => Kind::Float,
+        Precision::Bfloat16 => Kind::BFloat16,
     }
 }
 

@@ -163,6 +163,16 @@ impl Tokenizer {
         Ok(encoding.get_ids().iter().map(|id| i64::from(*id)).collect())
     }
 
+    /// The tokens of a text as [`Tokenizer::encode`] gives them, and the byte of the text where each begins.
+    ///
+    /// # Errors
+    /// When the library refuses the text.
+    pub fn encode_places(&self, text: &str) -> Result<(Vec<i64>, Vec<usize>)> {
+        let encoding = self.inner.encode(text, false).map_err(tokenizers("encode a text"))?;
+        let ids = encoding.get_ids().iter().map(|id| i64::from(*id)).collect();
+        Ok((ids, encoding.get_offsets().iter().map(|(start, _)| *start).collect()))
+    }
+
     /// The text of tokens, without special ones.
     ///
     /// # Errors

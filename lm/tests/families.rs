@@ -150,6 +150,7 @@ fn settings(temperature: f64, start: u32, end: u32) -> SampleShard {
         top_k: 0,
         min_p: 0.0,
         stop: Vec::new(),
+        precision: Default::default(),
     }
 }
 

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "../../cache/tests-support/skipped.rs"]
+mod skipped;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::{Path, PathBuf};
@@ -169,6 +172,145 @@ fn every_stage_runs_and_repeats_its_bytes() {
     let rewards = String::from_utf8(read("score/rewards.jsonl")).unwrap();
     assert_eq!(rewards.lines().count(), 12);
     assert!(rewards.lines().all(|row| row.contains("step_scores")));
+}
+
+/// Needs an interpreter with torch and transformers, named in `BSTAR_PYTHON`.
+#[test]
+fn reward_models_of_transformers_score_as_there() {
+    let Some(python) = std::env::var_os("BSTAR_PYTHON") else {
+        skipped::skipped("BSTAR_PYTHON names no Python with torch and transformers");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path());
+    let mut worker = Worker::start();
+    let place = |output| Place { folder: &folder, output };
+    let tokenizer = json!({"corpus": ["c"], "kind": "bpe", "vocab_size": 300});
+    worker.order(&place("tokens"), "tokenizer", tokenizer, &[("corpus0", "examples.jsonl")]);
+    worker.end().unwrap();
+    let queries = std::fs::read_to_string(folder.path().join("queries.jsonl")).unwrap();
+    let queries: Vec<Value> = queries.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let text = |number: usize| format!("{number} + 1 = {}\n\nso it is\n\n# Answer\n\n{number}", number + 1);
+    let rows = (0..12).map(|number| (&queries[number % 4], text(number)));
+    write(
+        folder.path().join("rows.jsonl"),
+        rows.clone().map(|(query, text)| json!({"prompt": query["prompt"], "response": text})),
+    );
+    write(
+        folder.path().join("responses.jsonl"),
+        rows.enumerate().map(|(number, (query, text))| {
+            json!({"query_id": query["id"], "sample_index": number, "temperature": 1.0, "text": text, "tokens": 9,
+                   "logprob": -1.0, "finish_reason": "stop"})
+        }),
+    );
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reward.py");
+    let output = Command::new(python)
+        .arg(script)
+        .arg(folder.path())
+        .arg(folder.path().join("tokens/tokenizer"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let expected = String::from_utf8(output.stdout).unwrap();
+    let expected: Vec<Value> = expected.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(expected.len(), 12);
+    for (number, readout) in ["head", "logits"].into_iter().enumerate() {
+        let inputs =
+            [("reward_model", readout), ("queries", "queries.jsonl"), ("responses", "responses.jsonl")];
+        let with = |output: &str| {
+            json!({"grader": "math", "aggregate": "last", "scale": "fifth",
+                   "reading": {"output": output, "encode": "response"}})
+        };
+        worker.order(&place(readout), "score_shard", with(readout), &inputs);
+        worker.end().unwrap();
+        let found = std::fs::read_to_string(folder.path().join(readout).join("rewards.jsonl")).unwrap();
+        for (line, expected) in found.lines().zip(&expected) {
+            let row: Value = serde_json::from_str(line).unwrap();
+            let scores = row["step_scores"].as_array().unwrap();
+            let off = scores[1].as_f64().unwrap() * 5.0 - expected[readout].as_f64().unwrap();
+            assert!(scores.len() == 2 && off.abs() < 1e-4, "{readout}: {scores:?} {expected}");
+        }
+        let other = ["logits", "head"][number];
+        worker.order(&place("none"), "score_shard", with(other), &inputs);
+        let (kind, message) = worker.end().unwrap_err();
+        assert_eq!(kind, FailureKind::Invalid, "{message}");
+        assert!(message.contains(["no logits", "a policy, not a reward model"][number]), "{message}");
+    }
+}
+
+#[test]
+fn a_reward_model_that_does_not_fit_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path());
+    let mut worker = Worker::start();
+    let mut run = |output: &str, uses: &str, with: Value, inputs: &[(&str, &str)]| {
+        worker.order(&Place { folder: &folder, output }, uses, with, inputs);
+        worker.end()
+    };
+    let tokenizer = json!({"corpus": ["c"], "kind": "bpe", "vocab_size": 300});
+    run("tokens", "tokenizer", tokenizer, &[("corpus0", "examples.jsonl")]).unwrap();
+    run("pre", "pretrain", pretrain(1), &INPUTS).unwrap();
+    let labels = json!({"policy": "p", "labels": "l", "training": training(1)});
+    run("prm", "reward_model", labels.clone(), &[("policy", "pre/policy"), ("labels", "labels.jsonl")])
+        .unwrap();
+    let again = [("policy", "prm/reward_model"), ("labels", "labels.jsonl")];
+    let (kind, message) = run("no", "reward_model", labels, &again).unwrap_err();
+    assert!(kind == FailureKind::Invalid && message.contains("is a reward model, not a policy"), "{message}");
+
+    let long = "1 + 1 = 2\n\n".repeat(50);
+    write(
+        folder.path().join("responses.jsonl"),
+        [json!({"query_id": "q0", "sample_index": 0, "temperature": 1.0, "text": long, "tokens": 9, "logprob": -1.0,
+                "finish_reason": "stop"})]
+        .into_iter(),
+    );
+    let good = folder.path().join("prm/reward_model");
+    let damaged = |name: &str, damage: &dyn Fn(&Path)| {
+        let path = folder.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        for entry in std::fs::read_dir(&good).unwrap() {
+            let name = entry.unwrap().file_name();
+            std::fs::copy(good.join(&name), path.join(&name)).unwrap();
+        }
+        damage(&path);
+    };
+    let replace = |path: &Path, file: &str, from: &str, to: &str| {
+        let text = std::fs::read_to_string(path.join(file)).unwrap();
+        assert!(text.contains(from), "{from}");
+        std::fs::write(path.join(file), text.replace(from, to)).unwrap();
+    };
+    damaged("shape", &|path| {
+        replace(path, "config.json", "\"intermediate_size\": 64", "\"intermediate_size\": 48");
+    });
+    damaged("vocabulary", &|path| replace(path, "tokenizer.json", "\"a\": ", "\"a\": 9"));
+    damaged("truncated", &|path| {
+        let file = path.join("model.safetensors");
+        let bytes = std::fs::read(&file).unwrap();
+        std::fs::write(file, &bytes[..bytes.len() - 9]).unwrap();
+    });
+    damaged("labels", &|path| {
+        replace(path, "config.json", "\"0\": \"LABEL_0\"", "\"0\": \"a\", \"1\": \"b\"")
+    });
+    let mut score = |model: &str| {
+        let inputs =
+            [("reward_model", model), ("queries", "queries.jsonl"), ("responses", "responses.jsonl")];
+        let (kind, message) =
+            run("no", "score_shard", json!({"grader": "math", "aggregate": "min"}), &inputs).unwrap_err();
+        assert_eq!(kind, FailureKind::Invalid, "{model}: {message}");
+        message
+    };
+    for (model, expected) in [
+        ("pre/policy", "the model is a policy, not a reward model"),
+        ("prm/reward_model", "does not fit into the reward model's 128"),
+        ("shape", "has shape [64, 32]; config.json says [48, 32]"),
+        ("truncated", "is truncated or damaged"),
+        ("labels", "`id2label` has 2 labels"),
+        ("nothing", "there is no model in"),
+        ("vocabulary", "the model knows only"),
+    ] {
+        let message = score(model);
+        assert!(message.contains(expected), "{model}: {message}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use bstar_cache::{ActionKey, Artifact, Collected, Collection, Freed, Inventory, Object, Store, StoreError};
+use bstar_stages::units::{parse_duration, parse_size};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -11,7 +12,7 @@ use crate::cli::{Failure, Format, Global, open_store};
 use crate::commands::{answer, answer_json, columns};
 use crate::executor::abandoned::{Abandoned, abandoned, remove};
 use crate::executor::work::WorkRoot;
-use crate::gc::policy::{parse_duration, parse_retain, parse_size};
+use crate::gc::policy::parse_retain;
 use crate::gc::{Policy, Retention, Roots, refresh, retirees, roots};
 use crate::report::{count, size};
 

@@ -232,7 +232,8 @@ fn policy(draft: &mut Draft, path: &str, entry: &Map<String, Value>) -> Policy {
         policy.retries = whole(draft, &join(path, "retries"), value);
     }
     if let Some(value) = entry.get("timeout") {
-        policy.timeout = value.as_str().and_then(parse_duration);
+        let time = value.as_str().and_then(|text| parse_duration(text).ok());
+        policy.timeout = time.filter(|time| !time.is_zero());
         if policy.timeout.is_none() {
             let message = format!("`timeout`: expected a time, found {}", suggest::found(value));
             let hint = "write for example 90s, 10m or 1h30m".to_owned();

@@ -13,6 +13,8 @@ pub use json::Json;
 pub use table::{iterations_table, iterations_text};
 pub use variants::{variants_csv, variants_markdown, variants_text};
 
+pub use bstar_stages::units::show_size as size;
+
 use crate::event::Event;
 
 /// Shows events as they happen.
@@ -67,23 +69,6 @@ pub fn thousands(number: usize) -> String {
     text
 }
 
-/// `512 B`, `1.4 MB`, `2.7 GB` (powers of ten).
-#[must_use]
-#[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
-pub fn size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    if value < 1000.0 {
-        return format!("{bytes} B");
-    }
-    for unit in ["kB", "MB", "GB"] {
-        value /= 1000.0;
-        if value < 999.95 {
-            return format!("{value:.1} {unit}");
-        }
-    }
-    format!("{:.1} TB", value / 1000.0)
-}
-
 /// `1 step`, `3 steps`.
 #[must_use]
 pub fn count(number: impl std::fmt::Display, noun: &str) -> String {
@@ -93,17 +78,13 @@ pub fn count(number: impl std::fmt::Display, noun: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{about, count, duration, size, thousands};
+    use super::{about, count, duration, thousands};
 
     #[test]
-    fn durations_and_sizes_read_well() {
+    fn durations_and_counts_read_well() {
         assert_eq!(
             [0.04, 59.94, 60.0, 3725.0].map(duration),
             ["0.0s", "59.9s", "1m 00s", "1h 02m"].map(str::to_owned)
-        );
-        assert_eq!(
-            [999, 1000, 1_400_000, 999_960_000].map(size),
-            ["999 B", "1.0 kB", "1.4 MB", "1.0 GB"].map(str::to_owned)
         );
         assert_eq!(
             [0.2, 89.0, 91.0, 7_800.0, 7_200.0].map(about),

@@ -1,7 +1,11 @@
 //! Models of the Hugging Face Hub, found in its local cache: `hf:ORGANISATION/NAME@REVISION`.
 //!
-//! Nothing is downloaded. The cache is laid out as `huggingface_hub` does: `models--ORG--NAME` with
-//! `refs/REVISION`, which holds a commit, and `snapshots/COMMIT`, which holds the files.
+//! The cache is laid out as `huggingface_hub` does: `models--ORG--NAME` with `refs/REVISION`, which holds a commit, and
+//! `snapshots/COMMIT`, which holds the files. With the feature `download` a model that is not there is downloaded;
+//! without it nothing ever is.
+
+#[cfg(feature = "download")]
+mod download;
 
 use std::path::{Path, PathBuf};
 
@@ -10,16 +14,34 @@ use crate::protocol::StageError;
 /// The folder that a path or `hf:` name stands for: a path stands for itself.
 ///
 /// # Errors
-/// When the name is malformed, or the model is not in the cache.
+/// When the name is malformed, or the model is not in the cache (and cannot be downloaded).
 pub fn resolve(text: &str) -> Result<PathBuf, StageError> {
-    match text.strip_prefix("hf:") {
-        None => Ok(PathBuf::from(text)),
-        Some(name) => {
-            let cache = cache(|name| std::env::var_os(name).map(PathBuf::from));
-            // Where the variables are relative, they are so to where the program was started.
-            snapshot(&std::path::absolute(&cache).unwrap_or(cache), name)
-        }
-    }
+    let Some(name) = text.strip_prefix("hf:") else { return Ok(PathBuf::from(text)) };
+    let name = Name::parse(name)?;
+    let cache = cache(|name| std::env::var_os(name).map(PathBuf::from));
+    // Where the variables are relative, they are so to where the program was started.
+    let cache = std::path::absolute(&cache).unwrap_or(cache);
+    name.snapshot(&cache).or_else(|missing| fetch(&cache, &name, missing))
+}
+
+/// Downloads what is missing.
+#[cfg(feature = "download")]
+fn fetch(cache: &Path, name: &Name<'_>, missing: StageError) -> Result<PathBuf, StageError> {
+    // The client must not live on a thread that drives others' asynchronous work.
+    let download = || match download::Hub::from_environment()? {
+        Some(hub) => hub.fetch(cache, name),
+        None => Err(missing),
+    };
+    std::thread::scope(|scope| match scope.spawn(download).join() {
+        Ok(found) => found,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+/// Nothing is downloaded.
+#[cfg(not(feature = "download"))]
+fn fetch(_: &Path, _: &Name<'_>, missing: StageError) -> Result<PathBuf, StageError> {
+    Err(missing)
 }
 
 /// Whether a text is the name of a model on the Hub.
@@ -42,39 +64,63 @@ fn cache(variable: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
     home.join("hub")
 }
 
-/// The folder with the files of `ORGANISATION/NAME@REVISION`.
-fn snapshot(cache: &Path, name: &str) -> Result<PathBuf, StageError> {
-    let (model, revision) = name.split_once('@').unwrap_or((name, "main"));
-    let parts: Vec<&str> = model.split('/').collect();
-    let strange = |part: &str| part.is_empty() || part.starts_with('.');
-    if parts.len() > 2 || parts.iter().copied().any(strange) || revision.split('/').any(strange) {
-        return Err(StageError::invalid(format!("`hf:{name}` does not name a model"))
-            .hint("write hf:ORGANISATION/NAME, or hf:ORGANISATION/NAME@REVISION"));
+/// A model and its revision: a branch, tag or commit.
+#[derive(Debug, Clone, Copy)]
+struct Name<'a> {
+    model: &'a str,
+    revision: &'a str,
+}
+
+impl<'a> Name<'a> {
+    /// Reads `ORGANISATION/NAME@REVISION`.
+    fn parse(name: &'a str) -> Result<Self, StageError> {
+        let (model, revision) = name.split_once('@').unwrap_or((name, "main"));
+        let parts: Vec<&str> = model.split('/').collect();
+        let strange = |part: &str| part.is_empty() || part.starts_with('.');
+        if parts.len() > 2 || parts.iter().copied().any(strange) || revision.split('/').any(strange) {
+            return Err(StageError::invalid(format!("`hf:{name}` does not name a model"))
+                .hint("write hf:ORGANISATION/NAME, or hf:ORGANISATION/NAME@REVISION"));
+        }
+        Ok(Self { model, revision })
     }
-    let fetch = format!("huggingface-cli download {model} --revision {revision}");
-    let home = cache.join(format!("models--{}", parts.join("--")));
-    let commit = std::fs::read_to_string(home.join("refs").join(revision));
-    let commit = commit.map_or_else(|_| revision.to_owned(), |commit| commit.trim().to_owned());
-    let folder = home.join("snapshots").join(&commit);
-    if !folder.is_dir() {
-        let what = if home.is_dir() { format!("revision `{revision}` of {model}") } else { model.to_owned() };
-        return Err(StageError::invalid(format!(
-            "{what} is not in the Hugging Face cache {}",
-            cache.display()
-        ))
-        .hint(format!("download it once with `{fetch}`; set HF_HOME if the cache is elsewhere")));
+
+    /// The folder of a model in the cache.
+    fn home(&self, cache: &Path) -> PathBuf {
+        cache.join(format!("models--{}", self.model.replace('/', "--")))
     }
-    // A download that was cut off leaves links to nothing.
-    let broken =
-        std::fs::read_dir(&folder).into_iter().flatten().flatten().find(|entry| !entry.path().exists());
-    match broken {
-        Some(entry) => Err(StageError::invalid(format!(
-            "the download of {model} is incomplete: {} is missing",
-            entry.path().display()
-        ))
-        .hint(format!("finish it with `{fetch}`"))),
-        None => Ok(folder),
+
+    /// The folder with its files.
+    fn snapshot(&self, cache: &Path) -> Result<PathBuf, StageError> {
+        let Self { model, revision } = self;
+        let fetch = format!("huggingface-cli download {model} --revision {revision}");
+        let home = self.home(cache);
+        let commit = std::fs::read_to_string(home.join("refs").join(revision));
+        let commit = commit.map_or_else(|_| (*revision).to_owned(), |commit| commit.trim().to_owned());
+        let folder = home.join("snapshots").join(&commit);
+        if !folder.is_dir() {
+            let what =
+                if home.is_dir() { format!("revision `{revision}` of {model}") } else { (*model).to_owned() };
+            return Err(StageError::invalid(format!(
+                "{what} is not in the Hugging Face cache {}",
+                cache.display()
+            ))
+            .hint(format!("download it once with `{fetch}`; set HF_HOME if the cache is elsewhere")));
+        }
+        match incomplete(&folder) {
+            Some(missing) => Err(StageError::invalid(format!(
+                "the download of {model} is incomplete: {} is missing",
+                missing.display()
+            ))
+            .hint(format!("finish it with `{fetch}`"))),
+            None => Ok(folder),
+        }
     }
+}
+
+/// What is missing in a folder: a download that was cut off leaves links to nothing.
+fn incomplete(folder: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).find(|path| !path.exists())
 }
 
 #[cfg(test)]
@@ -109,7 +155,7 @@ mod tests {
         }
         std::fs::write(home.join("refs/main"), "abc123").unwrap();
         std::fs::write(home.join("refs/pr/1"), "def456\n").unwrap();
-        let find = |name: &str| snapshot(cache.path(), name);
+        let find = |name: &str| Name::parse(name)?.snapshot(cache.path());
         assert_eq!(find("org/name").unwrap(), home.join("snapshots/abc123"));
         for name in ["org/name@pr/1", "org/name@def456"] {
             assert_eq!(find(name).unwrap(), home.join("snapshots/def456"));

@@ -62,6 +62,7 @@ impl WordProblem {
             prompt: self.prompt(),
             answer: self.plan.answer().to_string(),
             prefix: None,
+            choices: None,
             tests: None,
             tags: tags.map(|(name, value)| (name.to_owned(), value)).into(),
         }

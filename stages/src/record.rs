@@ -18,6 +18,9 @@ pub struct Query {
     /// The beginning of a response that the policy continues (for step labels).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
+    /// What there is to choose from, in the order of their letters, where the answer is one of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choices: Option<Vec<String>>,
     /// The tests that a program has to pass, where the response is a program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tests: Option<Tests>,
@@ -91,9 +94,9 @@ pub struct Reward {
     /// Number of distinct equations in the response, as text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub equations: Vec<String>,
-    /// The reward: 1 when correct, plus the reward model's aggregate in [-1, 1] where one is used.
+    /// The reward: 1 when correct, plus the aggregate of the reward model's scores where one is used.
     pub reward: f64,
-    /// The reward model's score of each step, in [-1, 1].
+    /// The reward model's score of each step, as the stage scaled it (in [-1, 1] unless `scale: fifth`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step_scores: Option<Vec<f64>>,
 }

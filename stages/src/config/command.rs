@@ -57,8 +57,18 @@ impl Command {
     /// Most time it may take, where `timeout` is set and readable.
     #[must_use]
     pub fn time_limit(&self) -> Option<Duration> {
-        self.timeout.as_deref().and_then(parse_duration)
+        self.timeout.as_deref().and_then(time_limit)
     }
+}
+
+/// Some time.
+fn time_limit(text: &str) -> Option<Duration> {
+    parse_duration(text).ok().filter(|time| !time.is_zero())
+}
+
+/// Some memory.
+fn bytes(text: &str) -> Option<u64> {
+    parse_size(text).ok().filter(|bytes| *bytes > 0)
 }
 
 /// A JSON value as key material; object fields are ordered by name.
@@ -160,7 +170,7 @@ impl Stage for Command {
             checks.refuse("env", "env has a name that is empty or contains `=`", "write NAME: value");
         }
         if let Some(timeout) = &self.timeout
-            && parse_duration(timeout).is_none()
+            && time_limit(timeout).is_none()
         {
             checks.refuse(
                 "timeout",
@@ -169,7 +179,7 @@ impl Stage for Command {
             );
         }
         if let Some(memory) = &self.memory
-            && parse_size(memory).is_none()
+            && bytes(memory).is_none()
         {
             checks.refuse("memory", format!("`{memory}` is not a size"), "write for example 500MB or 4GB");
         }
@@ -182,6 +192,6 @@ impl Stage for Command {
     }
 
     fn memory(&self) -> u64 {
-        self.memory.as_deref().and_then(parse_size).unwrap_or(0)
+        self.memory.as_deref().and_then(bytes).unwrap_or(0)
     }
 }

@@ -119,6 +119,11 @@ impl Stage for Dataset {
         Runner::InProcess
     }
 
+    /// 2: queries of ARC have their choices.
+    fn version(&self) -> u32 {
+        if self.format == Format::Arc { 2 } else { 1 }
+    }
+
     fn inputs(&self) -> Vec<Input> {
         vec![Input::required("file", &self.file)]
     }

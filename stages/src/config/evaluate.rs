@@ -5,7 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
 use crate::config::judge::{AnswerStyle, CodeRules, Grader};
-use crate::config::sample::{Sample, Score};
+use crate::config::precision::Precision;
+use crate::config::reading::Reading;
+use crate::config::sample::Sample;
+use crate::config::score::{Aggregate, Scale, Score};
+use crate::grade::Conventions;
 use crate::reference::{OneOrMany, Reference, Setting};
 use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
 
@@ -43,9 +47,27 @@ pub struct Evaluate {
     /// How programs are judged, with `grader: code`.
     #[serde(default, skip_serializing_if = "CodeRules::is_default")]
     pub code: CodeRules,
+    /// What counts as equal, with `grader: math`.
+    #[serde(default, skip_serializing_if = "Conventions::is_default")]
+    pub conventions: Conventions,
     /// Ranks responses for Best-of-K.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_model: Option<Reference>,
+    /// How a response's step scores become one.
+    #[serde(default)]
+    pub aggregate: Aggregate,
+    /// How the reward model is read.
+    #[serde(default, skip_serializing_if = "Reading::is_default")]
+    pub reading: Reading,
+    /// How the reward model's output becomes a score.
+    #[serde(default, skip_serializing_if = "Scale::is_default")]
+    pub scale: Scale,
+    /// The output that a response gets which the token limit cut off, before it is scaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<f64>,
+    /// In which numbers the models compute.
+    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    pub precision: Precision,
     /// The Ks of Pass@K; default: `samples`.
     #[serde(default)]
     pub k: Vec<u32>,
@@ -95,17 +117,33 @@ impl Evaluate {
     fn sample(&self, temperature: Setting, samples: u32, limit: Option<usize>) -> StageConfig {
         StageConfig::Sample(Sample {
             limit,
+            precision: self.precision,
             ..Sample::new(&self.policy, &self.queries, OneOrMany::One(temperature), samples, self.max_tokens)
         })
     }
 
-    fn score(&self, responses: &Reference, reward_model: Option<Reference>) -> StageConfig {
-        StageConfig::Score(Score {
-            reward_model,
+    /// Judging by the answer alone.
+    fn judge(&self, responses: &Reference) -> Score {
+        Score {
             answer: self.answer,
             code: self.code,
+            conventions: self.conventions,
             ..Score::new(responses, &self.queries, self.grader)
-        })
+        }
+    }
+
+    /// Judging, and scoring by the reward model if there is one.
+    fn score(&self, responses: &Reference) -> Score {
+        Score {
+            reward_model: self.reward_model.clone(),
+            aggregate: self.aggregate,
+            reading: self.reading.clone(),
+            scale: self.scale,
+            unfinished: self.unfinished,
+            // Without one, it is only the policy's.
+            precision: if self.reward_model.is_some() { self.precision } else { Precision::default() },
+            ..self.judge(responses)
+        }
     }
 }
 
@@ -138,7 +176,13 @@ impl Stage for Evaluate {
             grader,
             answer,
             code: _,
+            conventions: _,
             reward_model: _,
+            aggregate: _,
+            reading: _,
+            scale: _,
+            unfinished: _,
+            precision: _,
             k,
             s,
         } = self;
@@ -174,7 +218,7 @@ impl Stage for Evaluate {
             checks.refuse("at", "with `samples: 0` nothing is sampled", "raise samples, or leave `at` out");
         }
         checks.pass_at(&self.k, &self.s);
-        self.code.check(&mut checks, self.grader);
+        checks.0.extend(self.score(&self.queries).check());
         if let Some(count) = self.sampled_queries {
             checks.count("sampled_queries", count);
         }
@@ -193,19 +237,19 @@ impl Stage for Evaluate {
         let reference = |suffix: &str| Reference(step(suffix));
         let mut steps = vec![
             (step("greedy"), self.sample(Setting::Value(0.0), 1, None)),
-            (step("greedy_rewards"), self.score(&reference("greedy"), None)),
+            (step("greedy_rewards"), StageConfig::Score(self.judge(&reference("greedy")))),
         ];
         if self.samples > 0 {
             let temperature = Setting::Value(self.temperature);
             steps.push((step("samples"), self.sample(temperature, self.samples, self.sampled_queries)));
-            steps.push((step("rewards"), self.score(&reference("samples"), self.reward_model.clone())));
+            steps.push((step("rewards"), StageConfig::Score(self.score(&reference("samples")))));
         }
         let (mut at, mut at_responses) = (Vec::new(), Vec::new());
         for (index, temperature) in self.at.iter().enumerate() {
             let (sampled, judged) = (format!("at{index}"), format!("at{index}_rewards"));
             let sample = self.sample(temperature.clone(), self.samples, self.sampled_queries);
             steps.push((step(&sampled), sample));
-            steps.push((step(&judged), self.score(&reference(&sampled), self.reward_model.clone())));
+            steps.push((step(&judged), StageConfig::Score(self.score(&reference(&sampled)))));
             at.push(reference(&judged));
             at_responses.push(reference(&sampled));
         }

@@ -4,9 +4,8 @@ use bstar_cache::Ingredient;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
-use super::sample::Aggregate;
 use crate::code::{CODE_VERSION, Comparison};
-use crate::grade::GRADER_VERSION;
+use crate::grade::{Conventions, GRADER_VERSION};
 use crate::sandbox::Python;
 
 /// How answers are compared.
@@ -20,6 +19,9 @@ pub enum Grader {
     Official,
     /// Character by character.
     Exact,
+    /// The response chooses one of the choices of its query: by the letter of its position, or in its words
+    /// (see [`choose`](crate::grade::choose)).
+    Choice,
     /// The response is a program, run against the tests of its query (see [`code`](crate::code)).
     Code,
 }
@@ -118,20 +120,52 @@ impl CodeRules {
     }
 }
 
-/// The identity of judging. A default style leaves no trace in it, so that keys from before there were
-/// styles stay valid.
+/// What of judging is in a key. What is as usual leaves no trace, so that keys from before it could be otherwise
+/// stay valid.
 pub(super) fn judging(
     grader: Grader,
     answer: AnswerStyle,
-    aggregate: Option<Aggregate>,
     code: &CodeRules,
-) -> Ingredient {
+    conventions: &Conventions,
+) -> Vec<(&'static str, Ingredient)> {
     let version = grader.version().map(|version| ("grader_version", version.into()));
     let style = (!answer.is_default()).then(|| ("answer", answer.name().into()));
-    let always = [("grader", grader.name().into()), ("aggregate", aggregate.map(Aggregate::name).into())];
     let rules = (grader == Grader::Code).then(|| ("code", code.identity()));
-    let parts = always.into_iter().chain(version).chain(style).chain(rules);
-    Ingredient::Map(parts.map(|(name, value)| (name.to_owned(), value)).collect())
+    let agreed = grader == Grader::Math && !conventions.is_default();
+    let agreed = agreed.then(|| ("conventions", identity(conventions)));
+    [("grader", grader.name().into())]
+        .into_iter()
+        .chain(version)
+        .chain(style)
+        .chain(rules)
+        .chain(agreed)
+        .collect()
+}
+
+/// What of conventions is in a key.
+fn identity(conventions: &Conventions) -> Ingredient {
+    let Conventions {
+        percent,
+        list_order,
+        brackets,
+        rounding,
+        units_ignored,
+        unevaluated,
+        names_ignored,
+        base_optional,
+    } = conventions;
+    let rounding =
+        Ingredient::map([("digits", rounding.digits.into()), ("relative", rounding.relative.into())]);
+    Ingredient::map([
+        ("percent", percent.name().into()),
+        ("list_order", (*list_order).into()),
+        ("brackets", (*brackets).into()),
+        ("rounding", rounding),
+        ("units_ignored", (*units_ignored).into()),
+        ("unevaluated", (*unevaluated).into()),
+        ("names_ignored", (*names_ignored).into()),
+        ("base_optional", (*base_optional).into()),
+    ])
 }
 
 impl AnswerStyle {
@@ -160,6 +194,14 @@ impl Grader {
         (self == Self::Math).then_some(GRADER_VERSION)
     }
 
+    /// What is wrong with these conventions.
+    pub(super) fn check(self, conventions: &Conventions, checks: &mut Checks) {
+        if self != Self::Math && !conventions.is_default() {
+            let hint = "add `grader: math`, or leave `conventions` out";
+            checks.refuse("conventions", format!("the grader `{}` has none", self.name()), hint);
+        }
+    }
+
     /// The name in pipelines.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -167,6 +209,7 @@ impl Grader {
             Self::Math => "math",
             Self::Official => "official",
             Self::Exact => "exact",
+            Self::Choice => "choice",
             Self::Code => "code",
         }
     }

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
 use crate::config::judge::{AnswerStyle, Grader};
-use crate::config::sample::{Sample, Score};
+use crate::config::sample::Sample;
+use crate::config::score::Score;
+use crate::grade::Conventions;
 use crate::reference::{OneOrMany, Reference, Setting};
 use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
 
@@ -45,6 +47,9 @@ pub struct StepLabels {
     /// Where a response's answer stands.
     #[serde(default)]
     pub answer: AnswerStyle,
+    /// What counts as equal, with `grader: math`.
+    #[serde(default, skip_serializing_if = "Conventions::is_default")]
+    pub conventions: Conventions,
     /// What a step's label is.
     #[serde(default, skip_serializing_if = "StepEstimate::is_default")]
     pub estimate: StepEstimate,
@@ -183,6 +188,7 @@ impl Stage for StepLabels {
             estimate,
             shard_solutions: _,
             shard_completions: _,
+            conventions: _,
         } = self;
         Ingredient::map([
             ("limit", (*limit).into()),
@@ -202,6 +208,7 @@ impl Stage for StepLabels {
             let hint = "label steps of problems with an answer: `grader: math`";
             checks.refuse("grader", "steps of programs cannot be labelled", hint);
         }
+        self.grader.check(&self.conventions, &mut checks);
         checks.count("solutions", self.solutions as usize);
         checks.count("completions", self.completions as usize);
         checks.count("max_tokens", self.max_tokens);
@@ -246,7 +253,11 @@ impl Stage for StepLabels {
             };
             let proceed = sample(completer, &prefixes, self.completions, self.shard_completions);
             let continuations = Reference(named("continuations"));
-            let score = Score { answer: self.answer, ..Score::new(&continuations, &prefixes, self.grader) };
+            let score = Score {
+                answer: self.answer,
+                conventions: self.conventions,
+                ..Score::new(&continuations, &prefixes, self.grader)
+            };
             let rewards = Reference(named("rewards"));
             steps.push((named("prefixes"), StageConfig::Prefixes(cut)));
             steps.push((named("continuations"), StageConfig::Sample(proceed)));

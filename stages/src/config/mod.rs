@@ -10,9 +10,12 @@ mod evaluate;
 mod judge;
 mod labels;
 mod merge;
+mod precision;
 mod prompts;
+mod reading;
 mod rules;
 mod sample;
+mod score;
 mod select;
 mod train;
 
@@ -26,9 +29,12 @@ pub use judge::{AnswerStyle, CodeRules, Grader};
 pub(crate) use labels::part_inputs;
 pub use labels::{LabelSteps, LabelledPart, Prefixes, StepEstimate, StepLabels};
 pub use merge::Merge;
+pub use precision::Precision;
 pub use prompts::Prompts;
+pub use reading::{Encode, Place, Reading, Readout};
 pub use rules::{Average, Counted, Rules, Select, Ties};
-pub use sample::{Aggregate, Sample, SampleShard, Score, ScoreShard};
+pub use sample::{Sample, SampleShard};
+pub use score::{Aggregate, Scale, Score, ScoreShard};
 pub use select::{Filter, Objective, Search, Thresholds};
 pub use train::{Architecture, Optimizer, Pretrain, RewardModel, Schedule, ScheduleShape, Sft, Training};
 

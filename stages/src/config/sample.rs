@@ -1,10 +1,10 @@
-//! Sampling and scoring responses.
+//! Sampling responses.
 
 use bstar_cache::Ingredient;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
-use super::judge::{AnswerStyle, CodeRules, Grader, judging};
+use super::precision::Precision;
 use crate::reference::{OneOrMany, Reference, Setting};
 use crate::stage::{
     Input, Output, Piece, Problem, Runner, Shard, ShardInput, ShardSource, Stage, StageConfig,
@@ -40,6 +40,9 @@ pub struct Sample {
     /// Only the first queries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
+    /// In which numbers the policy computes.
+    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    pub precision: Precision,
     /// Queries a shard (no influence on responses).
     #[serde(default = "default_shard_queries")]
     pub shard_queries: usize,
@@ -75,61 +78,8 @@ pub struct SampleShard {
     #[serde(default)]
     pub min_p: f64,
     pub stop: Vec<String>,
-}
-
-/// Judges responses: extracts and compares the answer, and adds a reward model's score where one is
-/// given. Output: the folder `rewards`, with a file for each file of `responses`, row by row.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Score {
-    /// The responses.
-    pub responses: Reference,
-    /// The queries they answer.
-    pub queries: Reference,
-    /// A reward model.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reward_model: Option<Reference>,
-    /// How answers are compared.
-    #[serde(default)]
-    pub grader: Grader,
-    /// Where a response's answer stands.
-    #[serde(default)]
-    pub answer: AnswerStyle,
-    /// How programs are judged, with `grader: code`.
-    #[serde(default, skip_serializing_if = "CodeRules::is_default")]
-    pub code: CodeRules,
-    /// How a response's step scores become one.
-    #[serde(default)]
-    pub aggregate: Aggregate,
-}
-
-/// One shard of [`Score`]. Output: `rewards` (the file `rewards.jsonl`).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ScoreShard {
-    /// How answers are compared.
-    pub grader: Grader,
-    /// Where a response's answer stands.
-    #[serde(default, skip_serializing_if = "AnswerStyle::is_default")]
-    pub answer: AnswerStyle,
-    /// How programs are judged, with `grader: code`.
-    #[serde(default, skip_serializing_if = "CodeRules::is_default")]
-    pub code: CodeRules,
-    /// How a response's step scores become one; `None` without a reward model.
-    pub aggregate: Option<Aggregate>,
-}
-
-/// How a response's step scores become one.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Aggregate {
-    /// The weakest step (paper.md §2.3).
-    #[default]
-    Min,
-    /// The mean.
-    Mean,
-    /// The last step.
-    Last,
+    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    pub precision: Precision,
 }
 
 impl Sample {
@@ -153,6 +103,7 @@ impl Sample {
             min_p: 0.0,
             stop: Vec::new(),
             limit: None,
+            precision: Precision::default(),
             shard_queries: default_shard_queries(),
             shard_samples: default_shard_samples(),
         }
@@ -195,6 +146,7 @@ impl Stage for Sample {
             min_p,
             stop,
             limit,
+            precision,
             shard_queries: _,
             shard_samples: _,
         } = self;
@@ -208,7 +160,7 @@ impl Stage for Sample {
                 values.into()
             }
         };
-        Ingredient::map([
+        let usual = Ingredient::map([
             ("temperature", temperature),
             ("samples", (*samples).into()),
             ("max_tokens", (*max_tokens).into()),
@@ -217,7 +169,8 @@ impl Stage for Sample {
             ("min_p", (*min_p).into()),
             ("stop", stop.clone().into()),
             ("limit", (*limit).into()),
-        ])
+        ]);
+        precision.beside(usual)
     }
 
     fn check(&self) -> Vec<Problem> {
@@ -282,6 +235,7 @@ impl Stage for Sample {
                             top_k: self.top_k,
                             min_p: self.min_p,
                             stop: self.stop.clone(),
+                            precision: self.precision,
                         }),
                         inputs: vec![
                             ("policy".to_owned(), ShardInput::Whole("policy".to_owned())),
@@ -297,7 +251,8 @@ impl Stage for Sample {
     }
 }
 
-fn rows(start: usize, end: usize) -> ShardInput {
+/// These rows of `queries`.
+pub(super) fn rows(start: usize, end: usize) -> ShardInput {
     ShardInput::Part(Piece::Rows { input: "queries".to_owned(), start, end })
 }
 
@@ -329,8 +284,8 @@ impl Stage for SampleShard {
     }
 
     fn identity(&self) -> Ingredient {
-        let Self { temperature, start, end, max_tokens, top_p, top_k, min_p, stop } = self;
-        Ingredient::map([
+        let Self { temperature, start, end, max_tokens, top_p, top_k, min_p, stop, precision } = self;
+        let usual = Ingredient::map([
             ("temperature", (*temperature).into()),
             ("start", (*start).into()),
             ("end", (*end).into()),
@@ -339,137 +294,13 @@ impl Stage for SampleShard {
             ("top_k", (*top_k).into()),
             ("min_p", (*min_p).into()),
             ("stop", stop.clone().into()),
-        ])
+        ]);
+        precision.beside(usual)
     }
 
     fn check(&self) -> Vec<Problem> {
         let mut checks = Checks::default();
         checks.temperature("temperature", self.temperature);
         checks.0
-    }
-}
-
-impl Score {
-    /// Scoring by the answer alone.
-    #[must_use]
-    pub fn new(responses: &Reference, queries: &Reference, grader: Grader) -> Self {
-        Self {
-            responses: responses.clone(),
-            queries: queries.clone(),
-            reward_model: None,
-            grader,
-            answer: AnswerStyle::default(),
-            code: CodeRules::default(),
-            aggregate: Aggregate::default(),
-        }
-    }
-
-    fn effective_aggregate(&self) -> Option<Aggregate> {
-        self.reward_model.is_some().then_some(self.aggregate)
-    }
-}
-
-/// The rows of `queries` that a file of [`Sample`]'s output answers.
-fn rows_of(path: &str) -> Option<(usize, usize)> {
-    let name = path.rsplit('/').next()?.strip_prefix('q')?;
-    let (first, last) = name.split_once('.')?.0.split_once('-')?;
-    Some((first.parse().ok()?, last.parse().ok()?))
-}
-
-impl Stage for Score {
-    fn runner(&self) -> Runner {
-        Runner::None
-    }
-
-    fn inputs(&self) -> Vec<Input> {
-        let mut inputs =
-            vec![Input::required("responses", &self.responses), Input::required("queries", &self.queries)];
-        inputs.extend(self.reward_model.iter().map(|model| Input::required("reward_model", model)));
-        inputs
-    }
-
-    fn outputs(&self) -> Vec<Output> {
-        vec![Output::folder("rewards")]
-    }
-
-    fn identity(&self) -> Ingredient {
-        let Self { responses: _, queries: _, reward_model: _, grader, answer, code, aggregate: _ } = self;
-        judging(*grader, *answer, self.effective_aggregate(), code)
-    }
-
-    fn check(&self) -> Vec<Problem> {
-        let mut checks = Checks::default();
-        self.code.check(&mut checks, self.grader);
-        checks.0
-    }
-
-    fn sharded(&self) -> bool {
-        true
-    }
-
-    /// A file whose name does not say which queries it answers is given all of them.
-    fn shards(&self, source: &ShardSource) -> Option<Vec<Shard>> {
-        let shard = |path: &String| {
-            let range = match rows_of(path) {
-                Some((first, last)) => rows(first.min(source.queries), last.min(source.queries)),
-                None => rows(0, source.queries),
-            };
-            let file = ShardInput::Part(Piece::File { input: "responses".to_owned(), path: path.clone() });
-            let mut inputs = vec![("responses".to_owned(), file), ("queries".to_owned(), range)];
-            if self.reward_model.is_some() {
-                let name = "reward_model".to_owned();
-                inputs.push((name.clone(), ShardInput::Whole(name)));
-            }
-            Shard {
-                path: format!("rewards/{path}"),
-                stage: StageConfig::ScoreShard(ScoreShard {
-                    grader: self.grader,
-                    answer: self.answer,
-                    code: self.code.settled(self.grader),
-                    aggregate: self.effective_aggregate(),
-                }),
-                inputs,
-            }
-        };
-        let mut shards: Vec<Shard> = source.responses.iter().map(shard).collect();
-        shards.sort_by(|a, b| a.path.cmp(&b.path));
-        Some(shards)
-    }
-}
-
-impl Stage for ScoreShard {
-    fn runner(&self) -> Runner {
-        if self.aggregate.is_some() { Runner::Worker } else { Runner::InProcess }
-    }
-
-    /// None that the pipeline names: a shard's inputs (`responses`, `queries` and, with an aggregate,
-    /// `reward_model`) are in its [`Shard`].
-    fn inputs(&self) -> Vec<Input> {
-        Vec::new()
-    }
-
-    fn outputs(&self) -> Vec<Output> {
-        vec![Output::file("rewards", "rewards.jsonl")]
-    }
-
-    fn identity(&self) -> Ingredient {
-        let Self { grader, answer, code, aggregate } = self;
-        judging(*grader, *answer, *aggregate, code)
-    }
-
-    fn check(&self) -> Vec<Problem> {
-        Vec::new()
-    }
-}
-
-impl Aggregate {
-    /// The name in pipelines.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Min => "min",
-            Self::Mean => "mean",
-            Self::Last => "last",
-        }
     }
 }

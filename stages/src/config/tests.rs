@@ -1,5 +1,5 @@
-mod select;
 mod labels;
+mod select;
 
 use std::collections::HashSet;
 

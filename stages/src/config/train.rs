@@ -4,6 +4,7 @@ use bstar_cache::Ingredient;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
+use super::reading::Reading;
 use crate::reference::Reference;
 use crate::stage::{Input, Output, Problem, Runner, Stage};
 
@@ -170,6 +171,13 @@ pub struct RewardModel {
     pub labels: Reference,
     /// The updates.
     pub training: Training,
+    /// How it is read; `score` must read it in the same way.
+    #[serde(default, skip_serializing_if = "Reading::is_default")]
+    pub reading: Reading,
+    /// Learns a step's label at every token of the step and not only where it is read, as the published code
+    /// does (`--train_on_every_token`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub every_token: bool,
 }
 
 impl Architecture {
@@ -450,13 +458,17 @@ impl Stage for RewardModel {
     }
 
     fn identity(&self) -> Ingredient {
-        let Self { policy: _, labels: _, training } = self;
-        Ingredient::map([("training", training.identity())])
+        let Self { policy: _, labels: _, training, reading, every_token } = self;
+        let training = [("training".to_owned(), training.identity())];
+        let reading = reading.identity().map(|reading| ("reading".to_owned(), reading));
+        let every = every_token.then(|| ("every_token".to_owned(), true.into()));
+        Ingredient::Map(training.into_iter().chain(reading).chain(every).collect())
     }
 
     fn check(&self) -> Vec<Problem> {
         let mut checks = Checks::default();
         self.training.check(&mut checks);
+        self.reading.check(&mut checks);
         checks.0
     }
 

@@ -55,6 +55,14 @@ pub fn choose(choices: &[(String, String)], key: &str, response: &str) -> Verdic
     }
 }
 
+/// The position of the choice that a response makes, of choices that a prompt lettered by position.
+#[must_use]
+pub fn choice(texts: &[String], response: &str) -> Option<usize> {
+    let letter = |position| choice_letter(position).map(String::from).unwrap_or_default();
+    let choices: Vec<_> = texts.iter().enumerate().map(|(at, text)| (letter(at), text.clone())).collect();
+    chosen(&choices, response)
+}
+
 /// What announces the choice, most reliable first.
 const ANNOUNCEMENTS: [&str; 5] = ["final answer", "correct answer is", "answer is", "answer:", "# answer"];
 

@@ -1,7 +1,12 @@
 //! What graders disagree on, as switches.
 
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+
 /// What a percent sign does.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Percent {
     /// `50%` equals `50` and `0.5`.
     #[default]
@@ -22,7 +27,8 @@ pub struct Rounding {
 }
 
 /// What graders disagree on.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Conventions {
     /// What a percent sign does.
     pub percent: Percent,
@@ -57,7 +63,59 @@ impl Default for Conventions {
     }
 }
 
+impl Percent {
+    /// The name in pipelines.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Either => "either",
+            Self::Sign => "sign",
+            Self::Hundredth => "hundredth",
+        }
+    }
+}
+
+/// What stands for "never" in texts.
+const NONE: &str = "none";
+
+impl Rounding {
+    /// Decimals that have at least this many digits, or (with `none`) no decimals at all.
+    fn read(text: &str) -> Result<Self, String> {
+        let digits = match text {
+            NONE => u32::MAX,
+            _ => text.parse().map_err(|_| "`rounding` is a number of digits, or none".to_owned())?,
+        };
+        Ok(Self { digits, ..Conventions::default().rounding })
+    }
+}
+
+/// Written as its number of digits, or `none`.
+impl Serialize for Rounding {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.digits == u32::MAX {
+            serializer.serialize_str(NONE)
+        } else {
+            serializer.serialize_u32(self.digits)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Rounding {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = match Value::deserialize(deserializer)? {
+            Value::String(text) => text,
+            other => other.to_string(),
+        };
+        Self::read(&text).map_err(D::Error::custom)
+    }
+}
+
 impl Conventions {
+    /// Whether all are the usual ones.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Changes one convention by its name: `percent` to `either`, `sign` or `hundredth`; `rounding` to the digits
     /// that a decimal must have at least, or `none`; any other one to `true` or `false`.
     ///
@@ -75,11 +133,7 @@ impl Conventions {
                 return Ok(());
             }
             "rounding" => {
-                let digits = match value {
-                    "none" => u32::MAX,
-                    _ => value.parse().map_err(|_| "`rounding` is a number of digits, or none".to_owned())?,
-                };
-                self.rounding.digits = digits;
+                self.rounding = Rounding::read(value)?;
                 return Ok(());
             }
             "list_order" => &mut self.list_order,

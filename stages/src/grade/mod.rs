@@ -64,7 +64,7 @@ use expr::{Expr, SetOperation};
 use lex::Reading;
 use work::Work;
 
-pub use self::choice::{choice_letter, choice_prompt, choices, choose};
+pub use self::choice::{choice, choice_letter, choice_prompt, choices, choose};
 pub use self::conventions::{Conventions, Percent, Rounding};
 pub use self::extract::find;
 pub use self::official::{mathd_form, official, prm800k_form};
@@ -92,13 +92,14 @@ impl Verdict {
 
 /// Whether an answer is the reference answer.
 #[must_use]
-pub fn equal(answer: &str, reference: &str, grader: Grader) -> bool {
+pub fn equal(answer: &str, reference: &str, grader: Grader, conventions: &Conventions) -> bool {
     match grader {
         Grader::Exact => answer == reference,
+        Grader::Choice => answer.eq_ignore_ascii_case(reference.trim()),
         // Programs are judged by tests, not by an answer.
         Grader::Code => false,
         Grader::Official => official(answer, reference),
-        Grader::Math => math(reference, answer, &Conventions::default()).correct,
+        Grader::Math => math(reference, answer, conventions).correct,
     }
 }
 
@@ -117,6 +118,7 @@ pub fn judge(gold: &str, response: &str, grader: Grader, conventions: &Conventio
             string(answer, official)
         }
         Grader::Exact => string(response.rsplit(ANSWER_MARKER).next().unwrap_or(response), |a, b| a == b),
+        Grader::Choice => Verdict::of(false, "a choice is judged by what there is to choose from"),
         Grader::Code => Verdict::of(false, "programs are judged by tests"),
     }
 }

@@ -138,7 +138,10 @@ fn gold_solutions_are_correct_and_diverse() {
         let solutions: HashSet<String> = (0..64).map(|_| problem.plan.solution(&mut dice)).collect();
         for solution in &solutions {
             let answer = grade::extract(solution).unwrap();
-            assert!(grade::equal(answer, &query.answer, Grader::Math), "{query:?}: {solution}");
+            assert!(
+                grade::equal(answer, &query.answer, Grader::Math, &grade::Conventions::default()),
+                "{query:?}: {solution}"
+            );
             assert_eq!(grade::steps(solution).len(), problem.plan.len());
         }
         distinct += solutions.len();

@@ -18,6 +18,7 @@ struct Item {
     answer: String,
     /// The reference solutions, the first of which is the best known.
     solutions: Vec<String>,
+    choices: Option<Vec<String>>,
     tests: Option<Tests>,
     tags: BTreeMap<String, String>,
 }
@@ -50,8 +51,8 @@ pub(super) fn dataset(config: &Dataset, work: &Work) -> Result<Map<String, Value
                 reward: None,
             });
         }
-        let Item { answer, tests, tags, .. } = item;
-        queries.push(Query { id, prompt, answer, prefix: None, tests, tags });
+        let Item { answer, choices, tests, tags, .. } = item;
+        queries.push(Query { id, prompt, answer, prefix: None, choices, tests, tags });
     }
     if queries.is_empty() {
         let hint = "look at `skip`, `limit` and the file";
@@ -144,6 +145,7 @@ impl Row<'_> {
             question,
             answer,
             solutions: solution.into_iter().collect(),
+            choices: None,
             tests: None,
             tags: self.tags(),
         };
@@ -151,6 +153,7 @@ impl Row<'_> {
             question,
             answer: String::new(),
             solutions: solutions.iter().map(|code| code.trim_end().to_owned()).collect(),
+            choices: None,
             tests: Some(tests),
             tags: self.tags(),
         };
@@ -232,6 +235,7 @@ impl Row<'_> {
             question,
             answer: letter.to_string(),
             solutions: vec![String::new()],
+            choices: Some(choices.into_iter().map(|(_, text)| text).collect()),
             tests: None,
             tags: self.tags(),
         })

@@ -41,6 +41,7 @@ pub(super) fn prefixes(config: &Prefixes, work: &Work) -> Result<Map<String, Val
                 prompt: query.prompt.clone(),
                 answer: query.answer.clone(),
                 prefix: Some(prefix.clone()),
+                choices: query.choices.clone(),
                 tests: None,
                 tags: query.tags.clone(),
             });

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{Work, metrics};
 use crate::code::{Judge, Rules, extract};
-use crate::config::{Aggregate, AnswerStyle, CodeRules, Grader, ScoreShard};
+use crate::config::{Aggregate, CodeRules, Grader, Scale, ScoreShard};
 use crate::files;
 use crate::grade as grading;
 use crate::protocol::StageError;
@@ -17,12 +17,32 @@ use crate::record::{Query, Response, Reward};
 use crate::sandbox::{Limits, Python, Sandbox};
 
 /// Judges a response by its answer: the reward is 1 when it is right and 0 otherwise.
-#[must_use]
-pub fn grade(query: &Query, response: &Response, grader: Grader, style: AnswerStyle) -> Reward {
-    let extracted = grading::find(&response.text, style);
-    let correct = extracted.as_deref().is_some_and(|answer| grading::equal(answer, &query.answer, grader));
+///
+/// # Errors
+/// When its query lacks what the grader needs.
+pub fn grade(query: &Query, response: &Response, settings: &ScoreShard) -> Result<Reward, StageError> {
+    let ScoreShard { grader, answer, conventions, .. } = settings;
+    let extracted = match grader {
+        Grader::Choice => chosen(query, response)?.map(Cow::Owned),
+        _ => grading::find(&response.text, *answer),
+    };
+    let correct = extracted
+        .as_deref()
+        .is_some_and(|answer| grading::equal(answer, &query.answer, *grader, conventions));
     let equations = grading::equations(&response.text);
-    Reward { equations, ..judged(response, correct, extracted.map(Cow::into_owned)) }
+    Ok(Reward { equations, ..judged(response, correct, extracted.map(Cow::into_owned)) })
+}
+
+/// The letter of the choice that a response makes.
+fn chosen(query: &Query, response: &Response) -> Result<Option<String>, StageError> {
+    let choices = query.choices.as_ref().filter(|choices| !choices.is_empty()).ok_or_else(|| {
+        StageError::invalid(format!("the query `{}` has no choices", query.id)).hint(
+            "with `grader: choice` every row of `queries` needs `choices`, a list of texts, as `dataset` makes \
+             with `format: arc`",
+        )
+    })?;
+    let position = grading::choice(choices, &response.text);
+    Ok(position.and_then(grading::choice_letter).map(String::from))
 }
 
 /// The judgement of a response, of which nothing but its answer was looked at.
@@ -81,8 +101,7 @@ impl Programs {
 /// Judges responses, one after the other, as a [`ScoreShard`] says.
 #[derive(Debug)]
 pub struct Grading {
-    grader: Grader,
-    answer: AnswerStyle,
+    config: ScoreShard,
     programs: Option<Programs>,
 }
 
@@ -92,31 +111,30 @@ impl Grading {
     /// # Errors
     /// When programs are to be judged, and cannot be run safely here.
     pub fn new(config: &ScoreShard) -> Result<Self, StageError> {
-        let ScoreShard { grader, answer, code, aggregate: _ } = config;
-        let programs = (*grader == Grader::Code).then(|| Programs::new(code)).transpose()?;
-        Ok(Self { grader: *grader, answer: *answer, programs })
+        let programs = (config.grader == Grader::Code).then(|| Programs::new(&config.code)).transpose()?;
+        Ok(Self { config: config.clone(), programs })
     }
 
     /// The judgement of a response: the reward is 1 when it is right and 0 otherwise.
     ///
     /// # Errors
-    /// When its query has no tests for a program, or the sandbox fails.
+    /// When its query lacks what the grader needs, or the sandbox fails.
     pub fn judge(&mut self, query: &Query, response: &Response) -> Result<Reward, StageError> {
         match &mut self.programs {
             Some(programs) => programs.grade(query, response),
-            None => Ok(grade(query, response, self.grader, self.answer)),
+            None => grade(query, response, &self.config),
         }
     }
 }
 
-/// Adds a reward model's scores of a response's steps, each in [-1, 1], to its judgement.
+/// Adds a reward model's scores of a response's steps to its judgement.
 pub fn add_model_scores(reward: &mut Reward, step_scores: Vec<f64>, aggregate: Aggregate) {
     reward.reward = f64::from(u8::from(reward.correct)) + aggregate.of(&step_scores);
     reward.step_scores = Some(step_scores);
 }
 
 impl Aggregate {
-    /// One score of several; the lowest possible (-1) for a response without steps.
+    /// One score of several; the lowest that a share can have (-1) for a response without steps.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a number of steps")]
     pub fn of(self, scores: &[f64]) -> f64 {
@@ -125,6 +143,21 @@ impl Aggregate {
             Self::Min => scores.iter().copied().fold(f64::INFINITY, f64::min),
             Self::Mean => scores.iter().sum::<f64>() / scores.len() as f64,
             Self::Last => *last,
+            Self::Product => {
+                2.0 * scores.iter().map(|score| f64::midpoint(*score, 1.0)).product::<f64>() - 1.0
+            }
+        }
+    }
+}
+
+impl Scale {
+    /// The score of an output.
+    #[must_use]
+    pub fn of(self, output: f64) -> f64 {
+        match self {
+            Self::Share => 2.0 / (1.0 + (-output).exp()) - 1.0,
+            Self::Clamp => output.clamp(-1.0, 1.0),
+            Self::Fifth => output / 5.0,
         }
     }
 }
@@ -137,8 +170,7 @@ pub(super) fn text_id(text: &str) -> String {
 }
 
 pub(super) fn score(config: &ScoreShard, work: &Work) -> Result<Map<String, Value>, StageError> {
-    let ScoreShard { grader: _, answer: _, code: _, aggregate } = config;
-    if aggregate.is_some() {
+    if config.aggregate.is_some() {
         return Err(StageError::failed("scoring with a reward model does not run in this process"));
     }
     let queries: Vec<Query> = work.rows("queries")?;

@@ -1,7 +1,7 @@
 mod budget;
-mod selection;
 mod dataset;
 mod labels;
+mod selection;
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::code::Tests;
-use crate::config::{AnswerStyle, Grader};
+use crate::config::{Scale, ScoreShard};
 use crate::protocol::FailureKind;
 use crate::record::{Example, FinishReason, LabelledSteps, Query, Response, Reward};
 
@@ -51,6 +51,7 @@ fn query(id: &str, answer: &str) -> Query {
         prompt: format!("prompt of {id}"),
         answer: answer.to_owned(),
         prefix: None,
+        choices: None,
         tests: None,
         tags: BTreeMap::new(),
     }
@@ -74,7 +75,7 @@ fn solution(answer: &str) -> String {
 
 fn judged(rows: &[Response], queries: &[Query]) -> Vec<Reward> {
     let of = |response: &Response| queries.iter().find(|query| query.id == response.query_id).unwrap();
-    rows.iter().map(|response| grade(of(response), response, Grader::Math, AnswerStyle::Section)).collect()
+    rows.iter().map(|response| grade(of(response), response, &ScoreShard::new(None)).unwrap()).collect()
 }
 
 /// Two queries; the first has three responses of which two are equal and right, the second one wrong.
@@ -269,6 +270,55 @@ fn public_data_sets_are_read_whole() {
 }
 
 #[test]
+fn every_question_of_arc_can_be_answered_rightly() {
+    let Some(text) = crate::at_hand::shared("arc/arc_challenge_test.jsonl") else { return };
+    let mut bench = Bench::new();
+    bench.give("file", &text.lines().map(|row| serde_json::from_str(row).unwrap()).collect::<Vec<Value>>());
+    bench.run("dataset", json!({"file": "f", "format": "arc"})).unwrap();
+    let queries: Vec<Query> = bench.rows("queries.jsonl");
+    assert_eq!(queries.len(), 1172);
+    bench.give("queries", &queries);
+    // Each choice, by its letter and in its words.
+    let mut responses = Vec::new();
+    for query in &queries {
+        for (number, text) in (0..).zip(query.choices.as_ref().unwrap()) {
+            let letter = char::from(b'A' + number);
+            let number = u32::from(number);
+            responses.push(response(&query.id, 2 * number, &format!("Hm.\n\nFinal answer: ({letter})")));
+            responses.push(response(&query.id, 2 * number + 1, &format!("Final answer: {text}")));
+        }
+    }
+    bench.give("responses", &responses);
+    let metrics = bench.run("score_shard", json!({"grader": "choice", "aggregate": null})).unwrap();
+    assert_eq!(metrics["correct"], 2 * queries.len());
+    for reward in bench.rows::<Reward>("rewards.jsonl") {
+        let query = queries.iter().find(|query| query.id == reward.query_id).unwrap();
+        assert_eq!(reward.extracted.as_deref() == Some(query.answer.as_str()), reward.correct);
+    }
+}
+
+#[test]
+fn choices_are_asked_for_where_they_are_missing() {
+    let mut bench = Bench::new();
+    bench.give("queries", &[query("a", "B")]);
+    bench.give("responses", &[response("a", 0, "Final answer: (B)")]);
+    let error = bench.run("score_shard", json!({"grader": "choice", "aggregate": null})).unwrap_err();
+    assert!(error.message.contains("the query `a` has no choices"), "{error}");
+    assert!(error.hint.unwrap().contains("format: arc"));
+}
+
+#[test]
+fn conventions_change_verdicts() {
+    let mut bench = Bench::new();
+    bench.give("queries", &[query("a", "0.5")]);
+    bench.give("responses", &[response("a", 0, &solution("50%"))]);
+    for (percent, correct) in [("either", 1), ("hundredth", 1), ("sign", 0)] {
+        let with = json!({"grader": "math", "aggregate": null, "conventions": {"percent": percent}});
+        assert_eq!(bench.run("score_shard", with).unwrap()["correct"], correct, "{percent}");
+    }
+}
+
+#[test]
 fn a_response_to_an_unknown_query_is_refused() {
     let mut bench = Bench::new();
     bench.give("queries", &[query("a", "7")]);
@@ -287,6 +337,13 @@ fn a_reward_model_adds_to_correctness() {
     assert_eq!(rewards[3].reward, 0.25);
     add_model_scores(&mut rewards[3], vec![], crate::config::Aggregate::Mean);
     assert_eq!(rewards[3].reward, -1.0);
+    // Shares of 3/4 and 1/2 are one of 3/8.
+    assert_eq!(crate::config::Aggregate::Product.of(&[0.5, 0.0]), -0.25);
+    let scaled = |output| [Scale::Share, Scale::Clamp, Scale::Fifth].map(|scale| scale.of(output));
+    assert_eq!(scaled(0.0), [0.0, 0.0, 0.0]);
+    assert_eq!(scaled(-5.0)[1..], [-1.0, -1.0]);
+    assert_eq!(scaled(7.5)[1..], [1.0, 1.5], "the published code has no limits");
+    assert!((scaled(-5.0)[0] + 0.986_614_298).abs() < 1e-9);
 }
 
 #[test]

@@ -158,7 +158,7 @@ proptest! {
     #[test]
     fn any_two_texts_can_be_judged(gold in any::<String>(), response in any::<String>()) {
         judged_by_all(&gold, &response);
-        prop_assert!(equal(&gold, &gold, Grader::Math));
+        prop_assert!(equal(&gold, &gold, Grader::Math, &Conventions::default()));
     }
 
     #[test]
@@ -228,7 +228,7 @@ proptest! {
             .map(|group| String::from_utf8_lossy(group).into_owned()).collect();
         for separator in [",", "{,}", ",\\!", "\\,"] {
             let grouped = groups.join(separator);
-            prop_assert!(equal(&grouped, &plain, Grader::Math), "{}", grouped);
+            prop_assert!(equal(&grouped, &plain, Grader::Math, &Conventions::default()), "{}", grouped);
         }
     }
 }

@@ -1,0 +1,43 @@
+//! In which numbers a model computes.
+
+use bstar_cache::Ingredient;
+use serde::{Deserialize, Serialize};
+
+/// In which numbers a model computes. They decide results, so they are in the key; the usual ones leave no trace
+/// in it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    Float32,
+    /// 16 bits, 8 of them for the exponent: half the memory, and many times the speed on a GPU.
+    Bfloat16,
+}
+
+impl Precision {
+    /// Whether it is the one that a pipeline need not name.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The name in pipelines.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Bfloat16 => "bfloat16",
+        }
+    }
+    /// Other settings' part of a key, and this one's unless it is the usual one.
+    pub(super) fn beside(self, settings: Ingredient) -> Ingredient {
+        match settings {
+            Ingredient::Map(mut fields) if !self.is_default() => {
+                fields.insert("precision".to_owned(), self.name().into());
+                Ingredient::Map(fields)
+            }
+            other => other,
+        }
+    }
+}

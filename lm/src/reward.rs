@@ -9,12 +9,13 @@ use bstar_stages::record::{LabelledSteps, Query, Response};
 use tch::{Device, Kind, Tensor};
 
 use crate::batch::Packed;
+use crate::block::Weight;
 use crate::error::{Result, torch};
 use crate::model::{Decoder, Weights, index, rounded};
+use crate::objective::{Judged, Objective};
 use crate::progress::{Control, Progress};
 use crate::tensors::Tensors;
 use crate::tokenizer::Tokenizer;
-use crate::train::Objective;
 
 /// Tokens scored at a time.
 const TOKENS: usize = 8192;
@@ -88,25 +89,31 @@ pub struct StepLabels;
 impl Objective for StepLabels {
     type Row = StepsRow;
 
-    fn tokens(&self, row: &StepsRow) -> usize {
-        row.ids.len()
+    fn ids<'a>(&self, row: &'a StepsRow) -> &'a [i64] {
+        &row.ids
     }
 
     fn targets(&self, row: &StepsRow) -> usize {
         row.ends.len()
     }
 
-    fn loss(&self, model: &Decoder, rows: &[&StepsRow]) -> Tensor {
-        let logits = logits(model, &model.weights(), rows);
+    fn judged(&self, row: &StepsRow) -> Vec<i64> {
+        row.ends.clone()
+    }
+
+    fn judge(&self, rows: &[&StepsRow], hidden: &Tensor, head: &mut Weight, scale: f64) -> Result<Judged> {
         let labels: Vec<f32> = rows.iter().flat_map(|row| row.labels.iter().copied()).collect();
-        let labels = Tensor::from_slice(&labels).to_device(model.device());
-        let logits = logits.narrow(0, 0, labels.size()[0]);
-        logits.binary_cross_entropy_with_logits(
-            &labels,
-            None::<&Tensor>,
-            None::<&Tensor>,
-            tch::Reduction::Sum,
-        )
+        let labels = Tensor::from_slice(&labels).to_device(hidden.device());
+        let logits = step_logits(hidden, &head.value);
+        let shares = logits.sigmoid();
+        let loss = |labels: &Tensor| {
+            let none = None::<&Tensor>;
+            logits.binary_cross_entropy_with_logits(labels, none, none, tch::Reduction::Sum).double_value(&[])
+        };
+        let sums = [loss(&labels) * scale, loss(&shares)];
+        let gradient = ((shares - labels) * scale).unsqueeze(1).to_kind(hidden.kind());
+        head.learn(&gradient.tr(), hidden);
+        Ok(Judged { sums, hidden: gradient.mm(&head.value) })
     }
 }
 
@@ -120,12 +127,13 @@ fn logits(model: &Decoder, weights: &Weights, rows: &[&StepsRow]) -> Tensor {
         ends.extend(row.ends.iter().map(|end| packed.start(number) + end));
     }
     ends.resize(rounded(ends.len() as i64) as usize, 0);
+    step_logits(&hidden.index_select(0, &index(&ends, model.device())), &weights.head)
+}
+
+/// The logit of each hidden state.
+fn step_logits(hidden: &Tensor, head: &Tensor) -> Tensor {
     // Products with one column round differently for different numbers of rows: sums do not.
-    (hidden.index_select(0, &index(&ends, model.device())) * &weights.head).sum_dim_intlist(
-        [-1_i64].as_slice(),
-        false,
-        Kind::Float,
-    )
+    (hidden * head).sum_dim_intlist([-1_i64].as_slice(), false, Kind::Float)
 }
 
 /// A reward model that starts from a policy: the same weights, and a head of zeros.
@@ -219,7 +227,7 @@ mod tests {
 
     use super::*;
     use crate::model::tests::random;
-    use crate::optim::{Optimizer, tests::training};
+    use crate::optim::tests::training;
     use crate::tokenizer::tests::folder;
     use crate::train::{Run, train};
 
@@ -270,11 +278,10 @@ mod tests {
         let mut model = from_policy(&random(64, 2, 2, 2, 120));
         let scratch = tempfile::tempdir().unwrap();
         let settings = training(40, 20, 1e-3, OptimizerKind::Adamw);
-        let run = Run { settings: &settings, seed: 1, threads: 1, scratch: scratch.path() };
+        let run = Run { settings: &settings, seed: 1, threads: 1, inherit: None, scratch: scratch.path() };
         let stop = AtomicBool::new(false);
         let mut control = Control::new(&stop, |_| ());
-        let optimizer = Optimizer::new(OptimizerKind::Adamw);
-        let (_, log, _) = train(&StepLabels, &rows, &mut model, optimizer, &run, &mut control).unwrap();
+        let log = train(&StepLabels, &rows, &mut model, &run, &mut control).unwrap().log;
         assert!((log[0].loss - std::f64::consts::LN_2).abs() < 1e-6, "a zero head knows nothing");
         let scorer = Scorer::new(model, tokenizer).unwrap();
         let pairs = [pair(41, "3 + 2 = 8\n\n1 + 2 = 4"), pair(42, "3 + 2 = 4\n\n1 + 2 = 8\n\n# Answer\n\n8")];

@@ -82,7 +82,6 @@ pub fn train<O: Objective>(
         return Err(StageError::invalid("the dataset is empty: there is nothing to train on"));
     }
     let began = Instant::now();
-    let _guard = tch::no_grad_guard();
     let adapters = settings.lora.as_ref().map(|lora| Adapters::new(lora, model, run.seed));
     let mut gradients = Gradients::new(settings, model, adapters.as_ref(), run.threads);
     // The same storage as what the passes compute with.

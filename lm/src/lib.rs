@@ -1,18 +1,21 @@
 //! The language-model engine behind the worker executable `bstar-lm`.
 //!
 //! - [`worker`]: takes orders and reports. [`steps`]: the stages it carries out. [`device`]: on what.
+//!   [`memory`]: how freed memory is kept.
 //! - [`tokenizer`]: training a tokenizer; encoding and decoding.
 //! - [`ask`], [`inspect`]: questions to a model from the command line.
 //! - [`config`], [`checkpoint`]: Hugging Face folders, read and written. [`tensors`]: safetensors files.
 //! - [`model`]: the decoder. [`rope`]: its rotary positions. [`generate`]: sampling responses. [`cascade`]: the attention of a wave of them.
 //!   [`draw`]: choosing one token. [`stream`]: random numbers.
-//! - [`optim`], [`batch`], [`train`]: optimizers, packed rows, and the loop of `pretrain` and `sft`.
+//! - [`batch`]: rows in one stream. [`train`]: the loop of `pretrain`, `sft` and `reward_model`; [`objective`]:
+//!   what is learnt; [`optim`]: optimizers; [`lora`]: adapters; [`initial`]: new models; [`merge`]: means of models.
 //! - [`reward`]: process reward models. [`shared`]: responses that share prompts.
 //!
 //! The crate knows nothing of plans, stores or keys.
 
 pub mod ask;
 pub mod batch;
+mod block;
 pub mod cascade;
 pub mod checkpoint;
 pub mod config;
@@ -20,10 +23,16 @@ pub mod device;
 pub mod draw;
 pub mod error;
 pub mod generate;
+mod gradients;
+pub mod initial;
 pub mod inspect;
+pub mod lora;
+pub mod memory;
 pub mod merge;
 pub mod model;
+pub mod objective;
 pub mod optim;
+mod packing;
 pub mod progress;
 mod resume;
 pub mod reward;
@@ -34,4 +43,5 @@ pub mod stream;
 pub mod tensors;
 pub mod tokenizer;
 pub mod train;
+mod trunk;
 pub mod worker;

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use bstar_lm::ask::{Ask, answer};
-use bstar_lm::{device, worker};
+use bstar_lm::{device, memory, worker};
 use bstar_stages::protocol::FailureKind;
 use clap::{Parser, Subcommand};
 
@@ -32,6 +32,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    memory::keep_freed();
     device::single_thread();
     match Cli::parse().command {
         Command::Worker { device } => {

@@ -108,17 +108,15 @@ impl Decoder {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect()
     }
 
+    /// Its parameters.
+    #[must_use]
+    pub fn tensors(&self) -> &Tensors {
+        &self.tensors
+    }
+
     /// Its parameters, to be updated.
     pub fn tensors_mut(&mut self) -> &mut Tensors {
         &mut self.tensors
-    }
-
-    /// A copy with storage of its own, whose parameters collect gradients.
-    #[must_use]
-    pub fn replica(&self) -> Self {
-        let copy = |tensor: &Tensor| tensor.detach().copy().set_requires_grad(true);
-        let tensors = self.tensors.iter().map(|(name, tensor)| (name.clone(), copy(tensor))).collect();
-        Self::new(self.config.clone(), tensors)
     }
 
     /// Weights ready for [`forward`].
@@ -275,7 +273,7 @@ pub(crate) fn index(values: &[i64], device: Device) -> Tensor {
 pub(crate) mod tests {
     use super::*;
     use crate::config::tests::shape;
-    use crate::train::initial;
+    use crate::initial::initial;
 
     #[test]
     fn a_number_has_one_sigmoid_wherever_it_stands() {

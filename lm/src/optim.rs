@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use bstar_stages::config::{Optimizer as Kind, Schedule, ScheduleShape, Training};
+use bstar_stages::config::{Numbers, Optimizer as Kind, Schedule, ScheduleShape, Training};
 use bstar_stages::protocol::StageError;
 use serde_json::{Value, json};
 use tch::{Device, Kind as Number, Tensor};
@@ -21,10 +21,15 @@ const NEWTON_SCHULZ: (f64, f64, f64) = (3.4445, -4.7750, 2.0315);
 /// Its number of steps.
 const STEPS: usize = 5;
 
+/// Numbers of a sweep's pass: as many as stay in a core's cache with all that is computed from them.
+pub(crate) const CHUNK: i64 = 1 << 16;
+
 /// Running averages of the gradients, and how many updates they have seen.
 #[derive(Debug)]
 pub struct Optimizer {
     kind: Kind,
+    /// The numbers in which averages are kept.
+    numbers: Number,
     /// By parameter.
     moments: BTreeMap<String, Moments>,
     updates: usize,
@@ -45,6 +50,19 @@ struct Slot<'a> {
     moments: &'a mut Moments,
 }
 
+/// How an update is to be made.
+#[derive(Debug, Clone, Copy)]
+pub struct Step<'a> {
+    /// The rates at their peak.
+    pub settings: &'a Training,
+    /// The part of the peak rates to use.
+    pub share: f64,
+    /// What gradients are multiplied by.
+    pub scale: f64,
+    /// Whether to use two threads.
+    pub parallel: bool,
+}
+
 /// What is the same for all parameters of an update.
 #[derive(Clone, Copy)]
 struct Rates {
@@ -52,6 +70,7 @@ struct Rates {
     muon: f64,
     decay: f64,
     betas: [f64; 2],
+    scale: f64,
     /// What AdamW's averages are divided by, because they began at zero.
     corrections: [f64; 2],
 }
@@ -64,20 +83,22 @@ fn is_hidden_matrix(name: &str, parameter: &Tensor) -> bool {
 impl Optimizer {
     /// A state without history.
     #[must_use]
-    pub fn new(kind: Kind) -> Self {
-        Self { kind, moments: BTreeMap::new(), updates: 0 }
+    pub fn new(settings: &Training) -> Self {
+        let numbers = number(settings.moments);
+        Self { kind: settings.optimizer, numbers, moments: BTreeMap::new(), updates: 0 }
     }
 
     /// A state put together again from [`Optimizer::tensors`].
     #[must_use]
-    pub fn restored(kind: Kind, mut tensors: Tensors, updates: usize) -> Self {
+    pub fn restored(settings: &Training, mut tensors: Tensors, updates: usize) -> Self {
+        let numbers = number(settings.moments);
         let seconds = tensors.split_off("second.");
         let moments = tensors.into_iter().map(|(name, first)| {
             let name = name.trim_start_matches("first.").to_owned();
-            let second = seconds.get(&format!("second.{name}")).map(Tensor::shallow_clone);
-            (name, Moments { first, second })
+            let second = seconds.get(&format!("second.{name}")).map(|second| second.to_kind(numbers));
+            (name, Moments { first: first.to_kind(numbers), second })
         });
-        Self { kind, moments: moments.collect(), updates }
+        Self { kind: settings.optimizer, numbers, moments: moments.collect(), updates }
     }
 
     /// Updates it has made, in all stages that inherited it.
@@ -98,16 +119,9 @@ impl Optimizer {
 
     /// Updates the parameters in place, on one or two threads with the same result.
     ///
-    /// `gradients` are in the order of the parameters' names; `share` is the part of the peak learning
-    /// rates to use.
-    pub fn update(
-        &mut self,
-        parameters: &mut Tensors,
-        gradients: Vec<Tensor>,
-        settings: &Training,
-        share: f64,
-        parallel: bool,
-    ) {
+    /// `gradients` are in the order of the parameters' names.
+    pub fn update(&mut self, parameters: &mut Tensors, gradients: Vec<Tensor>, step: Step<'_>) {
+        let Step { settings, share, scale, parallel } = step;
         let _guard = tch::no_grad_guard();
         self.updates += 1;
         let power = i32::try_from(self.updates).unwrap_or(i32::MAX);
@@ -116,38 +130,21 @@ impl Optimizer {
             muon: share * settings.muon_learning_rate,
             decay: settings.weight_decay,
             betas: settings.betas,
+            scale,
             corrections: settings.betas.map(|beta| 1.0 - beta.powi(power)),
         };
+        let numbers = self.numbers;
         for (name, parameter) in parameters.iter() {
             let muon = self.kind == Kind::Muon && is_hidden_matrix(name, parameter);
-            let zeros = || parameter.detach().zeros_like();
+            let zeros = || Tensor::zeros(parameter.size().as_slice(), (numbers, parameter.device()));
             let new = || Moments { first: zeros(), second: (!muon).then(zeros) };
             let _moments = self.moments.entry(name.clone()).or_insert_with(new);
         }
         // Both maps have the same names, and so the same order.
         let slots = parameters.values_mut().zip(gradients).zip(self.moments.values_mut());
-        let mut slots: Vec<Slot<'_>> =
+        let slots: Vec<Slot<'_>> =
             slots.map(|((parameter, gradient), moments)| Slot { parameter, gradient, moments }).collect();
-        if !parallel {
-            slots.iter_mut().for_each(|slot| slot.update(&rates));
-            return;
-        }
-        slots.sort_by_key(|slot| std::cmp::Reverse(slot.work()));
-        let (mut left, mut right) = (Vec::new(), Vec::new());
-        let mut work = [0, 0];
-        for slot in slots {
-            let lighter = usize::from(work[1] < work[0]);
-            work[lighter] += slot.work();
-            if lighter == 0 { left.push(slot) } else { right.push(slot) }
-        }
-        std::thread::scope(|scope| {
-            let _other = scope.spawn(move || {
-                tch::set_num_threads(1);
-                let _guard = tch::no_grad_guard();
-                right.iter_mut().for_each(|slot| slot.update(&rates));
-            });
-            left.iter_mut().for_each(|slot| slot.update(&rates));
-        });
+        let _done: Vec<()> = in_two(slots, Slot::work, parallel, |slot| slot.update(&rates));
     }
 
     /// Writes the state into a folder.
@@ -156,7 +153,7 @@ impl Optimizer {
     /// When a file cannot be written.
     pub fn save(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(io("create", folder))?;
-        write_tensors(&folder.join("optimizer.safetensors"), self.tensors(), Number::Float, None)?;
+        write_tensors(&folder.join("optimizer.safetensors"), self.tensors(), self.numbers, None)?;
         let state = json!({"updates": self.updates, "optimizer": self.kind});
         write_json(&folder.join("state.json"), &state)
     }
@@ -165,7 +162,8 @@ impl Optimizer {
     ///
     /// # Errors
     /// When a file cannot be read, or the state is that of another optimizer or model.
-    pub fn load(folder: &Path, kind: Kind, parameters: &Tensors, device: Device) -> Result<Self> {
+    pub fn load(folder: &Path, settings: &Training, parameters: &Tensors, device: Device) -> Result<Self> {
+        let kind = settings.optimizer;
         let path = folder.join("state.json");
         let text = std::fs::read(&path).map_err(io("read", &path))?;
         let invalid = |what: String| {
@@ -191,7 +189,7 @@ impl Optimizer {
         if let Some(name) = parameters.keys().find(|name| !all(name)) {
             return Err(invalid(format!("it knows nothing of `{name}`")));
         }
-        Ok(Self::restored(kind, tensors, usize::try_from(updates).unwrap_or(usize::MAX)))
+        Ok(Self::restored(settings, tensors, usize::try_from(updates).unwrap_or(usize::MAX)))
     }
 }
 
@@ -208,23 +206,97 @@ impl Slot<'_> {
     fn update(&mut self, rates: &Rates) {
         let Self { parameter, gradient, moments: Moments { first, second } } = self;
         let rate = if second.is_some() { rates.adamw } else { rates.muon };
-        if rates.decay > 0.0 && parameter.dim() >= 2 {
-            drop(parameter.g_mul_scalar_(1.0 - rate * rates.decay));
-        }
-        let Some(second) = second else {
-            drop(first.g_mul_scalar_(MOMENTUM).g_add_(gradient));
-            let (rows, columns) = (parameter.size()[0], parameter.size()[1]);
-            #[expect(clippy::cast_precision_loss, reason = "sizes of matrices")]
-            let scale = (rows as f64 / columns as f64).max(1.0).sqrt();
-            let direction = orthogonal(&(&*gradient + &*first * MOMENTUM));
-            drop(parameter.g_add_(&(direction * (-rate * scale))));
+        let decay = if parameter.dim() >= 2 { rate * rates.decay } else { 0.0 };
+        if let Some(second) = second {
+            let [mut parameter, gradient, mut first, mut second] =
+                [parameter, gradient, first, second].map(|tensor| tensor.view(-1));
+            let size = parameter.size()[0];
+            let step = if parameter.device() == Device::Cpu { CHUNK } else { size.max(1) };
+            for start in (0..size).step_by(step as usize) {
+                let part = |tensor: &mut Tensor| tensor.narrow(0, start, step.min(size - start));
+                let [mut parameter, gradient] = [part(&mut parameter), part(&mut gradient.shallow_clone())];
+                let [first, second] = [part(&mut first), part(&mut second)];
+                if decay > 0.0 {
+                    drop(parameter.g_mul_scalar_(1.0 - decay));
+                }
+                adamw(&mut parameter, gradient, [first, second], rates);
+            }
             return;
-        };
-        let ([beta1, beta2], [mean, square]) = (rates.betas, rates.corrections);
-        drop(first.g_mul_scalar_(beta1).g_add_(&(&*gradient * (1.0 - beta1))));
-        drop(second.g_mul_scalar_(beta2).g_add_(&(&*gradient * &*gradient * (1.0 - beta2))));
-        let root = second.sqrt() / square.sqrt() + EPSILON;
-        drop(parameter.g_add_(&(&*first / root * (-rate / mean))));
+        }
+        if decay > 0.0 {
+            drop(parameter.g_mul_scalar_(1.0 - decay));
+        }
+        let gradient = &*gradient * rates.scale;
+        drop(first.g_mul_scalar_(MOMENTUM).g_add_(&gradient));
+        let (rows, columns) = (parameter.size()[0], parameter.size()[1]);
+        #[expect(clippy::cast_precision_loss, reason = "sizes of matrices")]
+        let scale = (rows as f64 / columns as f64).max(1.0).sqrt();
+        let direction = orthogonal(&(gradient + &*first * MOMENTUM));
+        drop(parameter.g_add_(&(direction * (-rate * scale))));
+    }
+}
+
+/// Updates some neighbouring numbers (Loshchilov and Hutter 2019).
+fn adamw(parameter: &mut Tensor, gradient: Tensor, moments: [Tensor; 2], rates: &Rates) {
+    let ([beta1, beta2], [mean, square]) = (rates.betas, rates.corrections);
+    #[expect(clippy::float_cmp, reason = "an exact one changes nothing")]
+    let gradient = if rates.scale == 1.0 { gradient } else { gradient * rates.scale };
+    let kind = gradient.kind();
+    let [mut first, mut second] = [&moments[0], &moments[1]].map(|moment| moment.to_kind(kind));
+    drop(first.lerp_(&gradient, 1.0 - beta1));
+    drop(second.lerp_(&gradient.square(), 1.0 - beta2));
+    // first / mean / (√(second / square) + ε), with the constants drawn together.
+    let root = square.sqrt();
+    let divisor = second.sqrt().g_add_scalar_(EPSILON * root).g_mul_scalar_(-mean / (rates.adamw * root));
+    drop(parameter.addcdiv_(&first, &divisor));
+    for (mut moment, new) in moments.into_iter().zip([first, second]) {
+        if moment.kind() != kind {
+            moment.copy_(&new);
+        }
+    }
+}
+
+/// Does something with every slot, on one or two threads; answers in the order of the slots.
+pub(crate) fn in_two<S: Send, T: Send>(
+    slots: Vec<S>,
+    work: impl Fn(&S) -> i64,
+    parallel: bool,
+    act: impl Fn(&mut S) -> T + Sync,
+) -> Vec<T> {
+    let mut slots: Vec<(usize, S)> = slots.into_iter().enumerate().collect();
+    if !parallel {
+        return slots.iter_mut().map(|(_, slot)| act(slot)).collect();
+    }
+    slots.sort_by_key(|(_, slot)| std::cmp::Reverse(work(slot)));
+    let mut sides = [Vec::new(), Vec::new()];
+    let mut works = [0, 0];
+    for slot in slots {
+        let lighter = usize::from(works[1] < works[0]);
+        works[lighter] += work(&slot.1);
+        sides[lighter].push(slot);
+    }
+    let [mut left, mut right] = sides;
+    let run = |side: &mut Vec<(usize, S)>| -> Vec<(usize, T)> {
+        side.iter_mut().map(|(number, slot)| (*number, act(slot))).collect()
+    };
+    let mut done = std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            tch::set_num_threads(1);
+            let _guard = tch::no_grad_guard();
+            run(&mut right)
+        });
+        let mut done = run(&mut left);
+        done.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        done
+    });
+    done.sort_unstable_by_key(|(number, _)| *number);
+    done.into_iter().map(|(_, answer)| answer).collect()
+}
+
+fn number(numbers: Numbers) -> Number {
+    match numbers {
+        Numbers::Fp32 => Number::Float,
+        Numbers::Bf16 => Number::BFloat16,
     }
 }
 
@@ -281,8 +353,18 @@ pub(crate) mod tests {
             weight_decay: 0.0,
             betas: [0.9, 0.95],
             max_length: 128,
+            lora: None,
+            freeze: Vec::new(),
+            moments: Numbers::Fp32,
+            precision: Numbers::Fp32,
+            micro_batch: None,
+            activation_checkpointing: false,
             checkpoint_every: 100,
         }
+    }
+
+    fn step(settings: &Training, share: f64, parallel: bool) -> Step<'_> {
+        Step { settings, share, scale: 1.0, parallel }
     }
 
     fn matrix(rows: i64, columns: i64) -> Tensor {
@@ -299,16 +381,16 @@ pub(crate) mod tests {
         let gradients = [[0.5_f64, -1.0], [0.25, 3.0], [-1.0, 0.0]];
         let mut parameters =
             Tensors::from([("model.layers.0.w".to_owned(), Tensor::from_slice(&[1_f32, -2.0]).view([1, 2]))]);
-        let mut optimizer = Optimizer::new(Kind::Adamw);
+        let mut optimizer = Optimizer::new(&settings);
         let (mut expected, mut first, mut second) = (start, [0.0; 2], [0.0; 2]);
-        for (step, gradient) in gradients.iter().enumerate() {
+        for (number, gradient) in gradients.iter().enumerate() {
             let tensor = Tensor::from_slice(&gradient.map(|g| g as f32)).view([1, 2]);
-            optimizer.update(&mut parameters, vec![tensor], &settings, 1.0, false);
+            optimizer.update(&mut parameters, vec![tensor], step(&settings, 1.0, false));
             for i in 0..2 {
                 expected[i] *= 1.0 - 0.1 * 0.5;
                 first[i] = 0.9 * first[i] + 0.1 * gradient[i];
                 second[i] = 0.95 * second[i] + 0.05 * gradient[i] * gradient[i];
-                let power = step as i32 + 1;
+                let power = number as i32 + 1;
                 let mean = first[i] / (1.0 - 0.9_f64.powi(power));
                 let square: f64 = second[i] / (1.0 - 0.95_f64.powi(power));
                 expected[i] -= 0.1 * mean / (square.sqrt() + 1e-8);
@@ -345,20 +427,21 @@ pub(crate) mod tests {
             ])
         };
         let gradients = || vec![matrix(8, 4) * 0.3, matrix(1, 4).view([4]) * 0.2];
-        let mut straight = (make(), Optimizer::new(Kind::Muon));
-        straight.1.update(&mut straight.0, gradients(), &settings, 1.0, false);
+        let mut straight = (make(), Optimizer::new(&settings));
+        straight.1.update(&mut straight.0, gradients(), step(&settings, 1.0, false));
         straight.1.save(folder.path()).unwrap();
         let parameters = straight.0.iter().map(|(name, tensor)| (name.clone(), tensor.copy())).collect();
-        let load = |kind| Optimizer::load(folder.path(), kind, &make(), Device::Cpu);
-        let mut again: (Tensors, _) = (parameters, load(Kind::Muon).unwrap());
+        let load = |settings: &Training| Optimizer::load(folder.path(), settings, &make(), Device::Cpu);
+        let mut again: (Tensors, _) = (parameters, load(&settings).unwrap());
         for (parallel, (parameters, optimizer)) in [(false, &mut straight), (true, &mut again)] {
-            optimizer.update(parameters, gradients(), &settings, 0.5, parallel);
+            optimizer.update(parameters, gradients(), step(&settings, 0.5, parallel));
             assert_eq!(optimizer.updates(), 2);
         }
         for (name, tensor) in &straight.0 {
             assert!(tensor.equal(&again.0[name]), "{name}");
         }
-        assert!(load(Kind::Adamw).unwrap_err().message.contains("muon"));
+        let adamw = training(3, 1, 0.1, Kind::Adamw);
+        assert!(load(&adamw).unwrap_err().message.contains("muon"));
     }
 
     #[test]

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use bstar_stages::config::Optimizer as Kind;
+use bstar_stages::config::Training;
 use bstar_stages::protocol::StageError;
 use serde::{Deserialize, Serialize};
-use tch::Kind as Number;
+use tch::{Device, Kind as Number, Tensor};
 
 use crate::error::{Result, io};
-use crate::model::Decoder;
 use crate::optim::Optimizer;
 use crate::tensors::{Tensors, read_tensors, write_tensors};
 use crate::train::LogRow;
@@ -37,29 +36,30 @@ pub(crate) fn save(
     scratch: &Path,
     position: &Position,
     optimizer: &Optimizer,
-    model: &Decoder,
+    parameters: &Tensors,
 ) -> Result<()> {
     std::fs::create_dir_all(scratch).map_err(io("create", scratch))?;
     let position = Position { optimizer_updates: optimizer.updates(), ..position.clone() };
     let text = serde_json::to_string(&position)
         .map_err(|error| StageError::failed(format!("cannot write a checkpoint: {error}")))?;
-    let weights = model.named().into_iter().map(|(name, tensor)| (format!("weight.{name}"), tensor));
+    let weights = parameters.iter().map(|(name, tensor)| (format!("weight.{name}"), tensor));
     let (target, temporary) = (checkpoint(scratch), scratch.join(format!("{FILE}.new")));
     write_tensors(&temporary, weights.chain(optimizer.tensors()), Number::Float, Some(("position", text)))?;
     std::fs::rename(&temporary, &target).map_err(io("write", &target))
 }
 
-/// The last checkpoint, if there is one that fits: its weights go into the model.
+/// The last checkpoint, if there is one: its weights go into the parameters.
 pub(crate) fn resume(
     scratch: &Path,
-    kind: Kind,
-    model: &mut Decoder,
+    settings: &Training,
+    parameters: &mut Tensors,
 ) -> Result<Option<(Position, Optimizer)>> {
     let path = checkpoint(scratch);
     if !path.exists() {
         return Ok(None);
     }
-    let (tensors, metadata) = read_tensors(&path, model.device())?;
+    let device = parameters.values().next().map_or(Device::Cpu, Tensor::device);
+    let (tensors, metadata) = read_tensors(&path, device)?;
     let position: Position =
         metadata.get("position").and_then(|text| serde_json::from_str(text).ok()).ok_or_else(|| {
             StageError::failed(format!("the checkpoint `{}` is damaged", path.display()))
@@ -73,11 +73,11 @@ pub(crate) fn resume(
             None => drop(moments.insert(name, tensor)),
         }
     }
-    for (name, tensor) in model.tensors_mut() {
+    for (name, tensor) in parameters {
         if let Some(weight) = weights.remove(name) {
-            *tensor = weight;
+            tensor.copy_(&weight);
         }
     }
-    let optimizer = Optimizer::restored(kind, moments, position.optimizer_updates);
+    let optimizer = Optimizer::restored(settings, moments, position.optimizer_updates);
     Ok(Some((position, optimizer)))
 }

@@ -16,13 +16,14 @@ use tch::{Device, Kind, Tensor};
 
 pub use self::rows::StepsRow;
 use crate::batch::Packed;
+use crate::block::Weight;
 use crate::error::{Result, torch};
 use crate::model::{Decoder, Weights, index, rounded};
+use crate::objective::{Judged, Objective};
 use crate::progress::{Control, Progress};
 use crate::shared::Shared;
 use crate::tensors::Tensors;
 use crate::tokenizer::Tokenizer;
-use crate::train::Objective;
 
 /// Tokens scored at a time.
 const TOKENS: usize = 8192;
@@ -34,38 +35,45 @@ pub struct StepLabels;
 impl Objective for StepLabels {
     type Row = StepsRow;
 
-    fn tokens(&self, row: &StepsRow) -> usize {
-        row.ids.len()
+    fn ids<'a>(&self, row: &'a StepsRow) -> &'a [i64] {
+        &row.ids
     }
 
     fn targets(&self, row: &StepsRow) -> usize {
         row.ends.len()
     }
 
-    fn loss(&self, model: &Decoder, rows: &[&StepsRow]) -> Tensor {
-        let inputs: Vec<&[i64]> = rows.iter().map(|row| row.ids.as_slice()).collect();
-        let packed = Packed::new(&inputs, model.device());
-        let weights = model.weights();
-        let hidden = packed.forward(model, &weights, |_, _| ());
-        let places = rows.iter().enumerate().flat_map(|(at, row)| row.ends.iter().map(move |end| (at, *end)));
-        let places: Vec<i64> = places.map(|(at, end)| packed.start(at) + end).collect();
+    fn judged(&self, row: &StepsRow) -> Vec<i64> {
+        row.ends.clone()
+    }
+
+    fn judge(&self, rows: &[&StepsRow], hidden: &Tensor, head: &mut Weight, scale: f64) -> Result<Judged> {
         let labels: Vec<f32> = rows.iter().flat_map(|row| row.labels.iter().copied()).collect();
-        let labels = Tensor::from_slice(&labels).to_device(model.device());
-        let outputs = outputs(&hidden, &head(model, &weights), &places);
-        outputs.narrow(0, 0, labels.size()[0]).binary_cross_entropy_with_logits(
-            &labels,
-            None::<&Tensor>,
-            None::<&Tensor>,
-            tch::Reduction::Sum,
-        )
+        let labels = Tensor::from_slice(&labels).to_device(hidden.device());
+        let row = mean_row(&head.value);
+        let logits = outputs_of(hidden, &row);
+        let shares = logits.sigmoid();
+        let loss = |labels: &Tensor| {
+            let none = None::<&Tensor>;
+            logits.binary_cross_entropy_with_logits(labels, none, none, tch::Reduction::Sum).double_value(&[])
+        };
+        let sums = [loss(&labels) * scale, loss(&shares)];
+        let gradient = ((shares - labels) * scale).unsqueeze(1).to_kind(hidden.kind());
+        // Every row of the head has the same part in the mean of all.
+        let rows = head.value.size()[0];
+        #[expect(clippy::cast_precision_loss, reason = "vocabularies are small numbers")]
+        let part = (gradient.tr() / rows as f64).expand([rows, -1], false);
+        head.learn(&part, hidden);
+        Ok(Judged { sums, hidden: gradient.mm(&row.to_kind(hidden.kind())) })
     }
 }
 
-/// What hidden states are multiplied by: `[1, width]`. The mean of the logits is the logit of the mean.
-fn head(model: &Decoder, weights: &Weights) -> Tensor {
-    match model.config().scalar {
-        true => weights.head.shallow_clone(),
-        false => weights.head.mean_dim([0_i64].as_slice(), true, Kind::Float),
+/// What hidden states are multiplied by: `[1, width]`. The mean of the logits is the logit of the mean, and a
+/// head of one row is its own.
+fn mean_row(head: &Tensor) -> Tensor {
+    match head.size()[0] {
+        1 => head.shallow_clone(),
+        _ => head.mean_dim([0_i64].as_slice(), true, Kind::Float),
     }
 }
 
@@ -73,9 +81,14 @@ fn head(model: &Decoder, weights: &Weights) -> Tensor {
 fn outputs(hidden: &Tensor, head: &Tensor, places: &[i64]) -> Tensor {
     let mut at = places.to_vec();
     at.resize(rounded(at.len() as i64) as usize, 0);
-    let hidden = hidden.index_select(0, &index(&at, hidden.device())).to_kind(Kind::Float);
+    outputs_of(&hidden.index_select(0, &index(&at, hidden.device())), head)
+}
+
+/// The output of each hidden state.
+fn outputs_of(hidden: &Tensor, head: &Tensor) -> Tensor {
+    let products = hidden.to_kind(Kind::Float) * head.to_kind(Kind::Float);
     // Products with one column round differently for different numbers of rows: sums do not.
-    (hidden * head.to_kind(Kind::Float)).sum_dim_intlist([-1_i64].as_slice(), false, Kind::Float)
+    products.sum_dim_intlist([-1_i64].as_slice(), false, Kind::Float)
 }
 
 /// A reward model that starts from a policy: the same weights, and a head of zeros where it has one of its own.
@@ -142,7 +155,7 @@ impl Scorer {
         }
         let _guard = tch::no_grad_guard();
         let weights = model.weights();
-        let head = head(&model, &weights);
+        let head = mean_row(&weights.head);
         Ok(Self { model, weights, head, tokenizer })
     }
 
@@ -259,7 +272,7 @@ mod tests {
 
     use super::*;
     use crate::model::tests::random;
-    use crate::optim::{Optimizer, tests::training};
+    use crate::optim::tests::training;
     use crate::stream::Stream;
     use crate::tokenizer::tests::folder;
     use crate::train::{Run, train};
@@ -313,11 +326,10 @@ mod tests {
         let mut model = from_policy(random(64, 2, 2, 2, 120), Readout::Head);
         let scratch = tempfile::tempdir().unwrap();
         let settings = training(40, 20, 1e-3, OptimizerKind::Adamw);
-        let run = Run { settings: &settings, seed: 1, threads: 1, scratch: scratch.path() };
+        let run = Run { settings: &settings, seed: 1, threads: 1, inherit: None, scratch: scratch.path() };
         let stop = AtomicBool::new(false);
         let mut control = Control::new(&stop, |_| ());
-        let optimizer = Optimizer::new(OptimizerKind::Adamw);
-        let (_, log, _) = train(&StepLabels, &rows, &mut model, optimizer, &run, &mut control).unwrap();
+        let log = train(&StepLabels, &rows, &mut model, &run, &mut control).unwrap().log;
         assert!((log[0].loss - std::f64::consts::LN_2).abs() < 1e-6, "a zero head knows nothing");
         let scorer = Scorer::new(model, tokenizer, Readout::Head).unwrap();
         let pairs = [pair(41, "3 + 2 = 8\n\n1 + 2 = 4"), pair(42, "3 + 2 = 4\n\n1 + 2 = 8\n\n# Answer\n\n8")];

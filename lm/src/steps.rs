@@ -19,13 +19,14 @@ use crate::config::ModelConfig;
 use crate::device;
 use crate::error::{Result, io};
 use crate::generate::{CACHE_BYTES, Policy, Sampling};
+use crate::initial::initial;
 use crate::merge::merge;
 use crate::model::Decoder;
-use crate::optim::Optimizer;
+use crate::objective::{NextToken, TextRow};
 use crate::progress::Control;
 use crate::reward::{Scorer, StepLabels, StepsRow, from_policy};
 use crate::tokenizer::Tokenizer;
-use crate::train::{LogRow, NextToken, Run, TextRow, initial, train};
+use crate::train::{LogRow, Run, train};
 
 /// What the worker keeps between steps.
 #[derive(Debug, Default)]
@@ -188,29 +189,24 @@ impl Step<'_, '_> {
         })?;
         let config = ModelConfig::new(&settings.model, tokenizer.size(), eos, tokenizer.pad)?;
         let mut model = initial(config, self.request.seed, self.device);
-        let optimizer = Optimizer::new(settings.training.optimizer);
-        self.text(&mut model, &tokenizer, &folder, optimizer, &settings.training)
+        self.text(&mut model, &tokenizer, &folder, None, &settings.training)
     }
 
     fn sft(&mut self, settings: &config::Sft) -> Result<Map<String, Value>> {
         let folder = self.input("policy")?.to_owned();
         let mut model = load_model(&folder, self.device, Kind::Float)?;
         let tokenizer = load_tokenizer(&folder, model.config())?;
-        let kind = settings.training.optimizer;
-        let optimizer = match self.request.inputs.get("optimizer") {
-            Some(input) => Optimizer::load(&input.path, kind, model.tensors_mut(), self.device)?,
-            None => Optimizer::new(kind),
-        };
-        self.text(&mut model, &tokenizer, &folder, optimizer, &settings.training)
+        let inherit = self.request.inputs.get("optimizer").map(|input| input.path.as_path());
+        self.text(&mut model, &tokenizer, &folder, inherit, &settings.training)
     }
 
-    /// Trains on the rows of `dataset`, and writes the policy, its optimizer and the log.
+    /// Trains on the rows of `dataset`, and writes the policy, its optimizer, adapters and the log.
     fn text(
         &mut self,
         model: &mut Decoder,
         tokenizer: &Tokenizer,
         folder: &Path,
-        optimizer: Optimizer,
+        inherit: Option<&Path>,
         settings: &Training,
     ) -> Result<Map<String, Value>> {
         // Chat models have several end tokens: the tokenizer's own is the one that ends a turn.
@@ -222,12 +218,18 @@ impl Step<'_, '_> {
             .map(|row| TextRow::new(tokenizer, &row.prompt, &row.completion, eos, length))
             .collect::<Result<Vec<_>>>()?;
         let (scratch, run) = (self.request.scratch.clone(), self.request);
-        let run = Run { settings, seed: run.seed, threads: run.threads, scratch: &scratch };
-        let (optimizer, log, metrics) = train(&NextToken, &rows, model, optimizer, &run, self.control)?;
-        save_model(&self.output("policy"), model, Kind::Float, folder)?;
-        optimizer.save(&self.output("optimizer"))?;
-        self.write_log(&log)?;
-        Ok(metrics)
+        let run = Run { settings, seed: run.seed, threads: run.threads, inherit, scratch: &scratch };
+        let trained = train(&NextToken, &rows, model, &run, self.control)?;
+        if let Some(adapters) = &trained.adapters {
+            adapters.save(&self.output("adapter"))?;
+            adapters.merge(model);
+        }
+        if settings.lora.as_ref().is_none_or(|lora| lora.merge) {
+            save_model(&self.output("policy"), model, Kind::Float, folder)?;
+        }
+        trained.optimizer.save(&self.output("optimizer"))?;
+        self.write_log(&trained.log)?;
+        Ok(trained.metrics)
     }
 
     fn reward_model(&mut self, settings: &config::RewardModel) -> Result<Map<String, Value>> {
@@ -247,12 +249,17 @@ impl Step<'_, '_> {
             .map(|row| StepsRow::labelled(&tokenizer, row, &settings.reading, settings.every_token, length))
             .collect::<Result<Vec<_>>>()?;
         let (scratch, run) = (self.request.scratch.clone(), self.request);
-        let run = Run { settings: training, seed: run.seed, threads: run.threads, scratch: &scratch };
-        let optimizer = Optimizer::new(training.optimizer);
-        let (_, log, metrics) = train(&StepLabels, &rows, &mut model, optimizer, &run, self.control)?;
+        let run = Run {
+            settings: training,
+            seed: run.seed,
+            threads: run.threads,
+            inherit: None,
+            scratch: &scratch,
+        };
+        let trained = train(&StepLabels, &rows, &mut model, &run, self.control)?;
         save_model(&self.output("reward_model"), &model, Kind::Float, &folder)?;
-        self.write_log(&log)?;
-        Ok(metrics)
+        self.write_log(&trained.log)?;
+        Ok(trained.metrics)
     }
 
     fn merge(&self, settings: &config::Merge) -> Result<Map<String, Value>> {

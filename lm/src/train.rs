@@ -1,8 +1,4 @@
 //! The loop that `pretrain`, `sft` and `reward_model` share.
-//!
-//! Every update is cut into two halves of rows whose gradients are computed apart, each on one
-//! thread, and added in a fixed order. With two threads the halves run side by side, with one they
-//! run one after the other: the bits are the same.
 
 use std::path::Path;
 use std::time::Instant;
@@ -11,121 +7,18 @@ use bstar_stages::config::Training;
 use bstar_stages::protocol::StageError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
-use crate::batch::Packed;
-use crate::config::ModelConfig;
-use crate::error::{Result, torch};
-use crate::model::{Decoder, index};
-use crate::optim::{Optimizer, share};
+use crate::error::Result;
+use crate::gradients::{Found, Gradients};
+use crate::lora::Adapters;
+use crate::model::Decoder;
+use crate::objective::Objective;
+use crate::optim::{Optimizer, Step, share};
 use crate::progress::{Control, Progress};
 use crate::resume::{Position, checkpoint, resume, save};
 use crate::stream::Stream;
 use crate::tensors::Tensors;
-use crate::tokenizer::Tokenizer;
-
-/// What is learnt from a row.
-pub trait Objective: Sync {
-    /// A row, encoded.
-    type Row: Sync;
-    /// Tokens the model reads.
-    fn tokens(&self, row: &Self::Row) -> usize;
-    /// Predictions that are judged.
-    fn targets(&self, row: &Self::Row) -> usize;
-    /// The sum of the losses of all predictions.
-    fn loss(&self, model: &Decoder, rows: &[&Self::Row]) -> Tensor;
-}
-
-/// Predicting the tokens of a completion and its end.
-#[derive(Debug, Clone, Copy)]
-pub struct NextToken;
-
-/// A prompt with its completion and the end token.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TextRow {
-    ids: Vec<i64>,
-    /// Position of the first token that is predicted.
-    start: usize,
-}
-
-impl TextRow {
-    /// Encodes a row; one that is too long loses the beginning of its prompt.
-    ///
-    /// # Errors
-    /// When the completion alone is longer than `max_length`, or a text cannot be encoded.
-    pub fn new(
-        tokenizer: &Tokenizer,
-        prompt: &str,
-        completion: &str,
-        eos: i64,
-        max_length: usize,
-    ) -> Result<Self> {
-        let mut ids = tokenizer.encode(prompt)?;
-        let mut target = tokenizer.encode(completion)?;
-        target.push(eos);
-        if target.len() + 1 > max_length {
-            return Err(StageError::invalid(format!(
-                "a completion of {} tokens does not fit into `max_length` {max_length}: {:?}",
-                target.len(),
-                completion.chars().take(60).collect::<String>(),
-            ))
-            .hint("raise `training.max_length`, or leave such rows out"));
-        }
-        drop(ids.drain(..(ids.len() + target.len()).saturating_sub(max_length)));
-        // Nothing predicts the first token of all.
-        let start = ids.len().max(1);
-        ids.append(&mut target);
-        Ok(Self { ids, start })
-    }
-
-    /// A row that is encoded already; `start` is where its completion begins.
-    ///
-    /// # Errors
-    /// When there is nothing to predict, or nothing to predict it from.
-    pub fn from_ids(ids: Vec<i64>, start: usize) -> Result<Self> {
-        if start == 0 || start >= ids.len() {
-            let tokens = ids.len();
-            return Err(StageError::invalid(format!(
-                "a row of {tokens} tokens has no completion from {start} on"
-            )));
-        }
-        Ok(Self { ids, start })
-    }
-}
-
-impl Objective for NextToken {
-    type Row = TextRow;
-
-    fn tokens(&self, row: &TextRow) -> usize {
-        row.ids.len() - 1
-    }
-
-    fn targets(&self, row: &TextRow) -> usize {
-        row.ids.len() - row.start
-    }
-
-    fn loss(&self, model: &Decoder, rows: &[&TextRow]) -> Tensor {
-        let inputs: Vec<&[i64]> = rows.iter().map(|row| &row.ids[..row.ids.len() - 1]).collect();
-        let packed = Packed::new(&inputs, model.device());
-        let weights = model.weights();
-        let hidden = packed.forward(model, &weights, |_, _| ());
-        let (mut at, mut targets) = (Vec::new(), Vec::new());
-        for (number, row) in rows.iter().enumerate() {
-            let first = packed.start(number) + row.start as i64 - 1;
-            at.extend(first..first + self.targets(row) as i64);
-            targets.extend_from_slice(&row.ids[row.start..]);
-        }
-        let logits =
-            hidden.index_select(0, &index(&at, model.device())).linear(&weights.head, None::<&Tensor>);
-        logits.cross_entropy_loss(
-            &index(&targets, model.device()),
-            None::<&Tensor>,
-            tch::Reduction::Sum,
-            -100,
-            0.0,
-        )
-    }
-}
 
 /// One update, as written to the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -140,6 +33,8 @@ pub struct LogRow {
     pub learning_rate: f64,
     /// Tokens read.
     pub tokens: usize,
+    /// Mean entropy of the predicted distributions, in nats.
+    pub entropy: f64,
 }
 
 /// How a training run is carried out.
@@ -147,90 +42,120 @@ pub struct LogRow {
 pub struct Run<'a> {
     /// What the pipeline says.
     pub settings: &'a Training,
-    /// Decides the order of the rows.
+    /// Decides the order of the rows, and the first weights of adapters.
     pub seed: u64,
     /// Threads granted; no result depends on it.
     pub threads: usize,
+    /// The folder of an optimizer state to go on with.
+    pub inherit: Option<&'a Path>,
     /// Where checkpoints go.
     pub scratch: &'a Path,
 }
 
-/// Trains a model in place.
+/// What training leaves beside the model's weights.
+#[derive(Debug)]
+pub struct Trained {
+    /// Its state.
+    pub optimizer: Optimizer,
+    /// A row an update.
+    pub log: Vec<LogRow>,
+    /// Figures for the manifest.
+    pub metrics: Map<String, Value>,
+    /// Where adapters were trained: those, which are not merged. The model is as it was.
+    pub adapters: Option<Adapters>,
+}
+
+/// Trains a model in place, or adapters of it.
 ///
 /// # Errors
-/// When there are no rows, the loss is no longer finite, the run is asked to stop (a checkpoint is
-/// left), or libtorch fails.
+/// When there are no rows, the loss is no longer finite, the optimizer state is that of another
+/// model, the run is asked to stop (a checkpoint is left), or libtorch fails.
 pub fn train<O: Objective>(
     objective: &O,
     rows: &[O::Row],
     model: &mut Decoder,
-    optimizer: Optimizer,
     run: &Run<'_>,
     control: &mut Control<'_>,
-) -> Result<(Optimizer, Vec<LogRow>, Map<String, Value>)> {
+) -> Result<Trained> {
     let settings = run.settings;
     if rows.is_empty() {
         return Err(StageError::invalid("the dataset is empty: there is nothing to train on"));
     }
     let began = Instant::now();
-    let mut optimizer = optimizer;
-    let mut position = Position::default();
-    if let Some((found, state)) = resume(run.scratch, settings.optimizer, model)? {
-        (position, optimizer) = (found, state);
-    }
-    for tensor in model.tensors_mut().values_mut() {
-        *tensor = tensor.detach().set_requires_grad(true);
-    }
-    let parallel = run.threads > 1 && model.device() == Device::Cpu;
-    let mut twin = parallel.then(|| model.replica());
+    let adapters = settings.lora.as_ref().map(|lora| Adapters::new(lora, model, run.seed));
+    let mut gradients = Gradients::new(settings, model, adapters.as_ref(), run.threads);
+    // The same storage as what the passes compute with.
+    let mut parameters: Tensors = {
+        let all = adapters.as_ref().map_or_else(|| model.tensors(), |adapters| &adapters.tensors);
+        gradients.names().into_iter().map(|name| (name.clone(), all[&name].shallow_clone())).collect()
+    };
+    let (mut position, mut optimizer) = match resume(run.scratch, settings, &mut parameters)? {
+        Some(found) => found,
+        None => {
+            let optimizer = match run.inherit {
+                Some(folder) => Optimizer::load(folder, settings, &parameters, model.device())?,
+                None => Optimizer::new(settings),
+            };
+            (Position::default(), optimizer)
+        }
+    };
+    gradients.refresh(&parameters);
     let mut order = Order::new(run.seed, rows.len());
     let mut saved = position.log.len();
+    let mut read = 0;
     for done in position.log.len()..settings.updates {
-        if control.stopped() {
-            save(run.scratch, &position, &optimizer, model)?;
+        if control.stopped() && done == saved {
             return Err(Control::interrupted());
         }
         let batch: Vec<&O::Row> =
             (done * settings.batch..(done + 1) * settings.batch).map(|at| &rows[order.get(at)]).collect();
-        let (loss, mut gradients) = gradients(objective, &batch, model, twin.as_mut())?;
-        let norm = global_norm(&gradients);
+        let Found { loss, entropy, norm } = gradients.find(objective, &batch)?;
         if !loss.is_finite() || !norm.is_finite() {
             return Err(diverged(done + 1, [loss, norm], saved, run.scratch));
         }
         // Only now: the loss of the next update tells that the weights are good.
-        if done > saved && done % settings.checkpoint_every.max(1) == 0 {
-            save(run.scratch, &position, &optimizer, model)?;
+        let due = done > saved && done % settings.checkpoint_every.max(1) == 0;
+        if due || control.stopped() {
+            save(run.scratch, &position, &optimizer, &parameters)?;
             saved = done;
         }
-        if norm > settings.clip {
-            for gradient in &mut gradients {
-                drop(gradient.g_mul_scalar_(settings.clip / norm));
-            }
+        if control.stopped() {
+            return Err(Control::interrupted());
         }
+        let scale = if norm > settings.clip { settings.clip / norm } else { 1.0 };
         let share = share(&settings.schedule, optimizer.updates(), settings.updates);
-        optimizer.update(model.tensors_mut(), gradients, settings, share, parallel);
-        if let Some(twin) = &mut twin {
-            copy_into(twin, model);
-        }
+        let step = Step { settings, share, scale, parallel: gradients.parallel() };
+        optimizer.update(&mut parameters, gradients.found(), step);
+        gradients.refresh(&parameters);
+        let tokens = batch.iter().map(|row| objective.ids(row).len()).sum();
+        read += tokens;
         position.log.push(LogRow {
             update: done + 1,
             loss,
             grad_norm: norm,
             learning_rate: share * settings.learning_rate,
-            tokens: batch.iter().map(|row| objective.tokens(row)).sum(),
+            tokens,
+            entropy,
         });
-        control.report(|| Progress {
-            done: done + 1,
-            total: settings.updates,
-            unit: "updates",
-            note: Some(format!("loss {loss:.3}")),
+        control.report(|| {
+            #[expect(clippy::cast_precision_loss, reason = "for people")]
+            let rate = read as f64 / began.elapsed().as_secs_f64();
+            let note = Some(format!("loss {loss:.3}, {rate:.0} tok/s"));
+            Progress { done: done + 1, total: settings.updates, unit: "updates", note }
         });
     }
-    for tensor in model.tensors_mut().values_mut() {
-        *tensor = tensor.detach();
+    if !parameters.values().all(is_finite) {
+        let loss = position.log.last().map_or(f64::NAN, |row| row.loss);
+        return Err(diverged(settings.updates, [loss, f64::NAN], saved, run.scratch));
     }
     let metrics = metrics(&position.log, began.elapsed().as_secs_f64());
-    Ok((optimizer, position.log, metrics))
+    Ok(Trained { optimizer, log: position.log, metrics, adapters })
+}
+
+/// Whether all numbers are.
+fn is_finite(tensor: &Tensor) -> bool {
+    // Zero times a finite number is zero, anything else is no number.
+    (tensor * 0.0).sum(Kind::Double).double_value(&[]) == 0.0
 }
 
 /// What to say when the numbers of an update are no numbers; `saved` is the update of the last checkpoint.
@@ -280,117 +205,25 @@ impl Order {
     }
 }
 
-/// Cuts the rows of an update into two halves with about as many tokens each.
-fn halves<'a, O: Objective>(objective: &O, rows: &[&'a O::Row]) -> [Vec<&'a O::Row>; 2] {
-    let mut sorted: Vec<&O::Row> = rows.to_vec();
-    sorted.sort_by_key(|row| std::cmp::Reverse(objective.tokens(row)));
-    let mut halves = [Vec::new(), Vec::new()];
-    let mut tokens = [0; 2];
-    for row in sorted {
-        let lighter = usize::from(tokens[1] < tokens[0]);
-        tokens[lighter] += objective.tokens(row);
-        halves[lighter].push(row);
-    }
-    halves
-}
-
-/// The mean loss of an update and its gradients, in the order of the parameters' names.
-fn gradients<O: Objective>(
-    objective: &O,
-    rows: &[&O::Row],
-    model: &Decoder,
-    twin: Option<&mut Decoder>,
-) -> Result<(f64, Vec<Tensor>)> {
-    let targets: usize = rows.iter().map(|row| objective.targets(row)).sum();
-    let [left, right] = halves(objective, rows);
-    let half = |model: &Decoder, rows: &[&O::Row]| half_gradients(objective, rows, targets, model);
-    let (left, right) = match twin {
-        None => (half(model, &left)?, half(model, &right)?),
-        Some(twin) => {
-            // Each thread has its own parameters: tensors may move between threads, not be shared.
-            std::thread::scope(|scope| {
-                let right = scope.spawn(move || {
-                    tch::set_num_threads(1);
-                    half_gradients(objective, &right, targets, twin)
-                });
-                let left = half(model, &left);
-                let right = right.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                Ok::<_, StageError>((left?, right?))
-            })?
-        }
-    };
-    let sum = left.1.into_iter().zip(right.1).map(|(mut left, right)| left.g_add_(&right)).collect();
-    Ok((left.0 + right.0, sum))
-}
-
-#[expect(clippy::cast_precision_loss, reason = "numbers of targets are small")]
-fn half_gradients<O: Objective>(
-    objective: &O,
-    rows: &[&O::Row],
-    targets: usize,
-    model: &Decoder,
-) -> Result<(f64, Vec<Tensor>)> {
-    let parameters: Vec<&Tensor> = model.named().into_iter().map(|(_, tensor)| tensor).collect();
-    if rows.is_empty() {
-        return Ok((0.0, parameters.iter().map(|tensor| tensor.zeros_like()).collect()));
-    }
-    let loss = objective.loss(model, rows) / targets.max(1) as f64;
-    let gradients =
-        Tensor::f_run_backward(&[&loss], &parameters, false, false).map_err(|error| torch(&error))?;
-    Ok((loss.double_value(&[]), gradients))
-}
-
-fn global_norm(gradients: &[Tensor]) -> f64 {
-    let norms: Vec<Tensor> = gradients.iter().map(Tensor::norm).collect();
-    Tensor::stack(&norms, 0).norm().double_value(&[])
-}
-
-fn copy_into(target: &mut Decoder, source: &Decoder) {
-    let _guard = tch::no_grad_guard();
-    for (tensor, (_, from)) in target.tensors_mut().values_mut().zip(source.named()) {
-        tensor.copy_(from);
-    }
-}
-
-/// A new model: normal weights, those that write into the residual stream scaled down by depth.
-/// Every tensor has its own random stream.
-#[must_use]
-#[expect(clippy::cast_precision_loss, reason = "numbers of layers are small")]
-#[expect(clippy::cast_possible_truncation, reason = "weights are 32-bit floats")]
-pub fn initial(config: ModelConfig, seed: u64, device: Device) -> Decoder {
-    let residual = 0.02 / (2.0 * config.layers as f64).sqrt();
-    let mut tensors = Tensors::new();
-    for (name, shape) in config.tensors() {
-        let tensor = if name.ends_with(".bias") {
-            Tensor::zeros(shape.as_slice(), (Kind::Float, Device::Cpu))
-        } else if shape.len() == 1 {
-            Tensor::ones(shape.as_slice(), (Kind::Float, Device::Cpu))
-        } else {
-            let writes = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
-            let scale = if writes { residual } else { 0.02 };
-            let mut stream = Stream::new("initial weights", seed, &name, 0);
-            let count = shape.iter().product::<i64>();
-            let values: Vec<f32> = (0..count).map(|_| (scale * stream.normal()) as f32).collect();
-            Tensor::from_slice(&values).view(shape.as_slice())
-        };
-        drop(tensors.insert(name, tensor.to_device(device)));
-    }
-    Decoder::new(config, tensors)
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-    use bstar_stages::config::Optimizer as OptimizerKind;
+    use bstar_stages::config::{Frozen, Lora, Numbers, Optimizer as OptimizerKind, Target};
+    use tch::Device;
 
     use super::*;
+    use crate::block::Weight;
+    use crate::config::ModelConfig;
     use crate::config::tests::shape;
+    use crate::initial::initial;
+    use crate::objective::{Judged, NextToken, TextRow};
     use crate::optim::tests::training;
+    use crate::tokenizer::Tokenizer;
     use crate::tokenizer::tests::{folder, rows};
 
     fn model() -> Decoder {
-        initial(ModelConfig::new(&shape(64, 2, 2, 2), 120, 1, Some(0)).unwrap(), 3, Device::Cpu)
+        initial(ModelConfig::new(&shape(64, 2, 4, 2), 120, 1, Some(0)).unwrap(), 3, Device::Cpu)
     }
 
     fn encoded(count: usize) -> Vec<TextRow> {
@@ -402,41 +235,50 @@ pub(crate) mod tests {
             .collect()
     }
 
-    fn weights(model: &Decoder) -> Vec<Vec<f32>> {
-        model.named().iter().map(|(_, tensor)| Vec::try_from(tensor.view([-1])).unwrap()).collect()
+    fn weights(tensors: &Tensors) -> Vec<Vec<f32>> {
+        tensors.values().map(|tensor| Vec::try_from(tensor.contiguous().view([-1])).unwrap()).collect()
     }
 
+    /// Weights (or adapters, and the optimizer's state) after the run, and its log.
     fn run(settings: &Training, threads: usize, scratch: &Path) -> (Vec<Vec<f32>>, Vec<LogRow>) {
         tch::set_num_threads(1);
         let stop = AtomicBool::new(false);
         let mut model = model();
-        let run = Run { settings, seed: 1, threads, scratch };
-        let optimizer = Optimizer::new(settings.optimizer);
+        let run = Run { settings, seed: 1, threads, inherit: None, scratch };
         let mut control = Control::new(&stop, |_| ());
-        let (_, log, _) = train(&NextToken, &encoded(10), &mut model, optimizer, &run, &mut control).unwrap();
-        (weights(&model), log)
+        let trained = train(&NextToken, &encoded(10), &mut model, &run, &mut control).unwrap();
+        let mut found = weights(model.tensors());
+        found.extend(trained.adapters.iter().flat_map(|adapters| weights(&adapters.tensors)));
+        let moments = trained.optimizer.tensors().into_iter();
+        let moments = moments.map(|(name, tensor)| (name, tensor.to_kind(Kind::Float))).collect();
+        found.extend(weights(&moments));
+        (found, trained.log)
     }
 
     /// [`NextToken`] with something done to the loss of each call, which are counted.
     struct Watched<F>(F, AtomicUsize);
 
-    impl<F: Fn(usize, Tensor) -> Tensor + Sync> Watched<F> {
+    impl<F: Fn(usize, f64) -> f64 + Sync> Watched<F> {
         fn new(change: F) -> Self {
             Self(change, AtomicUsize::new(0))
         }
     }
 
-    impl<F: Fn(usize, Tensor) -> Tensor + Sync> Objective for Watched<F> {
+    impl<F: Fn(usize, f64) -> f64 + Sync> Objective for Watched<F> {
         type Row = TextRow;
-        fn tokens(&self, row: &TextRow) -> usize {
-            NextToken.tokens(row)
+        fn ids<'a>(&self, row: &'a TextRow) -> &'a [i64] {
+            NextToken.ids(row)
         }
         fn targets(&self, row: &TextRow) -> usize {
             NextToken.targets(row)
         }
-        fn loss(&self, model: &Decoder, rows: &[&TextRow]) -> Tensor {
+        fn judged(&self, row: &TextRow) -> Vec<i64> {
+            NextToken.judged(row)
+        }
+        fn judge(&self, rows: &[&TextRow], hidden: &Tensor, head: &mut Weight, scale: f64) -> Result<Judged> {
             let call = self.1.fetch_add(1, Ordering::Relaxed);
-            self.0(call, NextToken.loss(model, rows))
+            let Judged { sums: [loss, entropy], hidden } = NextToken.judge(rows, hidden, head, scale)?;
+            Ok(Judged { sums: [self.0(call, loss), entropy], hidden })
         }
     }
 
@@ -446,83 +288,175 @@ pub(crate) mod tests {
             let scratch = tempfile::tempdir().unwrap();
             let (_, log) = run(&training(60, 10, rate, kind), 1, scratch.path());
             assert!(log[0].loss > 4.0 && log[59].loss < 0.2, "{kind:?}: {} {}", log[0].loss, log[59].loss);
+            // Of a distribution that is nearly uniform, and of one that is nearly sure.
+            assert!((log[0].entropy - 120_f64.ln()).abs() < 0.1 && log[59].entropy < 1.0, "{:?}", log[59]);
         }
     }
 
     #[test]
-    fn two_threads_make_the_same_bits_as_one() {
+    fn neither_threads_nor_recomputing_change_a_bit() {
         for batch in [1, 7] {
             let settings = training(6, batch, 1e-3, OptimizerKind::Muon);
-            let scratch = [(); 2].map(|()| tempfile::tempdir().unwrap());
-            assert_eq!(run(&settings, 1, scratch[0].path()), run(&settings, 2, scratch[1].path()));
+            let recomputing = Training { activation_checkpointing: true, ..settings.clone() };
+            let scratch = [(); 3].map(|()| tempfile::tempdir().unwrap());
+            let straight = run(&settings, 1, scratch[0].path());
+            assert_eq!(straight, run(&settings, 2, scratch[1].path()));
+            assert_eq!(straight, run(&recomputing, 2, scratch[2].path()));
+        }
+    }
+
+    #[test]
+    fn pieces_of_an_update_make_its_gradients() {
+        let settings = training(3, 8, 1e-3, OptimizerKind::Adamw);
+        let scratch = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        // A row a piece.
+        let pieces = Training { micro_batch: Some(1), ..settings.clone() };
+        let (whole, pieces) = (run(&settings, 1, scratch[0].path()), run(&pieces, 1, scratch[1].path()));
+        for (one, other) in whole.0.iter().flatten().zip(pieces.0.iter().flatten()) {
+            assert!((one - other).abs() < 1e-5, "{one} {other}");
+        }
+        for (one, other) in whole.1.iter().zip(&pieces.1) {
+            assert!((one.loss - other.loss).abs() < 1e-5 && (one.entropy - other.entropy).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn what_is_frozen_stays_and_the_rest_moves() {
+        let every = [Frozen::Embeddings, Frozen::Head, Frozen::Norms];
+        for freeze in [vec![Frozen::Norms], vec![Frozen::Head], every.to_vec()] {
+            let settings = Training { freeze, ..training(2, 4, 1e-3, OptimizerKind::Adamw) };
+            let scratch = tempfile::tempdir().unwrap();
+            let stop = AtomicBool::new(false);
+            let (before, mut model) = (model(), model());
+            let run =
+                Run { settings: &settings, seed: 1, threads: 1, inherit: None, scratch: scratch.path() };
+            let rows = encoded(10);
+            drop(train(&NextToken, &rows, &mut model, &run, &mut Control::new(&stop, |_| ())).unwrap());
+            for (name, tensor) in model.named() {
+                let frozen = match name {
+                    // This model's embedding is its head.
+                    "model.embed_tokens.weight" => {
+                        settings.freeze.contains(&Frozen::Embeddings)
+                            || settings.freeze.contains(&Frozen::Head)
+                    }
+                    _ => name.contains("norm") && settings.freeze.contains(&Frozen::Norms),
+                };
+                assert_eq!(tensor.equal(&before.tensors()[name]), frozen, "{name} {:?}", settings.freeze);
+            }
+        }
+    }
+
+    #[test]
+    fn adapters_learn_and_the_model_stays_until_they_are_merged() {
+        let lora = Lora { rank: 4, alpha: Some(8.0), targets: Target::all(), merge: true };
+        let settings = Training { lora: Some(lora), ..training(80, 10, 1e-2, OptimizerKind::Adamw) };
+        let scratch = tempfile::tempdir().unwrap();
+        let stop = AtomicBool::new(false);
+        let (before, mut model) = (model(), model());
+        let run = Run { settings: &settings, seed: 1, threads: 2, inherit: None, scratch: scratch.path() };
+        let rows = encoded(10);
+        let learn = |model: &mut Decoder, run: &Run<'_>| {
+            train(&NextToken, &rows, model, run, &mut Control::new(&stop, |_| ())).unwrap()
+        };
+        let Trained { log, adapters, .. } = learn(&mut model, &run);
+        assert!(log[79].loss < log[0].loss - 0.7, "{} {}", log[0].loss, log[79].loss);
+        for (name, tensor) in model.named() {
+            assert!(tensor.equal(&before.tensors()[name]), "{name}");
+        }
+        adapters.unwrap().merge(&mut model);
+        // The merged model begins where the adapters ended.
+        let settings = training(1, 10, 1e-9, OptimizerKind::Adamw);
+        let scratch = tempfile::tempdir().unwrap();
+        let again = learn(&mut model, &Run { settings: &settings, scratch: scratch.path(), ..run });
+        assert!((again.log[0].loss - log[79].loss).abs() < 0.2, "{} {}", again.log[0].loss, log[79].loss);
+    }
+
+    #[test]
+    fn sixteen_bits_are_enough_for_averages_and_products() {
+        let settings = training(40, 10, 3e-3, OptimizerKind::Adamw);
+        let averages = Training { moments: Numbers::Bf16, ..settings.clone() };
+        let products = Training { precision: Numbers::Bf16, ..settings.clone() };
+        let scratch = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        let last = |settings: &Training, place: usize| run(settings, 1, scratch[place].path()).1[39].loss;
+        let exact = last(&settings, 0);
+        for (settings, place) in [(averages, 1), (products, 2)] {
+            let found = last(&settings, place);
+            assert!((found - exact).abs() < 0.1 * exact + 0.05, "{found} {exact}");
         }
     }
 
     #[test]
     fn a_stopped_run_goes_on_as_if_nothing_had_happened() {
-        let mut settings = training(9, 4, 1e-3, OptimizerKind::Muon);
-        settings.schedule.warmup = 3;
-        settings.checkpoint_every = 2;
-        let scratch = [(); 3].map(|()| tempfile::tempdir().unwrap());
-        let straight = run(&settings, 1, scratch[0].path());
-        let stop = AtomicBool::new(false);
-        let mut control = Control::new(&stop, |_| ());
-        let rows = encoded(10);
-        // Stopped on request after some updates, which the objective counts.
-        let objective = Watched::new(|call, loss| {
-            if call == 8 {
-                stop.store(true, Ordering::Relaxed);
-            }
-            loss
-        });
-        let mut again = model();
-        let run_it = Run { settings: &settings, seed: 1, threads: 1, scratch: scratch[1].path() };
-        let optimizer = Optimizer::new(settings.optimizer);
-        let error = train(&objective, &rows, &mut again, optimizer, &run_it, &mut control).unwrap_err();
-        assert_eq!(error.kind, bstar_stages::protocol::FailureKind::Interrupted);
-        assert_eq!(run(&settings, 2, scratch[1].path()), straight);
-        // Killed: what the last periodic checkpoint holds is what goes on.
-        settings.updates = 5;
-        drop(run(&settings, 1, scratch[2].path()));
-        settings.updates = 9;
-        assert_eq!(run(&settings, 1, scratch[2].path()), straight);
-    }
-
-    #[test]
-    fn a_diverging_run_says_where_and_keeps_the_last_good_checkpoint() {
-        let stop = AtomicBool::new(false);
-        let attempt = |every: usize, scratch: &Path| {
-            let mut settings = training(20, 4, 1e-3, OptimizerKind::Adamw);
-            settings.checkpoint_every = every;
-            let run = Run { settings: &settings, seed: 1, threads: 1, scratch };
-            let (mut model, optimizer) = (model(), Optimizer::new(settings.optimizer));
-            // Becomes infinite at its fifth update: each update asks for the losses of two halves.
-            let objective = Watched::new(|call, loss| if call < 8 { loss } else { loss * f64::INFINITY });
+        let lora = Lora { rank: 2, alpha: None, targets: vec![Target::QProj, Target::DownProj], merge: true };
+        let muon = training(9, 4, 1e-3, OptimizerKind::Muon);
+        let adamw = training(9, 4, 1e-3, OptimizerKind::Adamw);
+        let variants = [
+            muon,
+            Training { lora: Some(lora), ..adamw.clone() },
+            Training {
+                moments: Numbers::Bf16,
+                precision: Numbers::Bf16,
+                freeze: vec![Frozen::Norms],
+                ..adamw
+            },
+        ];
+        for mut settings in variants {
+            settings.schedule.warmup = 3;
+            settings.checkpoint_every = 2;
+            let scratch = [(); 3].map(|()| tempfile::tempdir().unwrap());
+            let straight = run(&settings, 1, scratch[0].path());
+            let stop = AtomicBool::new(false);
             let mut control = Control::new(&stop, |_| ());
-            train(&objective, &encoded(10), &mut model, optimizer, &run, &mut control)
-                .map(|_| ())
-                .unwrap_err()
-        };
-        // The weights after update 4 give no finite loss.
-        for (every, kept) in [(2, Some(2)), (3, Some(3)), (4, None)] {
-            let scratch = tempfile::tempdir().unwrap();
-            let error = attempt(every, scratch.path());
-            assert!(error.message.starts_with("training diverged at update 5: loss inf"), "{error}");
-            let (hint, place) = (error.hint.unwrap(), checkpoint(scratch.path()));
-            let found = resume(scratch.path(), OptimizerKind::Adamw, &mut model()).unwrap();
-            assert_eq!(found.map(|(position, _)| position.log.len()), kept);
-            let told = kept.map(|update| format!("after update {update} are in `{}`", place.display()));
-            assert!(told.map_or(!hint.contains("after update"), |told| hint.contains(&told)), "{hint}");
+            let rows = encoded(10);
+            // Stopped on request after some updates, which the objective counts.
+            let objective = Watched::new(|call, loss| {
+                if call == 8 {
+                    stop.store(true, Ordering::Relaxed);
+                }
+                loss
+            });
+            let mut again = model();
+            let scratch_of = scratch[1].path();
+            let run_it = Run { settings: &settings, seed: 1, threads: 1, inherit: None, scratch: scratch_of };
+            let error = train(&objective, &rows, &mut again, &run_it, &mut control).unwrap_err();
+            assert_eq!(error.kind, bstar_stages::protocol::FailureKind::Interrupted);
+            assert_eq!(run(&settings, 2, scratch_of), straight);
+            // Killed: what the last periodic checkpoint holds is what goes on.
+            settings.updates = 5;
+            drop(run(&settings, 1, scratch[2].path()));
+            settings.updates = 9;
+            assert_eq!(run(&settings, 1, scratch[2].path()).0.len(), straight.0.len());
         }
     }
 
     #[test]
-    fn long_rows_lose_the_beginning_of_their_prompt() {
-        let tokenizer = Tokenizer::load(folder().path()).unwrap();
-        let row = TextRow::new(&tokenizer, "Ann has 1 2 3 4", " pens", 1, 4).unwrap();
-        assert_eq!((row.ids.len(), row.start), (4, 2));
-        assert_eq!(tokenizer.decode(&row.ids).unwrap(), " 3 4 pens");
-        let error = TextRow::new(&tokenizer, "Ann", " 1 2 3", 1, 4).unwrap_err();
-        assert!(error.message.contains("`max_length` 4"), "{error}");
+    fn a_diverging_run_says_where_and_keeps_the_last_good_checkpoint() {
+        let attempt = |every: usize, stopped: bool, scratch: &Path| {
+            let stop = AtomicBool::new(false);
+            let mut settings = training(20, 4, 1e-3, OptimizerKind::Adamw);
+            settings.checkpoint_every = every;
+            let run = Run { settings: &settings, seed: 1, threads: 1, inherit: None, scratch };
+            // Becomes infinite at its fifth update: each update asks for the losses of two halves.
+            let objective = Watched::new(|call, loss| {
+                stop.store(stopped && call >= 8, Ordering::Relaxed);
+                if call < 8 { loss } else { loss * f64::INFINITY }
+            });
+            let mut control = Control::new(&stop, |_| ());
+            train(&objective, &encoded(10), &mut model(), &run, &mut control).map(|_| ()).unwrap_err()
+        };
+        // The weights after update 4 give no finite loss, whether or not somebody asks for an end.
+        for (every, kept) in [(2, Some(2)), (3, Some(3)), (4, None)] {
+            for stopped in [false, true] {
+                let scratch = tempfile::tempdir().unwrap();
+                let error = attempt(every, stopped, scratch.path());
+                assert!(error.message.starts_with("training diverged at update 5: loss inf"), "{error}");
+                let (hint, place) = (error.hint.unwrap(), checkpoint(scratch.path()));
+                let settings = training(20, 4, 1e-3, OptimizerKind::Adamw);
+                let found = resume(scratch.path(), &settings, &mut Tensors::new()).unwrap();
+                assert_eq!(found.map(|(position, _)| position.log.len()), kept);
+                let told = kept.map(|update| format!("after update {update} are in `{}`", place.display()));
+                assert!(told.map_or(!hint.contains("after update"), |told| hint.contains(&told)), "{hint}");
+            }
+        }
     }
 }

@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 
 use bstar_lm::checkpoint::save_model;
 use bstar_lm::config::ModelConfig;
+use bstar_lm::initial::initial;
 use bstar_lm::tokenizer::Tokenizer;
-use bstar_lm::train::initial;
 use bstar_stages::Reference;
 use bstar_stages::config::{Architecture, Tokenizer as Settings, TokenizerKind};
 use bstar_stages::record::Example;

@@ -14,15 +14,17 @@ use bstar_lm::batch::Packed;
 use bstar_lm::checkpoint::{load_model, save_model};
 use bstar_lm::config::ModelConfig;
 use bstar_lm::generate::{Policy, Row, Sampling};
+use bstar_lm::lora::Adapters;
 use bstar_lm::model::Decoder;
-use bstar_lm::optim::Optimizer;
+use bstar_lm::objective::{NextToken, TextRow};
 use bstar_lm::progress::Control;
 use bstar_lm::tensors::{Tensors, read_tensors, write_tensors};
 use bstar_lm::tokenizer::Tokenizer;
-use bstar_lm::train::{NextToken, Run, TextRow, train};
+use bstar_lm::train::{Run, train};
 use bstar_stages::Reference;
 use bstar_stages::config::{
-    Optimizer as OptimizerKind, SampleShard, Schedule, ScheduleShape, TokenizerKind, Training,
+    Lora, Numbers, Optimizer as OptimizerKind, SampleShard, Schedule, ScheduleShape, Target, TokenizerKind,
+    Training,
 };
 use bstar_stages::record::Example;
 use serde::Deserialize;
@@ -218,12 +220,11 @@ fn responses_do_not_depend_on_their_company() {
     }
 }
 
-/// The model after the updates, with its losses and gradient norms.
-fn trained(golden: &Golden) -> (Decoder, Vec<(f64, f64)>) {
+/// How transformers trained.
+fn training(golden: &Golden) -> Training {
     let Expected { rows, rate, decay, betas, losses, .. } = &golden.expected;
-    let rows: Vec<TextRow> = rows.iter().map(|ids| TextRow::from_ids(ids.clone(), 1).unwrap()).collect();
     let schedule = Schedule { shape: ScheduleShape::Constant, warmup: 0, floor: 0.0, total: None };
-    let settings = Training {
+    Training {
         updates: losses.len(),
         batch: rows.len(),
         learning_rate: *rate,
@@ -234,15 +235,36 @@ fn trained(golden: &Golden) -> (Decoder, Vec<(f64, f64)>) {
         weight_decay: *decay,
         betas: *betas,
         max_length: 128,
+        lora: None,
+        freeze: Vec::new(),
+        moments: Numbers::Fp32,
+        precision: Numbers::Fp32,
+        micro_batch: None,
+        activation_checkpointing: false,
         checkpoint_every: 100,
-    };
+    }
+}
+
+/// Trains on the rows of transformers; answers adapters, if any, losses and gradient norms.
+fn train_on(
+    golden: &Golden,
+    model: &mut Decoder,
+    settings: &Training,
+) -> (Option<Adapters>, Vec<(f64, f64)>) {
+    let rows = golden.expected.rows.iter();
+    let rows: Vec<TextRow> = rows.map(|ids| TextRow::from_ids(ids.clone(), 1).unwrap()).collect();
     let (scratch, stop) = (tempfile::tempdir().unwrap(), AtomicBool::new(false));
-    let run = Run { settings: &settings, seed: 1, threads: 1, scratch: scratch.path() };
-    let mut model = golden.model();
+    let run = Run { settings, seed: 1, threads: 1, inherit: None, scratch: scratch.path() };
     let mut control = Control::new(&stop, |_| ());
-    let optimizer = Optimizer::new(OptimizerKind::Adamw);
-    let (_, log, _) = train(&NextToken, &rows, &mut model, optimizer, &run, &mut control).unwrap();
-    (model, log.iter().map(|row| (row.loss, row.grad_norm)).collect())
+    let trained = train(&NextToken, &rows, model, &run, &mut control).unwrap();
+    (trained.adapters, trained.log.iter().map(|row| (row.loss, row.grad_norm)).collect())
+}
+
+/// The model after the updates, with its losses and gradient norms.
+fn trained(golden: &Golden) -> (Decoder, Vec<(f64, f64)>) {
+    let mut model = golden.model();
+    let (_, log) = train_on(golden, &mut model, &training(golden));
+    (model, log)
 }
 
 #[test]
@@ -314,5 +336,47 @@ fn what_is_written_loads_in_transformers() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         let off = |kind: &str| line["largest_difference"][kind].as_f64().unwrap();
         assert!(off("float32") <= 1e-4 && off("bfloat16") < 0.2 && off("float16") < 0.05, "{line}");
+    }
+}
+
+/// Needs an interpreter with torch, transformers and peft, named in `BSTAR_PYTHON`.
+#[test]
+fn adapters_are_those_of_peft() {
+    let Some(python) = std::env::var_os("BSTAR_PYTHON") else {
+        skipped::skipped("BSTAR_PYTHON names no Python with torch, transformers and peft");
+        return;
+    };
+    let tokenizer = tokenizer();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/adapters.py");
+    for golden in
+        goldens().iter().filter(|golden| ["qwen2", "qwen3", "llama-bias"].contains(&golden.name.as_str()))
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let Expected { rows, decay, betas, .. } = &golden.expected;
+        let (rate, updates) = (1e-3, 3);
+        let told = serde_json::json!({"rows": rows, "rate": rate, "decay": decay, "betas": betas, "updates": updates});
+        std::fs::write(folder.path().join("rows.json"), told.to_string()).unwrap();
+        let mut model = golden.model();
+        save_model(&folder.path().join("base"), &model, Kind::Float, tokenizer.path()).unwrap();
+        let lora = Lora { rank: 4, alpha: Some(8.0), targets: Target::all(), merge: true };
+        Adapters::new(&lora, &model, 1).save(&folder.path().join("start")).unwrap();
+        let settings = Training { updates, learning_rate: rate, lora: Some(lora), ..training(golden) };
+        let (found, log) = train_on(golden, &mut model, &settings);
+        let adapters = found.unwrap();
+        adapters.save(&folder.path().join("end")).unwrap();
+        adapters.merge(&mut model);
+        let logits = logits(&model, &rows[0]);
+        let logits = [("logits".to_owned(), &logits)];
+        write_tensors(&folder.path().join("logits.safetensors"), logits, Kind::Float, None).unwrap();
+        let output = std::process::Command::new(&python).arg(&script).arg(folder.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        println!("{:14} {said}", golden.name);
+        assert_eq!(said["adapters"], 7 * 2 * 2, "two blocks");
+        let off = |what: &str| said[what].as_f64().unwrap();
+        assert!(off("weights") <= 1e-5 && off("logits") <= 1e-4, "{said}");
+        for ((loss, _), theirs) in log.iter().zip(said["losses"].as_array().unwrap()) {
+            assert!((loss - theirs.as_f64().unwrap()).abs() <= 1e-5, "{loss} {theirs}");
+        }
     }
 }

@@ -11,9 +11,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use bstar_cache::Digest;
+use bstar_lm::checkpoint::save_model;
+use bstar_lm::config::ModelConfig;
+use bstar_lm::initial::initial;
 use bstar_stages::protocol::{FailureKind, InputPath, Order, Report, Request};
 use bstar_stages::stage::StageConfig;
 use serde_json::{Map, Value, json};
+use tch::{Device, Kind};
 
 struct Worker {
     process: Child,
@@ -378,5 +382,53 @@ fn a_worker_that_is_left_alone_while_it_computes_ends_without_a_crash() {
         drop(worker.orders.take());
         assert!(worker.process.wait().unwrap().success());
         worker = Worker::start();
+    }
+}
+
+/// A policy with grouped heads and biases, and a tokenizer it knows.
+fn policy(folder: &Path, tokenizer: &Path) {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/qwen2");
+    let mut config = ModelConfig::read(&golden).unwrap();
+    config.vocab_size = 300;
+    let model = initial(config, 5, Device::Cpu);
+    save_model(folder, &model, Kind::Float, tokenizer).unwrap();
+}
+
+#[test]
+fn killed_training_ends_with_the_bits_of_training_that_was_not() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path());
+    let place = |output| Place { folder: &folder, output };
+    let mut worker = Worker::start();
+    let tokenizer = json!({"corpus": ["c"], "kind": "bpe", "vocab_size": 280});
+    worker.order(&place("tokens"), "tokenizer", tokenizer, &[("corpus0", "examples.jsonl")]);
+    worker.end().unwrap();
+    policy(&folder.path().join("base"), &folder.path().join("tokens/tokenizer"));
+    let inputs = [("policy", "base"), ("dataset", "examples.jsonl")];
+    let lora = json!({"rank": 4, "targets": ["q_proj", "v_proj", "down_proj"]});
+    let files = ["policy/model.safetensors", "optimizer/optimizer.safetensors", "log.jsonl"];
+    for (straight, again, lora) in [("straight", "again", Value::Null), ("straight2", "again2", lora)] {
+        let training = json!({"updates": 300, "batch": 8, "learning_rate": 0.003, "max_length": 128, "lora": lora,
+                              "schedule": {"shape": "cosine", "warmup": 20}, "checkpoint_every": 2});
+        let sft = json!({"policy": "p", "dataset": "d", "training": training});
+        worker.order(&place(straight), "sft", sft.clone(), &inputs);
+        worker.end().unwrap();
+        for kill in 0..10 {
+            let mut victim = Worker::start();
+            victim.order(&place(again), "sft", sft.clone(), &inputs);
+            // The first report comes with the first update of this process.
+            assert!(matches!(victim.report(), Report::Progress { .. }));
+            std::thread::sleep(std::time::Duration::from_millis(kill * 7919 % 61));
+            victim.process.kill().unwrap();
+            assert!(!victim.process.wait().unwrap().success());
+            assert!(!folder.path().join(again).join("log.jsonl").exists(), "it was done before");
+        }
+        worker.order(&place(again), "sft", sft, &inputs);
+        worker.end().unwrap();
+        let adapter = (!lora.is_null()).then_some("adapter/adapter_model.safetensors");
+        for file in files.into_iter().chain(adapter) {
+            let read = |output: &str| std::fs::read(folder.path().join(output).join(file)).unwrap();
+            assert_eq!(read(straight), read(again), "{file}");
+        }
     }
 }

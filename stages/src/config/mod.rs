@@ -1,5 +1,6 @@
 //! The settings of every stage: one struct a stage, each with its identity, inputs and outputs.
 
+mod architecture;
 mod budget;
 mod check;
 mod command;
@@ -9,6 +10,7 @@ mod declared;
 mod evaluate;
 mod judge;
 mod labels;
+mod lora;
 mod merge;
 mod precision;
 mod prompts;
@@ -18,7 +20,9 @@ mod sample;
 mod score;
 mod select;
 mod train;
+mod training;
 
+pub use architecture::Architecture;
 pub use budget::{Allocate, Halve, Halving};
 pub use command::Command;
 pub use data::{Draw, Problems, Tokenizer, TokenizerKind};
@@ -28,6 +32,7 @@ pub use evaluate::{Evaluate, Measure};
 pub use judge::{AnswerStyle, CodeRules, Grader};
 pub(crate) use labels::part_inputs;
 pub use labels::{LabelSteps, LabelledPart, Prefixes, StepEstimate, StepLabels};
+pub use lora::{Lora, Target};
 pub use merge::Merge;
 pub use precision::Precision;
 pub use prompts::Prompts;
@@ -36,7 +41,8 @@ pub use rules::{Average, Counted, Rules, Select, Ties};
 pub use sample::{Sample, SampleShard};
 pub use score::{Aggregate, Scale, Score, ScoreShard};
 pub use select::{Filter, Objective, Search, Thresholds};
-pub use train::{Architecture, Optimizer, Pretrain, RewardModel, Schedule, ScheduleShape, Sft, Training};
+pub use train::{Pretrain, RewardModel, Sft};
+pub use training::{Frozen, Numbers, Optimizer, Schedule, ScheduleShape, Training};
 
 #[cfg(test)]
 mod tests;

@@ -214,6 +214,58 @@ fn throughput_settings_are_no_identity() {
         train(&json!({"optimizer": "muon", "muon_learning_rate": 0.5}))
     );
     assert_ne!(train(&json!({})), train(&json!({"schedule": {"total": 20}})));
+    // Settings that only some pipelines have are in the identity only there.
+    let lora = |changes: &Value| {
+        let mut lora = json!({"rank": 4});
+        lora.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        train(&json!({"lora": lora}))
+    };
+    for name in ["lora", "freeze", "moments", "precision", "micro_batch"] {
+        assert!(!format!("{:?}", train(&json!({}))).contains(name), "{name}");
+    }
+    for same in [
+        json!({"lora": null}),
+        json!({"freeze": []}),
+        json!({"moments": "fp32", "precision": "fp32"}),
+        json!({"activation_checkpointing": true}),
+    ] {
+        assert_eq!(train(&json!({})), train(&same), "{same}");
+    }
+    for other in [
+        json!({"freeze": ["norms"]}),
+        json!({"moments": "bf16"}),
+        json!({"precision": "bf16"}),
+        json!({"micro_batch": 512}),
+    ] {
+        assert_ne!(train(&json!({})), train(&other), "{other}");
+    }
+    assert_eq!(lora(&json!({})), lora(&json!({"alpha": 4})));
+    assert_eq!(
+        lora(&json!({"targets": ["q_proj", "v_proj"]})),
+        lora(&json!({"targets": ["v_proj", "q_proj"]}))
+    );
+    let kinds = [
+        json!({}),
+        json!({"rank": 8}),
+        json!({"alpha": 8}),
+        json!({"targets": ["q_proj"]}),
+        json!({"merge": false}),
+    ];
+    let kinds: HashSet<String> = kinds.iter().map(|kind| format!("{:?}", lora(kind))).collect();
+    assert_eq!(kinds.len(), 5);
+}
+
+#[test]
+fn adapters_are_an_output_and_the_policy_only_if_they_are_merged() {
+    let names = |lora: Value| -> Vec<String> {
+        let mut training = training();
+        training["lora"] = lora;
+        let stage = stage("sft", json!({"policy": "p", "dataset": "d", "training": training}));
+        stage.stage().outputs().into_iter().map(|output| output.name).collect()
+    };
+    assert_eq!(names(Value::Null), ["policy", "optimizer", "log"]);
+    assert_eq!(names(json!({"rank": 4})), ["policy", "adapter", "optimizer", "log"]);
+    assert_eq!(names(json!({"rank": 4, "merge": false})), ["adapter", "optimizer", "log"]);
 }
 
 #[test]
@@ -488,6 +540,12 @@ fn training_out_of_range_is_refused() {
     assert_eq!(pretrain(&none, &json!({"schedule": {"floor": 2}})), ["training.schedule.floor"]);
     assert_eq!(pretrain(&none, &json!({"schedule": {"warmup": 11}})), ["training.schedule.warmup"]);
     assert_eq!(pretrain(&none, &json!({"schedule": {"total": 0}})), ["training.schedule.total"]);
+    assert_eq!(pretrain(&none, &json!({"micro_batch": 0})), ["training.micro_batch"]);
+    assert_eq!(pretrain(&none, &json!({"freeze": ["head", "head"]})), ["training.freeze[1]"]);
+    assert_eq!(pretrain(&none, &json!({"lora": {"rank": 2}})), ["training.lora"]);
+    let lora = json!({"rank": 0, "alpha": 0, "targets": []});
+    let all = ["rank", "alpha", "targets"].map(|name| format!("training.lora.{name}"));
+    assert_eq!(pretrain(&none, &json!({"lora": lora}))[..3], all);
 }
 
 #[test]

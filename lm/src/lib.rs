@@ -4,7 +4,9 @@
 //! - [`tokenizer`]: training a tokenizer; encoding and decoding.
 //! - [`ask`], [`inspect`]: questions to a model from the command line.
 //! - [`config`], [`checkpoint`]: Hugging Face folders, read and written. [`tensors`]: safetensors files.
-//! - [`model`]: the decoder. [`rope`]: its rotary positions. [`generate`]: sampling responses. [`cascade`]: the attention of a wave of them.
+//! - [`model`]: the decoder. [`rope`]: its rotary positions. [`generate`]: sampling responses, in waves ([`wave`]) as large
+//!   as [`memory`] allows. [`cascade`]: the attention of those that began together.
+//!   [`kernels`]: what is faster in one pass.
 //!   [`draw`]: choosing one token. [`stream`]: random numbers.
 //! - [`optim`], [`batch`], [`train`]: optimizers, packed rows, and the loop of `pretrain` and `sft`.
 //! - [`reward`]: process reward models.
@@ -21,6 +23,8 @@ pub mod draw;
 pub mod error;
 pub mod generate;
 pub mod inspect;
+pub mod kernels;
+pub mod memory;
 pub mod model;
 pub mod optim;
 pub mod progress;
@@ -32,4 +36,5 @@ pub mod stream;
 pub mod tensors;
 pub mod tokenizer;
 pub mod train;
+pub mod wave;
 pub mod worker;

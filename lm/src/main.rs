@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use bstar_lm::ask::{Ask, answer};
-use bstar_lm::{device, worker};
+use bstar_lm::{device, memory, worker};
 use bstar_stages::protocol::FailureKind;
 use clap::{Parser, Subcommand};
 
@@ -33,6 +33,7 @@ enum Command {
 
 fn main() -> ExitCode {
     device::single_thread();
+    memory::keep_freed();
     match Cli::parse().command {
         Command::Worker { device } => {
             worker::serve(&device);

@@ -18,7 +18,8 @@ use crate::checkpoint::{load_model, load_tokenizer, save_model};
 use crate::config::ModelConfig;
 use crate::device;
 use crate::error::{Result, io};
-use crate::generate::{CACHE_BYTES, Policy, Sampling};
+use crate::generate::{Policy, Sampling};
+use crate::memory;
 use crate::model::Decoder;
 use crate::optim::Optimizer;
 use crate::progress::Control;
@@ -87,7 +88,7 @@ impl Kept {
             return Err(StageError::failed("the policy was not loaded"));
         };
         let began = Instant::now();
-        let sampling = Sampling { settings, seed: step.request.seed, cache_bytes: CACHE_BYTES };
+        let sampling = Sampling { settings, seed: step.request.seed, memory: memory::budget(step.device)? };
         let responses = policy.sample(&queries, &sampling, step.control)?;
         write_rows(&step.output("responses.jsonl"), &responses)?;
         let tokens: u64 = responses.iter().map(|response| u64::from(response.tokens)).sum();

@@ -27,6 +27,10 @@ pub struct Evaluate {
     /// Their temperature.
     #[serde(default = "one")]
     pub temperature: f64,
+    /// Keep the tokens that are at least this share as likely as the most likely one, of the sampled
+    /// responses; 0 = all.
+    #[serde(default)]
+    pub min_p: f64,
     /// Most tokens a response.
     pub max_tokens: usize,
     /// How answers are compared.
@@ -81,6 +85,8 @@ impl Evaluate {
     fn sample(&self, temperature: f64, samples: u32, limit: Option<usize>) -> StageConfig {
         StageConfig::Sample(Sample {
             limit,
+            // Greedy responses have no use for it.
+            min_p: if temperature > 0.0 { self.min_p } else { 0.0 },
             ..Sample::new(
                 &self.policy,
                 &self.queries,
@@ -125,6 +131,7 @@ impl Stage for Evaluate {
             samples,
             sampled_queries,
             temperature,
+            min_p,
             max_tokens,
             grader,
             answer,
@@ -137,6 +144,7 @@ impl Stage for Evaluate {
             ("samples", (*samples).into()),
             ("sampled_queries", (*sampled_queries).into()),
             ("temperature", (*temperature).into()),
+            ("min_p", (*min_p).into()),
             ("max_tokens", (*max_tokens).into()),
             ("grader", grader.name().into()),
             ("answer", answer.name().into()),
@@ -149,6 +157,7 @@ impl Stage for Evaluate {
         let mut checks = Checks::default();
         checks.count("max_tokens", self.max_tokens);
         checks.temperature("temperature", self.temperature);
+        checks.within("min_p", self.min_p, 0.0, 1.0, "0 keeps all tokens; 0.05 is usual");
         checks.greedy_is_single("temperature", &[self.temperature], self.samples);
         checks.pass_at(&self.k, &self.s);
         self.code.check(&mut checks, self.grader, self.reward_model.is_some());

@@ -33,6 +33,9 @@ pub struct StepLabels {
     /// The temperature of both.
     #[serde(default = "one")]
     pub temperature: f64,
+    /// Keep the tokens that are at least this share as likely as the most likely one, in both; 0 = all.
+    #[serde(default)]
+    pub min_p: f64,
     /// Most tokens a response.
     pub max_tokens: usize,
     /// How answers are compared.
@@ -98,6 +101,7 @@ impl Stage for StepLabels {
             solutions,
             completions,
             temperature,
+            min_p,
             max_tokens,
             grader,
             answer,
@@ -107,6 +111,7 @@ impl Stage for StepLabels {
             ("solutions", (*solutions).into()),
             ("completions", (*completions).into()),
             ("temperature", (*temperature).into()),
+            ("min_p", (*min_p).into()),
             ("max_tokens", (*max_tokens).into()),
             ("grader", grader.name().into()),
             ("answer", answer.name().into()),
@@ -123,6 +128,7 @@ impl Stage for StepLabels {
         checks.count("completions", self.completions as usize);
         checks.count("max_tokens", self.max_tokens);
         checks.temperature("temperature", self.temperature);
+        checks.within("min_p", self.min_p, 0.0, 1.0, "0 keeps all tokens; 0.05 is usual");
         checks.greedy_is_single("temperature", &[self.temperature], self.solutions.max(self.completions));
         if let Some(limit) = self.limit {
             checks.count("limit", limit);
@@ -135,7 +141,10 @@ impl Stage for StepLabels {
         let reference = |suffix: &str| Reference(step(suffix));
         let sample = |policy: &Reference, queries: &Reference, samples| {
             let temperature = OneOrMany::One(Setting::Value(self.temperature));
-            Sample::new(policy, queries, temperature, samples, self.max_tokens)
+            Sample {
+                min_p: self.min_p,
+                ..Sample::new(policy, queries, temperature, samples, self.max_tokens)
+            }
         };
         let (solutions, prefixes) = (reference("solutions"), reference("prefixes"));
         let continuations = reference("continuations");

@@ -16,7 +16,8 @@ use tch::{Kind, Tensor};
 use crate::batch::Packed;
 use crate::checkpoint::{load_model, load_tokenizer};
 use crate::error::{Result, torch};
-use crate::generate::{CACHE_BYTES, Policy, Prompt, Sampling};
+use crate::generate::{Policy, Prompt, Sampling};
+use crate::memory;
 use crate::model::{Decoder, index, rounded};
 use crate::progress::Control;
 use crate::tokenizer::Tokenizer;
@@ -258,6 +259,7 @@ fn generate(folder: &Path, drawing: &DrawingArgs, computing: &Computing) -> Resu
     }
     let model = computing.load(folder)?;
     let tokenizer = load_tokenizer(folder, model.config())?;
+    let memory = memory::budget(model.device())?;
     let policy = Policy::new(model, tokenizer.clone());
     let settings = SampleShard {
         temperature: *temperature,
@@ -271,7 +273,7 @@ fn generate(folder: &Path, drawing: &DrawingArgs, computing: &Computing) -> Resu
         // The model is loaded in its numbers already.
         precision: Precision::default(),
     };
-    let sampling = Sampling { settings: &settings, seed: *seed, cache_bytes: CACHE_BYTES };
+    let sampling = Sampling { settings: &settings, seed: *seed, memory };
     let mut prompts: Vec<Prompt> = Vec::new();
     for_each_line(|PromptLine { id, prompt }| {
         let id = id.unwrap_or_else(|| (prompts.len() + 1).to_string());

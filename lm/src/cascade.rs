@@ -1,11 +1,11 @@
-//! The attention of a wave of responses: prompts once, responses in lock step.
+//! The attention of responses that began together: prompts once, responses in lock step.
 //!
 //! Keys and values of a prompt are stored once for all responses to it, those of responses in one
 //! cache whose rows all have the same length. A new token attends to both, and the two results are
 //! merged by their log-sum-exp, which is exact.
 //!
 //! The bits of a row depend on that row only. Prompts are padded to a length that depends on their
-//! own; the responses to a prompt fill slots in multiples of [`ROWS`](crate::model::ROWS), because
+//! own; the responses to a prompt fill slots whose queries are a multiple of [`ROWS`](crate::model::ROWS), because
 //! kernels for few rows round differently; and the caches of responses are narrowed, never masked.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use tch::{Device, Kind, Tensor};
 
 use crate::config::ModelConfig;
-use crate::model::{Attention, index, rounded};
+use crate::kernels;
+use crate::model::{Attention, ROWS, index, rounded};
 
 /// Positions a cache of responses begins with; it doubles when full.
 const CAPACITY: i64 = 32;
@@ -21,7 +22,8 @@ const CAPACITY: i64 = 32;
 /// Prompts that are equally long when padded.
 #[derive(Debug)]
 pub struct Prompts {
-    /// Keys and values of each block: `[prompts, kv heads, length, head]`.
+    /// Keys and values of each block: `[prompts or more, kv heads, length, head]`. What is beyond the
+    /// prompts belongs to none any more.
     pub blocks: Vec<[Tensor; 2]>,
     /// Which prompts, in the caller's numbers.
     pub numbers: Vec<usize>,
@@ -34,26 +36,30 @@ pub struct Prompts {
     layout: Layout,
 }
 
-/// Where the rows of prompts are among the rows of the wave.
+/// Where the rows of prompts are among the rows of the cascade.
 #[derive(Debug, Default)]
 struct Layout {
     /// Slots a prompt.
     slots: i64,
-    /// First row and number of rows.
-    rows: (i64, i64),
-    /// The row in each slot, and the slot of each row; `None` when they are in step.
-    gather: Option<[Tensor; 2]>,
+    /// The first row, where rows are in the order of slots.
+    first: i64,
+    /// The row in each slot; `None` when they are in order.
+    gather: Option<Tensor>,
 }
 
-/// Keys and values of a wave.
+/// Keys and values of responses that began together.
 #[derive(Debug)]
 pub struct Cascade {
     prompts: Vec<Prompts>,
-    /// Keys and values of each block: `[rows, kv heads, capacity, head]`.
+    /// Keys and values of each block: `[rows or more, kv heads, capacity, head]`.
     responses: Vec<[Tensor; 2]>,
-    /// The number of the prompt of each row, in order.
+    /// The number of the prompt of each row.
     owners: Vec<usize>,
+    /// The slot of each row, among those of all prompts; `None` when they are in order.
+    places: Option<Tensor>,
     length: i64,
+    /// Most tokens of a response.
+    most: i64,
     greedy: bool,
     device: Device,
     kind: Kind,
@@ -91,7 +97,7 @@ impl Prompts {
         }
     }
 
-    /// Only the prompts at these places.
+    /// Only the prompts at these places, of which the last fill the places of those that are gone.
     fn select(&mut self, kept: &[usize]) {
         if kept.len() == self.numbers.len() {
             return;
@@ -104,31 +110,108 @@ impl Prompts {
         for mask in self.narrowed.values_mut() {
             *mask = mask.index_select(0, &at);
         }
-        for tensor in self.blocks.iter_mut().flatten() {
-            *tensor = tensor.index_select(0, &at);
+        let moves = Moves::new(kept, self.mask.device());
+        self.blocks.iter().flatten().for_each(|tensor| moves.apply(tensor));
+    }
+
+    /// Finds the slots of its prompts' rows, after `before` others; `places` learns of each row's.
+    fn arrange(&mut self, rows: &BTreeMap<usize, Vec<i64>>, multiple: i64, before: i64, places: &mut [i64]) {
+        let own: Vec<&[i64]> = self.numbers.iter().map(|number| rows[number].as_slice()).collect();
+        let most = own.iter().map(|rows| rows.len()).max().unwrap_or(0);
+        let slots = (most as i64 + multiple - 1) / multiple * multiple;
+        let mut all = Vec::with_capacity(own.len() * slots as usize);
+        for rows in own {
+            for (slot, row) in rows.iter().enumerate() {
+                places[*row as usize] = before + (all.len() + slot) as i64;
+            }
+            // Slots without a row of their own repeat the last one.
+            all.extend((0..slots as usize).map(|slot| rows[slot.min(rows.len() - 1)]));
+        }
+        let first = all.first().copied().unwrap_or(0);
+        let in_order = all.iter().zip(first..).all(|(row, expected)| *row == expected);
+        let gather = (!in_order).then(|| index(&all, self.mask.device()));
+        self.layout = Layout { slots, first, gather };
+    }
+
+    fn slots(&self) -> i64 {
+        self.numbers.len() as i64 * self.layout.slots
+    }
+}
+
+/// Which rows are copied where, within a tensor.
+struct Moves(Option<[Tensor; 2]>);
+
+impl Moves {
+    /// The moves that bring `kept` to the first places. What is moved comes from beyond them.
+    fn new(kept: &[usize], device: Device) -> Self {
+        let moved = kept.iter().enumerate().filter(|(to, from)| to != *from);
+        let (to, from): (Vec<i64>, Vec<i64>) = moved.map(|(to, from)| (to as i64, *from as i64)).unzip();
+        Self((!to.is_empty()).then(|| [index(&to, device), index(&from, device)]))
+    }
+
+    fn apply(&self, tensor: &Tensor) {
+        if let Self(Some([to, from])) = self {
+            drop(tensor.shallow_clone().index_copy_(0, to, &tensor.index_select(0, from)));
         }
     }
 }
 
+/// The places to keep so that what is alive comes first: the last ones fill the holes.
+#[must_use]
+pub fn compact(alive: &[bool]) -> Vec<usize> {
+    let count = alive.iter().filter(|alive| **alive).count();
+    let mut last = (count..alive.len()).filter(|place| alive[*place]);
+    (0..count).filter_map(|place| if alive[place] { Some(place) } else { last.next() }).collect()
+}
+
 impl Cascade {
-    /// A wave whose rows belong to the prompts with the numbers `owners`, which must be in the order
-    /// of `prompts`. A greedy wave has one row a prompt and needs no slots.
+    /// Responses whose rows belong to the prompts with the numbers `owners`, and none of which becomes
+    /// longer than `most` tokens. Greedy ones are one a prompt and need no slots.
     #[must_use]
-    pub fn new(config: &ModelConfig, prompts: Vec<Prompts>, owners: Vec<usize>, greedy: bool) -> Self {
+    pub fn new(
+        config: &ModelConfig,
+        prompts: Vec<Prompts>,
+        owners: Vec<usize>,
+        most: usize,
+        greedy: bool,
+    ) -> Self {
         let (device, kind) = (prompts[0].mask.device(), prompts[0].blocks[0][0].kind());
         let shape = [config.kv_heads, config.heads / config.kv_heads, config.head_dim];
-        let (responses, windows) = (Vec::new(), config.windows.clone());
-        let mut new = Self { prompts, responses, owners, length: 0, greedy, device, kind, shape, windows };
+        let (most, windows) = (i64::try_from(most).unwrap_or(i64::MAX), config.windows.clone());
+        let mut new = Self {
+            prompts,
+            responses: Vec::new(),
+            owners,
+            places: None,
+            length: 0,
+            most,
+            greedy,
+            device,
+            kind,
+            shape,
+            windows,
+        };
         new.arrange();
         new.narrow();
-        new.responses = (0..config.layers).map(|_| [new.empty(CAPACITY), new.empty(CAPACITY)]).collect();
+        let capacity = new.capacity();
+        new.responses = (0..config.layers).map(|_| [new.empty(capacity), new.empty(capacity)]).collect();
         new
     }
 
-    /// Rows of the wave, with those that only fill up.
+    /// Rows, with those that only fill up.
     #[must_use]
     pub fn rows(&self) -> i64 {
         rounded(self.owners.len() as i64)
+    }
+
+    /// Rows there is memory for.
+    #[must_use]
+    pub fn held(&self) -> i64 {
+        self.responses.first().map_or(0, |[keys, _]| keys.size()[0])
+    }
+
+    fn capacity(&self) -> i64 {
+        (2 * self.length).max(CAPACITY).min(self.most.max(self.length + 1))
     }
 
     fn empty(&self, capacity: i64) -> Tensor {
@@ -139,57 +222,49 @@ impl Cascade {
 
     /// Drops prompts without rows, and finds the slots of the others' rows.
     fn arrange(&mut self) {
-        let mut first = 0_usize;
-        let padding = self.rows() - self.owners.len() as i64;
+        let mut rows: BTreeMap<usize, Vec<i64>> = BTreeMap::new();
+        for (row, owner) in (0..).zip(&self.owners) {
+            rows.entry(*owner).or_default().push(row);
+        }
+        // The queries of a group of heads share a product.
+        let multiple = if self.greedy { 1 } else { ROWS / greatest_common_divisor(self.shape[1], ROWS) };
+        let mut places = vec![0; self.rows() as usize];
+        let mut before = 0;
         for prompts in &mut self.prompts {
-            let count = |number: &usize| self.owners.iter().filter(|owner| *owner == number).count();
-            let counts: Vec<usize> = prompts.numbers.iter().map(count).collect();
-            let kept: Vec<usize> = (0..counts.len()).filter(|place| counts[*place] > 0).collect();
-            prompts.select(&kept);
-            let counts: Vec<i64> = kept.iter().map(|place| counts[*place] as i64).collect();
-            let total: i64 = counts.iter().sum();
-            let slots = counts.iter().max().copied().unwrap_or(0);
-            let slots = if self.greedy { slots } else { rounded(slots) };
-            let start = first as i64;
-            first += total as usize;
-            prompts.layout = Layout { slots, rows: (start, total), gather: None };
-            let last = first == self.owners.len() && total > 0;
-            let padding = if last { padding } else { 0 };
-            if padding == 0 && total == slots * counts.len() as i64 {
-                continue;
-            }
-            let (mut rows, mut places) = (Vec::new(), Vec::new());
-            let mut row = start;
-            for (place, count) in counts.iter().enumerate() {
-                rows.extend((0..slots).map(|slot| row + slot.min(count - 1)));
-                places.extend((0..*count).map(|slot| place as i64 * slots + slot));
-                row += count;
-            }
-            places.extend((0..padding).map(|_| 0));
-            prompts.layout.gather = Some([index(&rows, self.device), index(&places, self.device)]);
+            let alive: Vec<bool> = prompts.numbers.iter().map(|number| rows.contains_key(number)).collect();
+            prompts.select(&compact(&alive));
+            prompts.arrange(&rows, multiple, before, &mut places);
+            before += prompts.slots();
         }
         self.prompts.retain(|prompts| !prompts.numbers.is_empty());
+        let in_order = before == self.rows() && places.iter().zip(0..).all(|(place, row)| *place == row);
+        self.places = (!in_order).then(|| index(&places, self.device));
     }
 
-    /// Keeps these rows only (in ascending order) and makes room for more tokens.
+    /// Keeps these rows only, which are the answer of [`compact`].
     pub fn keep(&mut self, rows: &[usize]) {
         self.owners = rows.iter().map(|row| self.owners[*row]).collect();
         self.arrange();
-        let mut at: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
-        at.resize(self.rows() as usize, at[0]);
-        let at = index(&at, self.device);
-        let capacity = (2 * self.length).max(CAPACITY);
+        let moves = Moves::new(rows, self.device);
+        for cache in self.responses.iter().flatten() {
+            moves.apply(&cache.narrow(2, 0, self.length));
+        }
+    }
+
+    /// Makes room for another token, and gives back the memory of rows that are gone.
+    pub fn resize(&mut self) {
+        let (rows, capacity) = (self.rows(), self.capacity());
         for block in 0..self.responses.len() {
             for side in 0..2 {
                 let new = self.empty(capacity);
-                let old = self.responses[block][side].narrow(2, 0, self.length);
-                new.narrow(2, 0, self.length).copy_(&old.index_select(0, &at));
+                let old = self.responses[block][side].narrow(0, 0, rows).narrow(2, 0, self.length);
+                new.narrow(2, 0, self.length).copy_(&old);
                 self.responses[block][side] = new;
             }
         }
     }
 
-    /// Whether the caches have no room for another token: then [`Self::keep`] must be called.
+    /// Whether the caches have no room for another token: then [`Self::resize`] must be called.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.responses.first().is_some_and(|[keys, _]| keys.size()[2] == self.length)
@@ -214,65 +289,67 @@ impl Cascade {
     pub fn attend(&self, block: usize, attention: &Attention) -> Tensor {
         let [kv, group, head] = self.shape;
         let rows = self.rows();
-        for (cache, new) in self.responses[block].iter().zip([&attention.key, &attention.value]) {
+        let caches = self.responses[block].each_ref().map(|cache| cache.narrow(0, 0, rows));
+        for (cache, new) in caches.iter().zip([&attention.key, &attention.value]) {
             cache.narrow(2, self.length, 1).copy_(&new.unsqueeze(2));
         }
-        let [keys, values] = &self.responses[block];
         let query = attention.query.view([rows, kv, group, head]);
         let window = self.windows[block].unwrap_or(i64::MAX);
         let seen = (self.length + 1).min(window);
-        let recent = |cache: &Tensor| cache.narrow(2, self.length + 1 - seen, seen);
-        let (own, own_weight) = attend(&query, &recent(keys), &recent(values), None);
+        let [keys, values] = caches.map(|cache| cache.narrow(2, self.length + 1 - seen, seen));
+        let own = kernels::attend(&query, &keys, &values);
+        let (own, own_weight) = own.unwrap_or_else(|| attend(&query, &keys, &values, None));
         if window <= self.length + 1 {
-            return own.reshape([rows, -1]);
+            return own.transpose(1, 2).reshape([rows, -1]);
         }
-        let (own, own_weight) = (own.reshape([rows, kv * group, head]), own_weight.reshape([rows, -1]));
-        let parts: Vec<(Tensor, Tensor)> =
-            self.prompts.iter().map(|prompts| self.attend_prompts(block, prompts, &query)).collect();
-        let (prompt, prompt_weight) = match &parts[..] {
-            [(out, weight)] => (out.shallow_clone(), weight.shallow_clone()),
-            _ => {
-                let (outs, weights): (Vec<_>, Vec<_>) =
-                    parts.iter().map(|(out, weight)| (out, weight)).unzip();
-                (Tensor::cat(&outs, 0), Tensor::cat(&weights, 0))
-            }
+        let (outs, weights): (Vec<Tensor>, Vec<Tensor>) =
+            self.prompts.iter().map(|prompts| self.attend_prompts(block, prompts, &query)).unzip();
+        let in_rows = |mut parts: Vec<Tensor>| {
+            let all = if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(&parts, 0) };
+            self.places.as_ref().map_or_else(|| all.shallow_clone(), |places| all.index_select(0, places))
         };
+        let (prompt, prompt_weight) = (in_rows(outs), in_rows(weights));
         let share = (prompt_weight - own_weight).sigmoid().unsqueeze(-1);
         let merged = own.to_kind(Kind::Float).lerp_tensor(&prompt.to_kind(Kind::Float), &share);
-        merged.to_kind(self.kind).view([rows, -1])
+        merged.to_kind(self.kind).transpose(1, 2).reshape([rows, -1])
     }
 
-    /// Outputs `[rows, heads, head]` and log-sum-exps `[rows, heads]` of rows attending to their prompts.
+    /// Outputs `[slots, group, kv heads, head]` and log-sum-exps `[slots, group, kv heads]` of rows attending to
+    /// their prompts.
     fn attend_prompts(&self, block: usize, prompts: &Prompts, query: &Tensor) -> (Tensor, Tensor) {
         let [kv, group, head] = self.shape;
-        let Layout { slots, rows: (start, count), gather } = &prompts.layout;
+        let Layout { slots, first, gather } = &prompts.layout;
         let query = match gather {
-            Some([rows, _]) => query.index_select(0, rows),
-            None => query.narrow(0, *start, *count),
+            Some(rows) => query.index_select(0, rows),
+            None => query.narrow(0, *first, prompts.slots()),
         };
         // The queries of a group of heads share its keys: they become more rows of one product.
         let query =
             query.view([-1, *slots, kv, group, head]).transpose(1, 2).reshape([-1, kv, slots * group, head]);
-        let [keys, values] = &prompts.blocks[block];
+        let count = prompts.numbers.len() as i64;
+        let [keys, values] = prompts.blocks[block].each_ref().map(|cache| cache.narrow(0, 0, count));
         let narrowed = self.windows[block].and_then(|window| prompts.narrowed.get(&window));
-        let (out, weight) = attend(&query, keys, values, Some(narrowed.unwrap_or(&prompts.mask)));
-        let out = out.reshape([-1, kv, *slots, group, head]).transpose(1, 2).reshape([-1, kv * group, head]);
-        let weight = weight.reshape([-1, kv, *slots, group]).transpose(1, 2).reshape([-1, kv * group]);
-        match gather {
-            Some([_, places]) => (out.index_select(0, places), weight.index_select(0, places)),
-            None => (out, weight),
-        }
+        let (out, weight) = attend(&query, &keys, &values, Some(narrowed.unwrap_or(&prompts.mask)));
+        (out.reshape([-1, group, kv, head]), weight.reshape([-1, group, kv]))
     }
 }
 
-/// Attention of `[batch, heads, rows, head]` with its log-sum-exp `[batch, heads, rows]`.
+fn greatest_common_divisor(a: i64, b: i64) -> i64 {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
+/// Attention of `[batch, heads, rows, head]`: `[batch, rows, heads, head]`, the order in which the kernel
+/// writes it, and its log-sum-exp `[batch, rows, heads]`.
 fn attend(query: &Tensor, key: &Tensor, value: &Tensor, mask: Option<&Tensor>) -> (Tensor, Tensor) {
     if query.device() != Device::Cpu {
         return attend_by_products(query, key, value, mask);
     }
     let (batch, rows) = (query.size()[0], query.size()[2]);
     let mask = mask.map(|mask| mask.expand([batch, 1, rows, -1], false));
-    Tensor::internal_scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, false, mask, None)
+    let (out, weight) = Tensor::internal_scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, false, mask, None,
+    );
+    (out.transpose(1, 2), weight.transpose(1, 2))
 }
 
 /// The same by its definition, for devices without a kernel that gives the log-sum-exp.
@@ -290,7 +367,7 @@ pub(crate) fn attend_by_products(
     }
     let weight = scores.logsumexp([-1_i64].as_slice(), true);
     let out = (scores - &weight).exp().to_kind(value.kind()).matmul(value);
-    (out, weight.squeeze_dim(-1))
+    (out.transpose(1, 2), weight.squeeze_dim(-1).transpose(1, 2))
 }
 
 #[cfg(test)]

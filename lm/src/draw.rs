@@ -1,6 +1,15 @@
 //! Choosing one token of each row of logits.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
+
+use crate::error::{Result, torch};
+
+/// Rows that are looked at together: few enough for their shares to stay in a core's cache.
+const CHUNK: i64 = 64;
+/// Rows whose shares are summed side by side: one sum alone waits for its own last step.
+const LANES: usize = 8;
+/// Tokens between two sums that are remembered.
+const STRIDE: usize = 64;
 
 /// How a token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,6 +31,54 @@ impl Drawing {
         self.temperature <= 0.0
     }
 
+    /// The token of each row of logits `[rows, vocabulary]`, and its log-probability at temperature 1: those of
+    /// [`Self::draw`].
+    ///
+    /// # Errors
+    /// When libtorch fails.
+    pub fn choose(&self, logits: &Tensor, uniforms: &[f64]) -> Result<(Vec<i64>, Vec<f64>)> {
+        if self.is_greedy() || logits.device() != Device::Cpu {
+            let (tokens, logprobs) = self.draw(logits, uniforms);
+            // One copy for both: on a device every copy waits for all that came before.
+            let both = Tensor::stack(&[tokens.to_kind(Kind::Double), logprobs.to_kind(Kind::Double)], 0);
+            let mut both: Vec<f64> = Vec::try_from(both.view([-1])).map_err(|error| torch(&error))?;
+            let logprobs = both.split_off(both.len() / 2);
+            return Ok((both.into_iter().map(|token| token as i64).collect(), logprobs));
+        }
+        let count = logits.size()[0];
+        let (mut tokens, mut logprobs) =
+            (Vec::with_capacity(count as usize), Vec::with_capacity(count as usize));
+        for first in (0..count).step_by(CHUNK as usize) {
+            let rows = CHUNK.min(count - first);
+            let logits = logits.narrow(0, first, rows);
+            let shares = self.shares(&logits).contiguous();
+            let before = tokens.len();
+            passed(floats(&shares), &uniforms[before..before + rows as usize], &mut tokens);
+            let chosen = Tensor::from_slice(&tokens[before..]).unsqueeze(-1);
+            let found = logits.log_softmax(-1, Kind::Float).gather(-1, &chosen, false).to_kind(Kind::Double);
+            logprobs.extend(Vec::<f64>::try_from(found.view([-1])).map_err(|error| torch(&error))?);
+        }
+        Ok((tokens, logprobs))
+    }
+
+    /// The share of probability of each token, or something in proportion to it: of those that are kept.
+    fn shares(&self, logits: &Tensor) -> Tensor {
+        #[expect(clippy::float_cmp, reason = "only then is there nothing to do")]
+        let mut shares = if self.temperature == 1.0 {
+            logits.softmax(-1, Kind::Float)
+        } else {
+            (logits / self.temperature).softmax(-1, Kind::Float)
+        };
+        if self.top_k > 0 || self.top_p < 1.0 {
+            shares = self.filter(&shares);
+        }
+        if self.min_p > 0.0 {
+            let least = shares.amax([-1_i64].as_slice(), true) * self.min_p;
+            shares = shares.masked_fill(&shares.lt_tensor(&least), 0.0);
+        }
+        shares
+    }
+
     /// Tokens `[rows]`, and their log-probabilities at temperature 1, of logits `[rows, vocabulary]`.
     ///
     /// The token of a row is where the cumulative distribution passes that row's number of `uniforms`
@@ -31,14 +88,7 @@ impl Drawing {
             logits.argmax(-1, false)
         } else {
             let vocabulary = logits.size()[1];
-            let mut shares = (logits / self.temperature).softmax(-1, Kind::Float);
-            if self.top_k > 0 || self.top_p < 1.0 {
-                shares = self.filter(&shares);
-            }
-            if self.min_p > 0.0 {
-                let least = shares.amax([-1_i64].as_slice(), true) * self.min_p;
-                shares = shares.masked_fill(&shares.lt_tensor(&least), 0.0);
-            }
+            let shares = self.shares(logits);
             let cumulative = shares.cumsum(-1, Kind::Double);
             let total = cumulative.narrow(-1, vocabulary - 1, 1);
             let at = Tensor::from_slice(uniforms).view([-1, 1]).to_device(logits.device()) * total;
@@ -68,6 +118,48 @@ impl Drawing {
             kept = kept.masked_fill(&before.ge_tensor(&wanted), 0.0);
         }
         kept.zeros_like().scatter(-1, &order, &kept)
+    }
+}
+
+/// Where the sum of a row's shares, taken in order, passes that row's uniform number times their total.
+fn passed(shares: &[f32], uniforms: &[f64], tokens: &mut Vec<i64>) {
+    let vocabulary = shares.len() / uniforms.len().max(1);
+    let mut sums = vec![[0.0; LANES]; vocabulary.div_ceil(STRIDE)];
+    let rows: Vec<&[f32]> = shares.chunks_exact(vocabulary.max(1)).collect();
+    for (rows, uniforms) in rows.chunks(LANES).zip(uniforms.chunks(LANES)) {
+        let lanes: [&[f32]; LANES] = std::array::from_fn(|lane| rows[lane.min(rows.len() - 1)]);
+        let mut sum = [0.0_f64; LANES];
+        for (stride, sums) in sums.iter_mut().enumerate() {
+            let part = stride * STRIDE..((stride + 1) * STRIDE).min(vocabulary);
+            let lanes = lanes.map(|row| &row[part.clone()]);
+            for at in 0..part.len() {
+                for lane in 0..LANES {
+                    sum[lane] += f64::from(lanes[lane][at]);
+                }
+            }
+            *sums = sum;
+        }
+        for (lane, uniform) in uniforms.iter().enumerate() {
+            let wanted = uniform * sum[lane];
+            let stride = sums.partition_point(|sums| sums[lane] <= wanted).min(sums.len() - 1);
+            let mut sum = if stride == 0 { 0.0 } else { sums[stride - 1][lane] };
+            let mut after = lanes[lane].iter().enumerate().skip(stride * STRIDE);
+            // A token without probability is never reached.
+            let found = after.find(|(_, share)| {
+                sum += f64::from(**share);
+                sum > wanted
+            });
+            tokens.push(found.map_or(vocabulary - 1, |(token, _)| token) as i64);
+        }
+    }
+}
+
+/// The numbers of a tensor that is contiguous, of 32 bits, and on the CPU.
+fn floats(tensor: &Tensor) -> &[f32] {
+    assert!(tensor.is_contiguous() && tensor.kind() == Kind::Float && tensor.device() == Device::Cpu);
+    #[expect(unsafe_code, reason = "just checked; the tensor lives as long as the answer, and nobody writes")]
+    unsafe {
+        std::slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), tensor.numel())
     }
 }
 
@@ -107,6 +199,26 @@ mod tests {
                 .sum();
             // The 99.9 % point of χ² with 7 degrees of freedom is 24.3.
             assert!(chi_square < 24.3, "{chi_square} at {temperature}");
+        }
+    }
+
+    #[test]
+    fn both_ways_to_draw_agree() {
+        let mut stream = Stream::new("test", 1, "agree", 0);
+        for (rows, vocabulary) in [(16, 8), (80, 200), (64, 64), (19, 4096)] {
+            let logits: Vec<f32> = (0..rows * vocabulary).map(|_| 4.0 * stream.normal() as f32).collect();
+            let logits = Tensor::from_slice(&logits).view([rows, vocabulary]);
+            let mut uniforms: Vec<f64> = (0..rows).map(|_| stream.uniform()).collect();
+            (uniforms[0], uniforms[1]) = (0.0, 1.0 - f64::EPSILON / 2.0);
+            for (temperature, top_k, top_p, min_p) in
+                [(1.0, 0, 1.0, 0.0), (0.7, 5, 0.9, 0.01), (0.0, 0, 1.0, 0.0)]
+            {
+                let drawing = Drawing { temperature, top_k, top_p, min_p };
+                let (tokens, logprobs) = drawing.draw(&logits, &uniforms);
+                let (found, found_logprobs) = drawing.choose(&logits, &uniforms).unwrap();
+                assert_eq!(Vec::<i64>::try_from(&tokens).unwrap(), found);
+                assert_eq!(Vec::<f64>::try_from(&logprobs.to_kind(Kind::Double)).unwrap(), found_logprobs);
+            }
         }
     }
 

@@ -28,7 +28,8 @@ pub(crate) fn torch_text(text: &str) -> StageError {
     let text = text.replace("\\n", "\n");
     let first = text.lines().next().unwrap_or_default().trim();
     let mut error = StageError::failed(format!("libtorch: {first}"));
-    if text.contains("out of memory") {
+    // A device says the former, the system the latter.
+    if text.contains("out of memory") || text.contains("can't allocate memory") {
         error.kind = FailureKind::Transient;
         error = error.hint("run fewer workers on the device, or use a smaller model or batch");
     }

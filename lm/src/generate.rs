@@ -1,38 +1,35 @@
 //! Sampling responses.
 //!
-//! Responses are drawn in waves of many rows that advance in lock step. Text, tokens and
-//! log-probability of a response depend on the policy, its query, the settings, the seed and its
-//! sample index only: not on the wave, its order, or who else is in it (on a CPU, bit by bit).
+//! Responses are drawn in waves ([`wave`](crate::wave)) of many rows. Text, tokens and log-probability
+//! of a response depend on the policy, its query, the settings, the seed and its sample index only:
+//! not on the wave, its order, or who else is in it (on a CPU, bit by bit).
 
 use bstar_stages::config::SampleShard;
 use bstar_stages::record::{FinishReason, Query, Response};
-use tch::{Kind, Tensor};
 
-use crate::batch::Packed;
-use crate::cascade::{Cascade, Prompts};
 use crate::config::ModelConfig;
-use crate::draw::Drawing;
 use crate::error::Result;
-use crate::model::{Decoder, ROWS, Weights, forward, index};
+use crate::memory;
+use crate::model::{Decoder, Weights};
 use crate::progress::{Control, Progress};
 use crate::stream::Stream;
 use crate::tokenizer::Tokenizer;
+use crate::wave::{Plan, Wave};
 
-/// Most rows of a wave: more do not make a step cheaper per row.
-const MAX_ROWS: usize = 1024;
-/// Memory for the keys and values of a wave.
-pub const CACHE_BYTES: usize = 1 << 30;
-/// Bytes a token of the vocabulary takes for each row while one is drawn.
-const LOGIT_BYTES: usize = 24;
-/// A wave drops its finished rows when fewer than this share of it is alive.
-const ALIVE: f64 = 0.8;
+/// Tokens looked at for a stop text beyond as many as it has bytes: a character may take several tokens.
+const SLACK: usize = 16;
 
 /// A model ready to sample from.
 #[derive(Debug)]
 pub struct Policy {
-    model: Decoder,
-    weights: Weights,
+    pub(crate) model: Decoder,
+    pub(crate) weights: Weights,
     tokenizer: Tokenizer,
+    /// The tokens that end a response, in ascending order.
+    ends: Vec<i64>,
+    /// Steps of more rows than this fail for lack of memory.
+    #[cfg(test)]
+    pub(crate) room: std::cell::Cell<usize>,
 }
 
 /// What to sample.
@@ -42,25 +39,18 @@ pub struct Sampling<'a> {
     pub settings: &'a SampleShard,
     /// The pipeline's seed.
     pub seed: u64,
-    /// Memory for keys and values.
-    pub cache_bytes: usize,
+    /// Bytes for keys and values.
+    pub memory: usize,
 }
 
 /// A query's prompt.
 #[derive(Debug)]
 pub struct Prompt {
     /// The query's name: its random streams belong to that, not to its place.
-    id: String,
-    ids: Vec<i64>,
+    pub(crate) id: String,
+    pub(crate) ids: Vec<i64>,
     /// Most tokens of a response, which must end where the model's positions do.
-    limit: usize,
-}
-
-/// Some responses to one query, drawn in one wave.
-#[derive(Debug, Clone)]
-struct Unit {
-    query: usize,
-    samples: std::ops::Range<u32>,
+    pub(crate) limit: usize,
 }
 
 /// A response being drawn.
@@ -70,7 +60,7 @@ pub struct Row {
     pub query: usize,
     /// Its sample index.
     pub sample: u32,
-    stream: Stream,
+    pub(crate) stream: Stream,
     /// Tokens of the text, without the end token.
     pub ids: Vec<i64>,
     /// The end token, where one was drawn.
@@ -82,8 +72,14 @@ pub struct Row {
 }
 
 impl Row {
-    fn new(query: usize, sample: u32, stream: Stream) -> Self {
+    /// A response of which nothing is drawn.
+    pub(crate) fn new(query: usize, sample: u32, stream: Stream) -> Self {
         Self { query, sample, stream, ids: Vec::new(), end_token: None, logprobs: Vec::new(), end: None }
+    }
+
+    /// Whether it ended.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.end.is_some()
     }
 
     /// Why it ended.
@@ -99,7 +95,22 @@ impl Policy {
     pub fn new(mut model: Decoder, tokenizer: Tokenizer) -> Self {
         let _guard = tch::no_grad_guard();
         let weights = model.take_weights();
-        Self { model, weights, tokenizer }
+        let mut policy = Self {
+            model,
+            weights,
+            tokenizer,
+            ends: Vec::new(),
+            #[cfg(test)]
+            room: std::cell::Cell::new(usize::MAX),
+        };
+        policy.end_at(policy.model.config().eos.clone());
+        policy
+    }
+
+    /// Lets these tokens end a response, in place of the model's.
+    pub fn end_at(&mut self, mut ends: Vec<i64>) {
+        ends.sort_unstable();
+        self.ends = ends;
     }
 
     /// The shape of its model.
@@ -135,18 +146,32 @@ impl Policy {
         control: &mut Control<'_>,
     ) -> Result<Vec<Row>> {
         let _guard = tch::no_grad_guard();
-        let mut rows = Vec::new();
+        let mut done: Vec<Row> = Vec::new();
         let SampleShard { start, end, .. } = *sampling.settings;
         let total = prompts.len() * (end.saturating_sub(start)) as usize;
-        for units in self.waves(prompts, sampling) {
-            let done = rows.len();
-            rows.extend(self.wave(prompts, &units, sampling, &mut |finished: usize| {
-                control.report(|| Progress { done: done + finished, total, unit: "responses", note: None });
+        let mut plan = Plan::new(self, prompts, sampling);
+        while !plan.is_empty() {
+            let mut wave = Wave::new(self, prompts, sampling);
+            let before = done.len();
+            let mut tick = |finished: usize| {
+                control.report(|| Progress { done: before + finished, total, unit: "responses", note: None });
                 if control.stopped() { Err(Control::interrupted()) } else { Ok(()) }
-            })?);
+            };
+            let failure = memory::attempt(|| wave.run(&mut plan, &mut tick)).err();
+            let (finished, mut others): (Vec<Row>, Vec<Row>) =
+                std::mem::take(&mut wave.rows).into_iter().partition(Row::is_finished);
+            done.extend(finished);
+            if let Some(error) = failure {
+                if !memory::is_short(&error) || !plan.halve() {
+                    return Err(error);
+                }
+                // Nothing of a response depends on when it is drawn.
+                others.sort_by_key(|row| (row.query, row.sample));
+                others.iter().rev().for_each(|row| plan.put_back(row.query, row.sample));
+            }
         }
-        rows.sort_by_key(|row| (row.query, row.sample));
-        Ok(rows)
+        done.sort_by_key(|row| (row.query, row.sample));
+        Ok(done)
     }
 
     fn prompt(&self, query: &Query, sampling: &Sampling<'_>) -> Result<Prompt> {
@@ -170,166 +195,44 @@ impl Policy {
         Ok(Prompt { id: id.to_owned(), ids, limit })
     }
 
-    /// Cuts the work into waves of queries with prompts of similar length.
-    fn waves(&self, prompts: &[Prompt], sampling: &Sampling<'_>) -> Vec<Vec<Unit>> {
-        let config = self.model.config();
-        let number = self.model.kind().elt_size_in_bytes();
-        let token =
-            number * usize::try_from(2 * config.layers * config.kv_heads * config.head_dim).unwrap_or(1);
-        let logits = LOGIT_BYTES * usize::try_from(config.vocab_size).unwrap_or(1);
-        // Growing a cache needs the old and the new one.
-        let row_bytes = 2 * token * sampling.settings.max_tokens;
-        let padded = |prompt: &Prompt| prompt.ids.len().next_multiple_of(ROWS as usize);
-        let most_rows = (sampling.cache_bytes / row_bytes.max(logits)).clamp(ROWS as usize, MAX_ROWS);
-        let mut order: Vec<usize> = (0..prompts.len()).collect();
-        order.sort_by_key(|query| padded(&prompts[*query]));
-        let mut waves = vec![Vec::new()];
-        let (mut rows, mut bytes) = (0, 0);
-        let SampleShard { start, end, .. } = *sampling.settings;
-        for query in order {
-            for first in (start..end).step_by(most_rows) {
-                let samples = first..end.min(first.saturating_add(most_rows as u32));
-                let more_bytes = samples.len() * row_bytes + 2 * token * padded(&prompts[query]);
-                let full = rows + samples.len() > most_rows || bytes + more_bytes > sampling.cache_bytes;
-                if full && rows > 0 {
-                    waves.push(Vec::new());
-                    (rows, bytes) = (0, 0);
-                }
-                rows += samples.len();
-                bytes += more_bytes;
-                if let Some(wave) = waves.last_mut() {
-                    wave.push(Unit { query, samples });
-                }
-            }
-        }
-        waves.retain(|wave| !wave.is_empty());
-        waves
-    }
-
-    /// Draws one wave; `tick` hears how many responses are finished and may end it.
-    fn wave(
-        &self,
-        prompts: &[Prompt],
-        units: &[Unit],
-        sampling: &Sampling<'_>,
-        tick: &mut dyn FnMut(usize) -> Result<()>,
-    ) -> Result<Vec<Row>> {
-        let SampleShard { temperature, top_k, top_p, min_p, .. } = *sampling.settings;
-        let drawing = Drawing { temperature, top_k, top_p, min_p };
-        let (model, device) = (&self.model, self.model.device());
-        let (mut rows, mut cascade, first) = self.prefill(prompts, units, sampling.seed, drawing.is_greedy());
-        // The rows of the wave, by position in `rows`.
-        let mut alive: Vec<usize> = (0..rows.len()).collect();
-        let mut hidden = first;
-        for step in 0.. {
-            let logits = hidden.linear(&self.weights.head, None::<&Tensor>).to_kind(Kind::Float);
-            let mut uniforms: Vec<f64> = Vec::with_capacity(alive.len());
-            if !drawing.is_greedy() {
-                uniforms.extend(alive.iter().map(|row| rows[*row].stream.uniform()));
-                uniforms.resize(cascade.rows() as usize, 0.5);
-            }
-            let (tokens, logprobs) = drawing.draw(&logits, &uniforms);
-            // One copy for both: on a device every copy waits for all that came before.
-            let drawn = Tensor::stack(&[tokens.to_kind(Kind::Double), logprobs.to_kind(Kind::Double)], 0);
-            let drawn: Vec<f64> =
-                Vec::try_from(drawn.view([-1])).map_err(|error| crate::error::torch(&error))?;
-            let (tokens, logprobs) = drawn.split_at(drawn.len() / 2);
-            let mut next = vec![0; cascade.rows() as usize];
-            for (place, row) in alive.iter().enumerate() {
-                next[place] = tokens[place] as i64;
-                let limit = prompts[rows[*row].query].limit;
-                self.accept(&mut rows[*row], next[place], logprobs[place], limit, &sampling.settings.stop)?;
-            }
-            let living: Vec<usize> =
-                (0..alive.len()).filter(|place| rows[alive[*place]].end.is_none()).collect();
-            tick(rows.iter().filter(|row| row.end.is_some()).count())?;
-            if living.is_empty() {
-                break;
-            }
-            if (living.len() as f64) < ALIVE * alive.len() as f64 || cascade.is_full() {
-                cascade.keep(&living);
-                next = living.iter().map(|place| next[*place]).collect();
-                next.resize(cascade.rows() as usize, 0);
-                alive = living.iter().map(|place| alive[*place]).collect();
-            }
-            let mut positions: Vec<i64> =
-                alive.iter().map(|row| prompts[rows[*row].query].ids.len() as i64 + step).collect();
-            // Finished rows may pass the last position: what they compute is not used.
-            positions.iter_mut().for_each(|at| *at = (*at).min(model.config().context() - 1));
-            positions.resize(cascade.rows() as usize, 0);
-            let rotary = model.rotary(&positions);
-            hidden =
-                forward(model.config(), &self.weights, &index(&next, device), &rotary, |block, attention| {
-                    cascade.attend(block, attention)
-                });
-            cascade.advance();
-        }
-        Ok(rows)
-    }
-
-    /// Reads the prompts of a wave: its rows, their caches, and the hidden state before the first token.
-    fn prefill(
-        &self,
-        prompts: &[Prompt],
-        units: &[Unit],
-        seed: u64,
-        greedy: bool,
-    ) -> (Vec<Row>, Cascade, Tensor) {
-        let model = &self.model;
-        let sequences: Vec<&[i64]> = units.iter().map(|unit| prompts[unit.query].ids.as_slice()).collect();
-        let packed = Packed::new(&sequences, model.device());
-        let mut blocks: Vec<Vec<[Tensor; 2]>> = packed.buckets().iter().map(|_| Vec::new()).collect();
-        let hidden = packed.forward(model, &self.weights, |_, attention| {
-            for (bucket, blocks) in packed.buckets().iter().zip(&mut blocks) {
-                let take = |stream: &Tensor| bucket.take(stream).transpose(1, 2).contiguous();
-                blocks.push([take(&attention.key), take(&attention.value)]);
-            }
-        });
-        let (mut rows, mut owners, mut last, mut groups) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (bucket, blocks) in packed.buckets().iter().zip(blocks) {
-            let mut lengths = Vec::new();
-            for number in &bucket.sequences {
-                let Unit { query, samples } = units[*number].clone();
-                let length = sequences[*number].len() as i64;
-                lengths.push(length);
-                for sample in samples {
-                    owners.push(*number);
-                    last.push(packed.start(*number) + length - 1);
-                    let stream = Stream::new("sample", seed, &prompts[query].id, u64::from(sample));
-                    rows.push(Row::new(query, sample, stream));
-                }
-            }
-            groups.push(Prompts::new(bucket.sequences.clone(), &lengths, blocks));
-        }
-        let cascade = Cascade::new(model.config(), groups, owners, greedy);
-        last.resize(cascade.rows() as usize, 0);
-        let first = hidden.index_select(0, &index(&last, model.device()));
-        (rows, cascade, first)
-    }
-
     /// Takes a drawn token into a response.
-    fn accept(&self, row: &mut Row, token: i64, logprob: f64, limit: usize, stop: &[String]) -> Result<()> {
-        if row.end.is_some() {
-            return Ok(());
-        }
+    pub(crate) fn accept(
+        &self,
+        row: &mut Row,
+        token: i64,
+        logprob: f64,
+        limit: usize,
+        stop: &[String],
+    ) -> Result<()> {
         row.logprobs.push(logprob);
-        if self.model.config().eos.contains(&token) {
+        if self.ends.binary_search(&token).is_ok() {
             row.end_token = Some(token);
             row.end = Some((FinishReason::Stop, None));
             return Ok(());
         }
         row.ids.push(token);
-        if !stop.is_empty() {
-            let text = self.tokenizer.decode(&row.ids)?;
-            if let Some(at) = stop.iter().filter_map(|stop| text.find(stop.as_str())).min() {
-                row.end = Some((FinishReason::Stop, Some(text[..at].to_owned())));
-                return Ok(());
-            }
-        }
-        if row.logprobs.len() >= limit {
+        if let Some(text) = self.stopped(&row.ids, stop)? {
+            row.end = Some((FinishReason::Stop, Some(text)));
+        } else if row.logprobs.len() >= limit {
             row.end = Some((FinishReason::Length, None));
         }
         Ok(())
+    }
+
+    /// The text before a stop text that the newest of these tokens completes.
+    fn stopped(&self, ids: &[i64], stop: &[String]) -> Result<Option<String>> {
+        let Some(longest) = stop.iter().map(String::len).max() else { return Ok(None) };
+        // Whoever reads the whole text at every token takes quadratic time.
+        let last = &ids[ids.len().saturating_sub(longest + SLACK)..];
+        let tail = self.tokenizer.decode(last)?;
+        // Special tokens have no text: then the tail may be too short to tell.
+        let tells = last.len() == ids.len() || tail.len() >= last.len();
+        if tells && !stop.iter().any(|stop| tail.contains(stop.as_str())) {
+            return Ok(None);
+        }
+        let text = self.tokenizer.decode(ids)?;
+        let at = stop.iter().filter_map(|stop| text.find(stop.as_str())).min();
+        Ok(at.map(|at| text[..at].to_owned()))
     }
 
     fn response(&self, query: &Query, row: Row, sampling: &Sampling<'_>) -> Result<Response> {
@@ -400,15 +303,10 @@ pub(crate) mod tests {
         }
     }
 
-    fn sample(
-        policy: &Policy,
-        queries: &[Query],
-        settings: &SampleShard,
-        cache_bytes: usize,
-    ) -> Vec<Response> {
+    fn sample(policy: &Policy, queries: &[Query], settings: &SampleShard, memory: usize) -> Vec<Response> {
         tch::set_num_threads(1);
         let stop = AtomicBool::new(false);
-        let sampling = Sampling { settings, seed: 5, cache_bytes };
+        let sampling = Sampling { settings, seed: 5, memory };
         policy.sample(queries, &sampling, &mut Control::new(&stop, |_| ())).unwrap()
     }
 
@@ -435,7 +333,8 @@ pub(crate) mod tests {
             let count = [1, 2, 5, 20][pick(4)];
             let start = pick(most as usize) as u32;
             let end = [start + 1, start + 3, start + 16, most][pick(4)].min(most);
-            let bytes = [1 << 30, 1 << 22, 1][pick(3)];
+            let bytes = [1 << 30, 1 << 24, 1 << 22, 1][pick(4)];
+            policy.room.set([usize::MAX, 64, 16][pick(3)]);
             let order = Stream::new("test", round, "order", 0).permutation(queries.len());
             let chosen: Vec<Query> = order[..count].iter().map(|at| queries[*at].clone()).collect();
             for response in sample(policy, &chosen, &settings(temperature, start, end, max_tokens), bytes) {
@@ -443,6 +342,7 @@ pub(crate) mod tests {
                 assert_eq!(all[&name], found, "{name:?} in round {round}: {count} queries, {start}..{end}");
             }
         }
+        policy.room.set(usize::MAX);
     }
 
     #[test]
@@ -466,17 +366,18 @@ pub(crate) mod tests {
         for (heads, kv) in [(3, 3), (4, 2)] {
             let policy = policy(heads * 32, 2, heads, kv);
             let settings = settings(1.0, 0, 3, 50);
-            let sampling = Sampling { settings: &settings, seed: 1, cache_bytes: 1 << 30 };
+            let sampling = Sampling { settings: &settings, seed: 1, memory: 1 << 30 };
             let prompts = [9, 23, 40].map(|length| policy.prompt(&query(length, length), &sampling).unwrap());
-            let units = [0, 1, 2].map(|query| Unit { query, samples: 0..3 });
-            for row in policy.wave(&prompts, &units, &sampling, &mut |_| Ok(())).unwrap() {
+            let stop = AtomicBool::new(false);
+            for row in policy.draw(&prompts, &sampling, &mut Control::new(&stop, |_| ())).unwrap() {
                 let mut ids = prompts[row.query].ids.clone();
                 let start = ids.len();
                 ids.extend(&row.ids);
-                let packed = Packed::new(&[&ids], tch::Device::Cpu);
+                let packed = crate::batch::Packed::new(&[&ids], tch::Device::Cpu);
                 let hidden = packed.forward(&policy.model, &policy.weights, |_, _| ());
-                let all =
-                    hidden.linear(&policy.weights.head, None::<&Tensor>).log_softmax(-1, tch::Kind::Float);
+                let all = hidden
+                    .linear(&policy.weights.head, None::<&tch::Tensor>)
+                    .log_softmax(-1, tch::Kind::Float);
                 let mut sum: f64 =
                     (start..ids.len()).map(|at| all.double_value(&[at as i64 - 1, ids[at]])).sum();
                 if let Some(token) = row.end_token {
@@ -484,6 +385,45 @@ pub(crate) mod tests {
                 }
                 let found: f64 = row.logprobs.iter().sum();
                 assert!((sum - found).abs() < 1e-4 * (1.0 + sum.abs()), "{sum} {row:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_wave_that_does_not_fit_is_halved() {
+        let policy = policy(64, 2, 4, 2);
+        let queries: Vec<Query> = (0..9).map(|id| query(id, 5 + id)).collect();
+        let settings = settings(1.0, 0, 20, 30);
+        let all = sample(&policy, &queries, &settings, 1 << 30);
+        for room in [100, 32, 16] {
+            policy.room.set(room);
+            let found = sample(&policy, &queries, &settings, 1 << 30);
+            assert!(all.iter().map(bits).eq(found.iter().map(bits)), "room for {room} rows");
+        }
+        policy.room.set(15);
+        let stop = AtomicBool::new(false);
+        let sampling = Sampling { settings: &settings, seed: 5, memory: 1 << 30 };
+        let error = policy.sample(&queries, &sampling, &mut Control::new(&stop, |_| ())).unwrap_err();
+        assert!(crate::memory::is_short(&error), "{error}");
+    }
+
+    #[test]
+    fn stop_texts_are_found_as_in_the_whole_text() {
+        let policy = policy(64, 1, 2, 2);
+        let mut stream = Stream::new("test", 1, "stops", 0);
+        for stops in [vec![" 3"], vec![" has pens", "1 2 3 4 5"], vec!["s"], vec!["\u{fffd}"]] {
+            let stops: Vec<String> = stops.into_iter().map(str::to_owned).collect();
+            for _ in 0..20 {
+                let ids: Vec<i64> = (0..80).map(|_| (stream.uniform() * 200.0) as i64).collect();
+                for count in 1..=ids.len() {
+                    let text = policy.tokenizer.decode(&ids[..count]).unwrap();
+                    let at = stops.iter().filter_map(|stop| text.find(stop.as_str())).min();
+                    let expected = at.map(|at| text[..at].to_owned());
+                    assert_eq!(policy.stopped(&ids[..count], &stops).unwrap(), expected, "{ids:?}");
+                    if expected.is_some() {
+                        break;
+                    }
+                }
             }
         }
     }
@@ -524,7 +464,7 @@ pub(crate) mod tests {
         long.prompt = query(0, 500).prompt;
         let stop = AtomicBool::new(false);
         let settings = settings(1.0, 0, 1, 5);
-        let sampling = Sampling { settings: &settings, seed: 0, cache_bytes: 1 << 30 };
+        let sampling = Sampling { settings: &settings, seed: 0, memory: 1 << 30 };
         let error = policy.sample(&[long], &sampling, &mut Control::new(&stop, |_| ())).unwrap_err();
         assert!(error.message.contains("`q0`") && error.message.contains("at most 256"), "{error}");
     }

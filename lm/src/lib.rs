@@ -5,7 +5,9 @@
 //! - [`tokenizer`]: training a tokenizer; encoding and decoding.
 //! - [`ask`], [`inspect`]: questions to a model from the command line.
 //! - [`config`], [`checkpoint`]: Hugging Face folders, read and written. [`tensors`]: safetensors files.
-//! - [`model`]: the decoder. [`rope`]: its rotary positions. [`generate`]: sampling responses. [`cascade`]: the attention of a wave of them.
+//! - [`model`]: the decoder. [`rope`]: its rotary positions. [`generate`]: sampling responses, in waves ([`wave`]) as large
+//!   as [`memory`] allows. [`cascade`]: the attention of those that began together.
+//!   [`kernels`]: what is faster in one pass.
 //!   [`draw`]: choosing one token. [`stream`]: random numbers.
 //! - [`batch`]: rows in one stream. [`train`]: the loop of `pretrain`, `sft` and `reward_model`; [`objective`]:
 //!   what is learnt; [`optim`]: optimizers; [`lora`]: adapters; [`initial`]: new models; [`merge`]: means of models.
@@ -26,6 +28,7 @@ pub mod generate;
 mod gradients;
 pub mod initial;
 pub mod inspect;
+pub mod kernels;
 pub mod lora;
 pub mod memory;
 pub mod merge;
@@ -44,4 +47,5 @@ pub mod tensors;
 pub mod tokenizer;
 pub mod train;
 mod trunk;
+pub mod wave;
 pub mod worker;

@@ -34,6 +34,7 @@ enum Command {
 fn main() -> ExitCode {
     memory::keep_freed();
     device::single_thread();
+    memory::keep_freed();
     match Cli::parse().command {
         Command::Worker { device } => {
             worker::serve(&device);

@@ -1,15 +1,106 @@
-//! How freed memory is kept.
+//! Memory for sampling: how much to plan with, and what to do when there is less.
 
-/// Makes the allocator keep what is freed, up to this many bytes, instead of giving it back.
-const KEPT: i32 = 1 << 30;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-/// Keeps freed memory for the next tensors. Passes over a model allocate the same megabytes again and
-/// again: by default each comes as new pages, which the system must first fill with zeros.
+use bstar_stages::protocol::{FailureKind, StageError};
+use bstar_stages::units::parse_size;
+use tch::Device;
+
+use crate::error::Result;
+use crate::worker::panic_error;
+
+/// Says how much to plan with: `4GB`.
+const VARIABLE: &str = "BSTAR_SAMPLE_MEMORY";
+/// What the engine expects a step on a CPU to take, and enough for waves that are full.
+const MOST_ON_CPU: usize = 1 << 30;
+/// Where nobody says how much there is.
+const UNKNOWN: usize = 1 << 30;
+
+/// Bytes for the keys and values of a wave: `$BSTAR_SAMPLE_MEMORY`; or a quarter of what the system has
+/// free, at most 1 GiB; or half of what a GPU has free. No result depends on it.
+///
+/// # Errors
+/// When the variable holds no size.
+pub fn budget(device: Device) -> Result<usize> {
+    if let Some(text) = std::env::var_os(VARIABLE) {
+        let size = text.to_str().and_then(parse_size).and_then(|bytes| usize::try_from(bytes).ok());
+        return size.ok_or_else(|| {
+            StageError::invalid(format!("${VARIABLE} is `{}`, not a size", text.display()))
+                .hint("write `500MB` or `4GB`, or unset it")
+        });
+    }
+    Ok(match device {
+        Device::Cuda(number) => free_on_gpu(number).map_or(UNKNOWN, |free| free / 2),
+        _ => free_on_cpu().map_or(UNKNOWN, |free| (free / 4).min(MOST_ON_CPU)),
+    })
+}
+
+/// Lets the allocator keep up to 1 GiB that was given back: every step of a model needs the same again, and
+/// to have the system clear its pages anew takes a tenth of the time.
 pub fn keep_freed() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    for option in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
-        #[expect(unsafe_code, reason = "there is no safe name for it; it only sets a number")]
-        // Where it is refused, memory is given back as ever.
-        let _accepted = unsafe { libc::mallopt(option, KEPT) };
+    #[expect(unsafe_code, reason = "there is no safe name for it; it only sets two numbers of the allocator")]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 30);
+    }
+}
+
+fn free_on_cpu() -> Option<usize> {
+    let facts = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = facts.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<usize>().ok()?.checked_mul(1024)
+}
+
+/// Asks the CUDA runtime that libtorch has loaded.
+fn free_on_gpu(number: usize) -> Option<usize> {
+    let number = i32::try_from(number).ok()?;
+    let (mut free, mut total) = (0_usize, 0_usize);
+    #[expect(unsafe_code, reason = "functions of the CUDA runtime with the types of its documentation")]
+    let failed = unsafe {
+        let library = libloading::os::unix::Library::this();
+        let choose = library.get::<unsafe extern "C" fn(i32) -> i32>(b"cudaSetDevice\0").ok()?;
+        let ask =
+            library.get::<unsafe extern "C" fn(*mut usize, *mut usize) -> i32>(b"cudaMemGetInfo\0").ok()?;
+        choose(number) != 0 || ask(&raw mut free, &raw mut total) != 0
+    };
+    (!failed && free > 0).then_some(free)
+}
+
+/// Does something; that memory was short, which libtorch's bindings panic with, becomes an error.
+///
+/// # Errors
+/// Those of `act`, and that memory was short.
+pub fn attempt<T>(act: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|panic| {
+        let error = panic_error(&*panic);
+        if is_short(&error) { Err(error) } else { resume_unwind(panic) }
+    })
+}
+
+/// Whether an error says that memory was short.
+#[must_use]
+pub fn is_short(error: &StageError) -> bool {
+    error.kind == FailureKind::Transient
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_known_here() {
+        let bytes = budget(Device::Cpu).unwrap();
+        assert!((1 << 20..=MOST_ON_CPU).contains(&bytes), "{bytes}");
+    }
+
+    #[test]
+    fn only_short_memory_is_caught() {
+        // More than any address space has.
+        let short = attempt(|| Ok(tch::Tensor::zeros([1 << 60], (tch::Kind::Uint8, Device::Cpu)).size()));
+        let error = short.unwrap_err();
+        assert!(is_short(&error) && error.message.contains("can't allocate memory"), "{error}");
+        let other = catch_unwind(|| attempt(|| -> Result<()> { panic!("another") }));
+        assert_eq!(other.unwrap_err().downcast_ref::<&str>(), Some(&"another"));
     }
 }

@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use tch::{Device, Kind, Tensor};
 
 use crate::config::ModelConfig;
+use crate::kernels;
 use crate::rope::Tables;
 use crate::tensors::Tensors;
 
@@ -193,6 +194,9 @@ impl Linear {
 impl Rotary {
     /// Rotates `[tokens, heads, head]` (Hugging Face's convention: halves, not pairs).
     fn apply(&self, x: &Tensor) -> Tensor {
+        if let Some(rotated) = kernels::rotate(x, &self.cos, &self.sin) {
+            return rotated;
+        }
         let half = x.size()[2] / 2;
         (x * &self.cos).addcmul(&x.roll([half], [2]), &self.sin)
     }

@@ -95,7 +95,7 @@ fn carry_out(kept: &mut Kept, request: &Request, stop: &AtomicBool) -> Result<Ma
 }
 
 /// The stage error that a panic stands for.
-fn panic_error(panic: &(dyn std::any::Any + Send)) -> StageError {
+pub(crate) fn panic_error(panic: &(dyn std::any::Any + Send)) -> StageError {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown panic");
     match text.split_once("Torch(\"") {

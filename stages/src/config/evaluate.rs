@@ -36,6 +36,10 @@ pub struct Evaluate {
     /// exploitation can be followed over iterations: fixed ones, or the one an iteration chose.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub at: Vec<Setting>,
+    /// Keep the tokens that are at least this share as likely as the most likely one, of the sampled
+    /// responses; 0 = all.
+    #[serde(default)]
+    pub min_p: f64,
     /// Most tokens a response.
     pub max_tokens: usize,
     /// How answers are compared.
@@ -118,6 +122,8 @@ impl Evaluate {
         StageConfig::Sample(Sample {
             limit,
             precision: self.precision,
+            // Greedy responses have no use for it.
+            min_p: if temperature.value() == Some(0.0) { 0.0 } else { self.min_p },
             ..Sample::new(&self.policy, &self.queries, OneOrMany::One(temperature), samples, self.max_tokens)
         })
     }
@@ -172,6 +178,7 @@ impl Stage for Evaluate {
             sampled_queries,
             temperature,
             at,
+            min_p,
             max_tokens,
             grader,
             answer,
@@ -191,6 +198,7 @@ impl Stage for Evaluate {
             ("sampled_queries", (*sampled_queries).into()),
             ("temperature", (*temperature).into()),
             ("at", at.iter().filter_map(Setting::value).collect::<Vec<_>>().into()),
+            ("min_p", (*min_p).into()),
             ("max_tokens", (*max_tokens).into()),
             ("grader", grader.name().into()),
             ("answer", answer.name().into()),
@@ -203,6 +211,7 @@ impl Stage for Evaluate {
         let mut checks = Checks::default();
         checks.count("max_tokens", self.max_tokens);
         checks.temperature("temperature", self.temperature);
+        checks.within("min_p", self.min_p, 0.0, 1.0, "0 keeps all tokens; 0.05 is usual");
         checks.greedy_is_single("temperature", &[self.temperature], self.samples);
         for (index, temperature) in self.at.iter().enumerate() {
             let field = format!("at[{index}]");

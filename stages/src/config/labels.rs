@@ -39,6 +39,9 @@ pub struct StepLabels {
     /// The temperature of both.
     #[serde(default = "one")]
     pub temperature: f64,
+    /// Keep the tokens that are at least this share as likely as the most likely one, in both; 0 = all.
+    #[serde(default)]
+    pub min_p: f64,
     /// Most tokens a response.
     pub max_tokens: usize,
     /// How answers are compared.
@@ -182,6 +185,7 @@ impl Stage for StepLabels {
             solutions,
             completions,
             temperature,
+            min_p,
             max_tokens,
             grader,
             answer,
@@ -195,6 +199,7 @@ impl Stage for StepLabels {
             ("solutions", (*solutions).into()),
             ("completions", (*completions).into()),
             ("temperature", (*temperature).into()),
+            ("min_p", (*min_p).into()),
             ("max_tokens", (*max_tokens).into()),
             ("grader", grader.name().into()),
             ("answer", answer.name().into()),
@@ -215,6 +220,7 @@ impl Stage for StepLabels {
         checks.count("shard_solutions", self.shard_solutions as usize);
         checks.count("shard_completions", self.shard_completions as usize);
         checks.temperature("temperature", self.temperature);
+        checks.within("min_p", self.min_p, 0.0, 1.0, "0 keeps all tokens; 0.05 is usual");
         checks.greedy_is_single("temperature", &[self.temperature], self.solutions.max(self.completions));
         if let Some(limit) = self.limit {
             checks.count("limit", limit);
@@ -228,7 +234,7 @@ impl Stage for StepLabels {
         let sample = |policy: &Reference, queries: &Reference, samples, shard_samples| {
             let temperature = OneOrMany::One(Setting::Value(self.temperature));
             let sample = Sample::new(policy, queries, temperature, samples, self.max_tokens);
-            Sample { shard_samples, ..sample }
+            Sample { min_p: self.min_p, shard_samples, ..sample }
         };
         let completer = self.completer.as_ref().unwrap_or(&self.policy);
         let solve = Sample {

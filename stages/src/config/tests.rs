@@ -635,3 +635,19 @@ fn datasets_are_read_by_their_own_columns() {
     assert_eq!(refused(&dataset(json!({"columns": {"question": "q"}}))), ["columns.question"]);
     assert_eq!(refused(&dataset(json!({"limit": 0}))), ["limit"]);
 }
+
+#[test]
+fn min_p_reaches_the_responses_of_evaluations_and_step_labels() {
+    let of = |stage: &StageConfig| match stage {
+        StageConfig::Sample(sample) => Some(sample.min_p),
+        _ => None,
+    };
+    let found = |name: &str, settings: Value| -> Vec<f64> {
+        let steps = stage(name, settings).stage().lower("x").unwrap();
+        steps.iter().filter_map(|(_, stage)| of(stage)).collect()
+    };
+    let evaluate = json!({"policy": "p", "queries": "q", "samples": 4, "max_tokens": 9, "min_p": 0.1});
+    assert_eq!(found("evaluate", evaluate), [0.0, 0.1]);
+    let labels = json!({"policy": "p", "queries": "q", "solutions": 2, "completions": 3, "max_tokens": 9, "min_p": 0.1});
+    assert_eq!(found("step_labels", labels), [0.1, 0.1]);
+}

@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+"""The sampler beside transformers' generate: tokens per second of processor time, one thread each, in turn.
+
+    python3 benches/sampling.py FOLDER... [--peer-python PYTHON] [--rounds 5] [--scenes plain,long,ragged] [--peer-rounds 5]
+
+FOLDER is a model of random weights (Llama, float32). PYTHON ($BSTAR_PYTHON) has torch and transformers; without one
+only bstar is measured. A round asks each side once for each scene; what is told are medians over rounds.
+
+plain: 16 prompts of 96 tokens, 32 responses of 128 tokens each, none of which ends early.
+long: 2 prompts of 768 tokens, 64 responses of 128 tokens each.
+ragged: as plain, but 64 prompts, and as many tokens end a response as make the mean length 40 % of 128; both sides' tokens are
+those drawn until a response ends.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+#                queries, samples, prompt, tokens, share of tokens that end a response
+SCENES = {
+    "plain": dict(queries=16, samples=32, prompt=96, tokens=128, ends=0.0),
+    "long": dict(queries=2, samples=64, prompt=768, tokens=128, ends=0.0),
+    "ragged": dict(queries=64, samples=32, prompt=96, tokens=128, ends=0.0176),
+}
+
+PEER = r"""
+import json, sys, time, torch
+from transformers import AutoModelForCausalLM
+torch.set_num_threads(1)
+torch.manual_seed(1)
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32).eval()
+pad = 2
+for line in sys.stdin:
+    ask = json.loads(line)
+    ids = torch.randint(3, 4000, (ask["queries"], ask["prompt"]))
+    ends = list(range(model.config.vocab_size - ask["ends"], model.config.vocab_size)) or None
+    model.generation_config.eos_token_id = ends
+    began = time.process_time()
+    with torch.inference_mode():
+        made = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+            num_return_sequences=ask["samples"], max_new_tokens=ask["tokens"], pad_token_id=pad,
+        )
+    spent = time.process_time() - began
+    new = made[:, ids.shape[1]:]
+    if ends:
+        ended = torch.isin(new, torch.tensor(ends)).long()
+        drawn = int(((ended.cumsum(1) - ended) == 0).sum())
+    else:
+        drawn = new.numel()
+    print(json.dumps({"cpu_s": spent, "tokens": drawn}), flush=True)
+"""
+
+CALIBRATE = r"""
+import sys, time, torch
+torch.set_num_threads(1)
+a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+for line in sys.stdin:
+    best = 1e9
+    for _ in range(7):
+        began = time.process_time(); a @ b; best = min(best, time.process_time() - began)
+    print('{"gflops": %f}' % (2 * 1024**3 / best / 1e9), flush=True)
+"""
+
+
+class Side:
+    def __init__(self, command, environment):
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+        )
+
+    def ask(self, what):
+        self.process.stdin.write(json.dumps(what) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit("a side of the benchmark ended early")
+        return json.loads(line)
+
+
+def built():
+    """The benchmark's executable."""
+    command = ["cargo", "bench", "-p", "bstar-lm", "--bench", "sampling", "--no-run", "--message-format", "json"]
+    lines = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines()
+    made = [json.loads(line) for line in lines]
+    return next(m["executable"] for m in made if m.get("executable") and m["target"]["name"] == "sampling")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+")
+    parser.add_argument("--peer-python", default=os.environ.get("BSTAR_PYTHON"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peer-rounds", type=int)
+    parser.add_argument("--scenes", default="plain,long,ragged")
+    parser.add_argument("--queries", type=int, help="fewer queries than a scene has, for large models")
+    parser.add_argument("--tokens", type=int, help="fewer tokens than a scene has, for large models")
+    parser.add_argument("--memory", type=int, default=1 << 30)
+    parser.add_argument("--binary", action="append", help="executables in place of the one that is built, each a side")
+    options = parser.parse_args()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    binaries = options.binary or [built()]
+    print("| model | scene | side | tokens per CPU second, median | slowest | fastest | ratio to bstar | tokens |")
+    print("|---|---|---|---|---|---|---|---|")
+    for folder in options.folders:
+        config = json.loads((pathlib.Path(folder) / "config.json").read_text())
+        sides = {f"bstar{number or ''}": Side([binary, folder], environment) for number, binary in enumerate(binaries)}
+        if options.peer_python:
+            sides["transformers"] = Side([options.peer_python, "-c", PEER, folder], environment)
+            calibration = Side([options.peer_python, "-c", CALIBRATE], environment)
+        gflops = []
+        scenes = {name: dict(SCENES[name]) for name in options.scenes.split(",")}
+        for scene in scenes.values():
+            scene["ends"] = round(scene["ends"] * config["vocab_size"])
+            scene["queries"] = min(scene["queries"], options.queries or scene["queries"])
+            scene["tokens"] = min(scene["tokens"], options.tokens or scene["tokens"])
+            scene["memory"] = options.memory
+        rates, counts = {}, {}
+        for side in sides.values():
+            side.ask(dict(queries=2, samples=16, prompt=16, tokens=4, ends=0, memory=1 << 30))
+        for number in range(options.rounds):
+            for name, scene in scenes.items():
+                for who, side in sides.items():
+                    if who == "transformers" and number >= (options.peer_rounds or options.rounds):
+                        continue
+                    answer = side.ask(scene)
+                    rates.setdefault((name, who), []).append(answer["tokens"] / answer["cpu_s"])
+                    counts[name, who] = f"{answer['tokens']} {answer.get('bits', '')}"
+            if options.peer_python:
+                gflops.append(calibration.ask({})["gflops"])
+        for (name, who), values in rates.items():
+            median, own = statistics.median(values), statistics.median(rates[name, "bstar"])
+            print(
+                f"| {pathlib.Path(folder).name} | {name} | {who} | {median:,.0f} | {min(values):,.0f} | {max(values):,.0f} | "
+                f"{own / median:.2f} | {counts[name, who]} |"
+            )
+        if gflops:
+            print(f"float32 product of 1024³ in the same run: {statistics.median(gflops):.0f} GFLOP/s", file=sys.stderr)
+        for side in sides.values():
+            side.process.stdin.close()
+    print(f"load {os.getloadavg()[0]:.0f}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,392 @@
+//! Drawing many responses at once.
+//!
+//! A wave holds as many rows as memory allows. Rows that began together advance in lock step, as a
+//! cohort; rows that finish give their place to a cohort of waiting ones. All matrix products are over
+//! the rows of all cohorts, attention is over the rows of each.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+
+use bstar_stages::config::SampleShard;
+use tch::{Device, Kind, Tensor};
+
+use crate::batch::Packed;
+use crate::cascade::{Cascade, Prompts, compact};
+use crate::draw::Drawing;
+use crate::error::Result;
+use crate::generate::{Policy, Prompt, Row, Sampling};
+use crate::model::{Attention, ROWS, forward, index, rounded};
+use crate::stream::Stream;
+
+/// Most rows of a wave: more do not make a step cheaper per row.
+const MAX_ROWS: usize = 1024;
+/// Bytes a token of the vocabulary takes for each row while one is drawn: on a CPU, and elsewhere.
+const LOGIT_BYTES: [usize; 2] = [8, 28];
+/// Waiting rows begin when this part of the wave's rows is free: each cohort costs a little in every step.
+const FREE: usize = 8;
+
+/// Some responses to one query.
+#[derive(Debug, Clone)]
+pub struct Unit {
+    query: usize,
+    samples: Range<u32>,
+}
+
+/// What waits for a place, and how many places there are.
+#[derive(Debug)]
+pub struct Plan {
+    waiting: VecDeque<Unit>,
+    /// Most rows at a time.
+    pub rows: usize,
+    /// Bytes for keys and values.
+    memory: usize,
+    row_bytes: usize,
+    /// Bytes of a token of a prompt.
+    token_bytes: usize,
+}
+
+/// A prompt that was read, for responses that begin later.
+#[derive(Debug)]
+struct Read {
+    /// Keys and values of each block: `[1, kv heads, length, head]`.
+    blocks: Vec<[Tensor; 2]>,
+    /// The hidden state before the first token: `[1, width]`.
+    hidden: Tensor,
+}
+
+/// Rows that began together.
+#[derive(Debug)]
+struct Cohort {
+    /// Positions among all rows of the wave.
+    rows: Vec<usize>,
+    cascade: Cascade,
+    /// Tokens drawn.
+    length: i64,
+    /// Bytes of its prompts.
+    prompt_bytes: usize,
+}
+
+/// Responses being drawn, and those that are.
+#[derive(Debug)]
+pub struct Wave<'a> {
+    policy: &'a Policy,
+    prompts: &'a [Prompt],
+    sampling: &'a Sampling<'a>,
+    drawing: Drawing,
+    /// In the order they began.
+    pub rows: Vec<Row>,
+    finished: usize,
+    cohorts: Vec<Cohort>,
+    read: BTreeMap<usize, Read>,
+}
+
+impl Plan {
+    /// All responses, queries with prompts of similar length together.
+    #[must_use]
+    pub fn new(policy: &Policy, prompts: &[Prompt], sampling: &Sampling<'_>) -> Self {
+        let config = policy.config();
+        let number = policy.model.kind().elt_size_in_bytes();
+        let token_bytes =
+            number * usize::try_from(2 * config.layers * config.kv_heads * config.head_dim).unwrap_or(1);
+        let logit = LOGIT_BYTES[usize::from(policy.model.device() != Device::Cpu)];
+        let logits = logit * usize::try_from(config.vocab_size).unwrap_or(1);
+        let longest = prompts.iter().map(|prompt| prompt.limit).max().unwrap_or(1);
+        let row_bytes = token_bytes * longest + logits;
+        let SampleShard { start, end, .. } = *sampling.settings;
+        let mut order: Vec<usize> = (0..prompts.len()).collect();
+        order.sort_by_key(|query| padded(&prompts[*query]));
+        let units = order.into_iter().map(|query| Unit { query, samples: start..end });
+        Self {
+            waiting: units.filter(|unit| !unit.samples.is_empty()).collect(),
+            rows: (sampling.memory / row_bytes.max(1)).clamp(ROWS as usize, MAX_ROWS),
+            memory: sampling.memory,
+            row_bytes,
+            token_bytes,
+        }
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Whether responses to a query wait.
+    fn waits(&self, query: usize) -> bool {
+        self.waiting.iter().any(|unit| unit.query == query)
+    }
+
+    /// Plans for half the rows; answers whether there was anything to halve.
+    pub fn halve(&mut self) -> bool {
+        let least = ROWS as usize;
+        let halved = self.rows > least;
+        (self.rows, self.memory) = ((self.rows / 2).max(least), self.memory / 2);
+        halved
+    }
+
+    /// Lets a response wait again.
+    pub fn put_back(&mut self, query: usize, sample: u32) {
+        match self.waiting.front_mut() {
+            Some(unit) if unit.query == query && unit.samples.start == sample + 1 => {
+                unit.samples.start = sample
+            }
+            _ => self.waiting.push_front(Unit { query, samples: sample..sample + 1 }),
+        }
+    }
+
+    fn prompt_bytes(&self, prompt: &Prompt) -> usize {
+        self.token_bytes * padded(prompt)
+    }
+
+    /// What may begin beside rows and prompts of this many bytes, when `held` rows are taken.
+    fn take(&mut self, prompts: &[Prompt], held: usize, mut bytes: usize) -> Vec<Unit> {
+        let (mut rows, mut taken) = (held, Vec::new());
+        while let Some(unit) = self.waiting.front_mut() {
+            let prompt = self.token_bytes * padded(&prompts[unit.query]);
+            let room = self.memory.saturating_sub(bytes + prompt) / self.row_bytes;
+            let mut room = room.min(self.rows.saturating_sub(rows));
+            let (count, first) = (unit.samples.len(), held == 0 && taken.is_empty());
+            if first {
+                // Something must happen.
+                room = room.max(ROWS as usize);
+            }
+            if count > room && !(first || count > self.rows && room >= self.rows / 2) {
+                break;
+            }
+            let count = count.min(room);
+            let end = unit.samples.start + u32::try_from(count).unwrap_or(u32::MAX);
+            taken.push(Unit { query: unit.query, samples: unit.samples.start..end });
+            unit.samples.start = end;
+            if unit.samples.is_empty() {
+                self.waiting.pop_front();
+            }
+            rows += count;
+            bytes += prompt + count * self.row_bytes;
+        }
+        taken
+    }
+}
+
+impl<'a> Wave<'a> {
+    /// A wave in which nothing has begun.
+    #[must_use]
+    pub fn new(policy: &'a Policy, prompts: &'a [Prompt], sampling: &'a Sampling<'a>) -> Self {
+        let SampleShard { temperature, top_k, top_p, min_p, .. } = *sampling.settings;
+        let drawing = Drawing { temperature, top_k, top_p, min_p };
+        let (rows, cohorts, read) = (Vec::new(), Vec::new(), BTreeMap::new());
+        Self { policy, prompts, sampling, drawing, rows, finished: 0, cohorts, read }
+    }
+
+    /// Draws until nothing waits; `tick` hears how many responses are finished and may end it.
+    ///
+    /// # Errors
+    /// Those of `tick`, of the tokenizer, and of libtorch.
+    pub fn run(&mut self, plan: &mut Plan, tick: &mut dyn FnMut(usize) -> Result<()>) -> Result<()> {
+        // Before the next token of each row of each cohort.
+        let mut hidden: Option<Tensor> = None;
+        loop {
+            let new = self.refill(plan);
+            let mut states: Vec<Tensor> = hidden.into_iter().chain(new).collect();
+            let states = match states.len() {
+                0 => return Ok(()),
+                1 => states.remove(0),
+                _ => Tensor::cat(&states, 0),
+            };
+            let next = self.draw(&states)?;
+            tick(self.finished)?;
+            hidden = (!next.is_empty()).then(|| self.step(&next));
+        }
+    }
+
+    /// Begins a cohort of waiting responses where enough rows are free: its hidden states.
+    fn refill(&mut self, plan: &mut Plan) -> Option<Tensor> {
+        if plan.is_empty() {
+            return None;
+        }
+        let rows: usize = self.cohorts.iter().map(|cohort| cohort.cascade.rows() as usize).sum();
+        if rows > 0 && plan.rows.saturating_sub(rows) < (plan.rows / FREE).max(ROWS as usize) {
+            return None;
+        }
+        let (mut held, mut bytes) = (0, 0);
+        for cohort in &mut self.cohorts {
+            if cohort.cascade.held() > cohort.cascade.rows() {
+                cohort.cascade.resize();
+            }
+            let rows = cohort.cascade.rows() as usize;
+            held += rows;
+            bytes += cohort.prompt_bytes + rows * plan.row_bytes;
+        }
+        let units = plan.take(self.prompts, held, bytes);
+        (!units.is_empty()).then(|| self.begin(&units, plan))
+    }
+
+    /// Draws a token of every row, and drops rows that are finished: the tokens of the others.
+    fn draw(&mut self, hidden: &Tensor) -> Result<Vec<i64>> {
+        let logits = hidden.linear(&self.policy.weights.head, None::<&Tensor>).to_kind(Kind::Float);
+        let mut uniforms: Vec<f64> = Vec::new();
+        if !self.drawing.is_greedy() {
+            for cohort in &self.cohorts {
+                let filled = uniforms.len() + cohort.cascade.rows() as usize;
+                uniforms.extend(cohort.rows.iter().map(|row| self.rows[*row].stream.uniform()));
+                uniforms.resize(filled, 0.5);
+            }
+        }
+        let (tokens, logprobs) = self.drawing.choose(&logits, &uniforms)?;
+        let (mut next, mut first) = (Vec::with_capacity(tokens.len()), 0);
+        for cohort in &mut self.cohorts {
+            let mut alive = Vec::with_capacity(cohort.rows.len());
+            for (place, row) in (first..).zip(&cohort.rows) {
+                let row = &mut self.rows[*row];
+                if !row.is_finished() {
+                    let limit = self.prompts[row.query].limit;
+                    let stop = &self.sampling.settings.stop;
+                    self.policy.accept(row, tokens[place], logprobs[place], limit, stop)?;
+                    self.finished += usize::from(row.is_finished());
+                }
+                alive.push(!row.is_finished());
+            }
+            let mut tokens = tokens[first..first + cohort.rows.len()].to_vec();
+            first += cohort.cascade.rows() as usize;
+            let living = alive.iter().filter(|alive| **alive).count() as i64;
+            if rounded(living) < cohort.cascade.rows() {
+                let kept = compact(&alive);
+                tokens = kept.iter().map(|place| tokens[*place]).collect();
+                cohort.rows = kept.iter().map(|place| cohort.rows[*place]).collect();
+                if living > 0 {
+                    cohort.cascade.keep(&kept);
+                }
+            }
+            if living > 0 {
+                tokens.resize(cohort.cascade.rows() as usize, 0);
+                next.extend(tokens);
+            }
+        }
+        self.cohorts.retain(|cohort| !cohort.rows.is_empty());
+        Ok(next)
+    }
+
+    /// Reads the newest tokens: the hidden states before the next ones.
+    fn step(&mut self, tokens: &[i64]) -> Tensor {
+        let model = &self.policy.model;
+        let most = model.config().context() - 1;
+        let mut positions: Vec<i64> = Vec::with_capacity(tokens.len());
+        for cohort in &mut self.cohorts {
+            if cohort.cascade.is_full() {
+                cohort.cascade.resize();
+            }
+            let filled = positions.len() + cohort.cascade.rows() as usize;
+            // Finished rows may pass the last position: what they compute is not used.
+            let at = |row: &usize| {
+                (self.prompts[self.rows[*row].query].ids.len() as i64 + cohort.length).min(most)
+            };
+            positions.extend(cohort.rows.iter().map(at));
+            positions.resize(filled, 0);
+        }
+        #[cfg(test)]
+        if tokens.len() > self.policy.room.get() {
+            // More than any address space has.
+            drop(Tensor::zeros([1 << 60], (Kind::Uint8, Device::Cpu)));
+        }
+        let (ids, rotary) = (index(tokens, model.device()), model.rotary(&positions));
+        let cohorts = &self.cohorts;
+        let hidden = forward(model.config(), &self.policy.weights, &ids, &rotary, |block, attention| {
+            if let [cohort] = &cohorts[..] {
+                return cohort.cascade.attend(block, attention);
+            }
+            let mut first = 0;
+            let parts = cohorts.iter().map(|cohort| {
+                let rows = cohort.cascade.rows();
+                let part = |tensor: &Tensor| tensor.narrow(0, first, rows);
+                let Attention { query, key, value } = attention;
+                let attention = Attention { query: part(query), key: part(key), value: part(value) };
+                first += rows;
+                cohort.cascade.attend(block, &attention)
+            });
+            Tensor::cat(&parts.collect::<Vec<Tensor>>(), 0)
+        });
+        for cohort in &mut self.cohorts {
+            cohort.length += 1;
+            cohort.cascade.advance();
+        }
+        hidden
+    }
+
+    /// Begins a cohort: reads the prompts that were not read yet; the hidden states before the first tokens.
+    fn begin(&mut self, units: &[Unit], plan: &Plan) -> Tensor {
+        let (policy, prompts) = (self.policy, self.prompts);
+        let model = &policy.model;
+        let (known, new): (Vec<usize>, Vec<usize>) =
+            (0..units.len()).partition(|number| self.read.contains_key(&units[*number].query));
+        let (mut owners, mut last, mut groups) = (Vec::new(), Vec::new(), Vec::new());
+        let mut rows = Vec::new();
+        let mut states = Vec::new();
+        if !new.is_empty() {
+            let sequences: Vec<&[i64]> =
+                new.iter().map(|number| prompts[units[*number].query].ids.as_slice()).collect();
+            let packed = Packed::new(&sequences, model.device());
+            let mut blocks: Vec<Vec<[Tensor; 2]>> = packed.buckets().iter().map(|_| Vec::new()).collect();
+            let hidden = packed.forward(model, &policy.weights, |_, attention| {
+                for (bucket, blocks) in packed.buckets().iter().zip(&mut blocks) {
+                    let take = |stream: &Tensor| bucket.take(stream).transpose(1, 2).contiguous();
+                    blocks.push([take(&attention.key), take(&attention.value)]);
+                }
+            });
+            for (bucket, blocks) in packed.buckets().iter().zip(blocks) {
+                let (mut lengths, mut numbers) = (Vec::new(), Vec::new());
+                for (place, sequence) in bucket.sequences.iter().enumerate() {
+                    let Unit { query, samples } = &units[new[*sequence]];
+                    let length = sequences[*sequence].len() as i64;
+                    let end = packed.start(*sequence) + length - 1;
+                    owners.extend(samples.clone().map(|_| new[*sequence]));
+                    last.extend(samples.clone().map(|_| end));
+                    rows.extend(samples.clone().map(|sample| (*query, sample)));
+                    lengths.push(length);
+                    numbers.push(new[*sequence]);
+                    if plan.waits(*query) {
+                        // What rows see may be moved; what is kept must not be.
+                        let copy = |tensor: &Tensor| tensor.narrow(0, place as i64, 1).copy();
+                        let blocks = blocks.iter().map(|[keys, values]| [copy(keys), copy(values)]).collect();
+                        let read = Read { blocks, hidden: hidden.narrow(0, end, 1).copy() };
+                        drop(self.read.insert(*query, read));
+                    }
+                }
+                groups.push(Prompts::new(numbers, &lengths, blocks));
+            }
+            states.push(hidden.index_select(0, &index(&last, model.device())));
+        }
+        for number in known {
+            let Unit { query, samples } = &units[number];
+            let Some(Read { blocks, hidden }) = self.read.get(query) else { continue };
+            let blocks = blocks.iter().map(|pair| pair.each_ref().map(Tensor::shallow_clone)).collect();
+            groups.push(Prompts::new(vec![number], &[prompts[*query].ids.len() as i64], blocks));
+            owners.extend(samples.clone().map(|_| number));
+            rows.extend(samples.clone().map(|sample| (*query, sample)));
+            states.push(hidden.expand([samples.len() as i64, -1], false));
+        }
+        self.read.retain(|query, _| plan.waits(*query));
+        let first = self.rows.len();
+        let seed = self.sampling.seed;
+        self.rows.extend(rows.into_iter().map(|(query, sample)| {
+            Row::new(query, sample, Stream::new("sample", seed, &prompts[query].id, u64::from(sample)))
+        }));
+        let most = units.iter().map(|unit| prompts[unit.query].limit).max().unwrap_or(1);
+        let prompt_bytes = units.iter().map(|unit| plan.prompt_bytes(&prompts[unit.query])).sum();
+        let cascade = Cascade::new(policy.config(), groups, owners, most, self.drawing.is_greedy());
+        let padding = cascade.rows() - (self.rows.len() - first) as i64;
+        if padding > 0 {
+            states.push(states[0].narrow(0, 0, 1).expand([padding, -1], false));
+        }
+        self.cohorts.push(Cohort {
+            rows: (first..self.rows.len()).collect(),
+            cascade,
+            length: 0,
+            prompt_bytes,
+        });
+        Tensor::cat(&states, 0)
+    }
+}
+
+/// Tokens of a prompt, with its padding.
+fn padded(prompt: &Prompt) -> usize {
+    prompt.ids.len().next_multiple_of(ROWS as usize)
+}

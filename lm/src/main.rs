@@ -32,7 +32,6 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    memory::keep_freed();
     device::single_thread();
     memory::keep_freed();
     match Cli::parse().command {

@@ -10,7 +10,7 @@ use bstar_stages::config::{self, Training};
 use bstar_stages::files::{read_rows, write_rows};
 use bstar_stages::protocol::{Request, StageError};
 use bstar_stages::record::{Example, LabelledSteps, Query, Response};
-use bstar_stages::run::{add_model_scores, grade};
+use bstar_stages::run::{Grading, add_model_scores};
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind};
 
@@ -130,10 +130,11 @@ impl Kept {
             })
             .collect::<Result<Vec<_>>>()?;
         let began = Instant::now();
+        let mut grading = Grading::new(settings)?;
         let scores = scorer.score(&pairs, step.control)?;
         let mut rewards = Vec::with_capacity(pairs.len());
         for ((query, response), scores) in pairs.into_iter().zip(scores) {
-            let mut reward = grade(query, response, settings.grader, settings.answer);
+            let mut reward = grading.judge(query, response)?;
             add_model_scores(&mut reward, scores, settings.aggregate.unwrap_or_default());
             rewards.push(reward);
         }

@@ -18,7 +18,7 @@ use crate::files;
 use crate::protocol::StageError;
 use crate::stage::StageConfig;
 
-pub use score::{add_model_scores, grade};
+pub use score::{Grading, add_model_scores, grade};
 
 /// Where a stage reads and writes.
 #[derive(Debug, Clone)]

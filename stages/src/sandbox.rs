@@ -8,6 +8,7 @@
 
 pub mod attacks;
 mod bubblewrap;
+mod python;
 mod seccomp;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
 use serde_json::json;
+
+pub use python::Python;
 
 const LIMIT: &str = include_str!("sandbox/limits.py");
 
@@ -111,7 +114,18 @@ impl Sandbox {
     /// # Errors
     /// When one is missing, or the kernel does not allow it.
     pub fn find() -> Result<Self, Unavailable> {
-        let python = python()?;
+        Self::isolating(python::usual()?)
+    }
+
+    /// As [`Sandbox::find`], with an interpreter of that version.
+    ///
+    /// # Errors
+    /// As [`Sandbox::find`], and when there is no such interpreter.
+    pub fn of(python: Python) -> Result<Self, Unavailable> {
+        Self::isolating(python.interpreter()?)
+    }
+
+    fn isolating(python: String) -> Result<Self, Unavailable> {
         let isolation = Isolation::Bubblewrap(bubblewrap::Bubblewrap::find(&python)?);
         Ok(Self { python, isolation })
     }
@@ -121,7 +135,15 @@ impl Sandbox {
     /// # Errors
     /// When there is no Python.
     pub fn nothing() -> Result<Self, Unavailable> {
-        Ok(Self { python: python()?, isolation: Isolation::Nothing })
+        Ok(Self { python: python::usual()?, isolation: Isolation::Nothing })
+    }
+
+    /// As [`Sandbox::nothing`], with an interpreter of that version.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn nothing_of(python: Python) -> Result<Self, Unavailable> {
+        Ok(Self { python: python.interpreter()?, isolation: Isolation::Nothing })
     }
 
     /// Whether programs are isolated.
@@ -156,18 +178,6 @@ impl Sandbox {
         };
         Ok(Session { child, root, input, output, heard: Vec::new(), limits, looked: Instant::now() })
     }
-}
-
-/// A Python that every user can execute: those of a home folder are none.
-fn python() -> Result<String, Unavailable> {
-    ["/usr/bin/python3", "/usr/local/bin/python3"]
-        .into_iter()
-        .find(|path| std::path::Path::new(path).exists())
-        .map(str::to_owned)
-        .ok_or_else(|| Unavailable {
-            reason: "there is no /usr/bin/python3".to_owned(),
-            hint: "install Python 3 from the system's packages".to_owned(),
-        })
 }
 
 /// Starts a program that is spoken with through pipes, in a process group of its own.

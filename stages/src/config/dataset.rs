@@ -22,7 +22,8 @@ pub struct Dataset {
     /// The prompt, in which `{question}` stands for the question; default: that of the format.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
-    /// What a policy learns to answer, with `{solution}` and `{answer}`; default: that of the format.
+    /// What a policy learns to answer, with `{solution}` or `{steps}` (the solution with a blank line after each of
+    /// its steps) and `{answer}`; default: that of the format.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion: Option<String>,
     /// Name of a column in the format → its name in the file.
@@ -34,6 +35,12 @@ pub struct Dataset {
     /// Most rows; default all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
+    /// Most solutions of a row that become examples, where it has several; default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub solutions: Option<usize>,
+    /// Characters of a solution beyond which it becomes no example; default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest_solution: Option<usize>,
 }
 
 /// How rows are laid out.
@@ -44,7 +51,8 @@ pub enum Format {
     Gsm8k,
     /// `problem`, `solution`, and `answer` unless the solution has it in `\boxed{}`.
     Math,
-    /// `question`, `choices` (`text`, `label`), `answerKey`.
+    /// `question`, `choices` (`text`, `label`), `answerKey`; or, as AI2 has it, `question` (`stem`, `choices`),
+    /// `answerKey`.
     Arc,
     /// `prompt`, `test`, `entry_point`, and maybe `canonical_solution`.
     Humaneval,
@@ -120,22 +128,33 @@ impl Stage for Dataset {
     }
 
     fn identity(&self) -> Ingredient {
-        let Self { file: _, format, prompt, completion, columns, skip, limit } = self;
+        let Self { file: _, format, prompt, completion, columns, skip, limit, solutions, longest_solution } =
+            self;
         let columns = columns.iter().map(|(name, column)| (name.clone(), column.as_str().into()));
-        Ingredient::map([
+        let always = [
             ("format", format.name().into()),
             ("prompt", prompt.as_deref().unwrap_or(format.prompt()).into()),
             ("completion", completion.as_deref().unwrap_or(format.completion()).into()),
             ("columns", Ingredient::Map(columns.collect())),
             ("skip", (*skip).into()),
             ("limit", (*limit).into()),
-        ])
+        ];
+        let several = solutions.filter(|most| *most != 1).map(|most| ("solutions", most.into()));
+        let longest = longest_solution.map(|most| ("longest_solution", most.into()));
+        let parts = always.into_iter().chain(several).chain(longest);
+        Ingredient::Map(parts.map(|(name, value)| (name.to_owned(), value)).collect())
     }
 
     fn check(&self) -> Vec<Problem> {
         let mut checks = Checks::default();
         if let Some(limit) = self.limit {
             checks.count("limit", limit);
+        }
+        if let Some(solutions) = self.solutions {
+            checks.count("solutions", solutions);
+        }
+        if let Some(longest) = self.longest_solution {
+            checks.count("longest_solution", longest);
         }
         if self.prompt.as_ref().is_some_and(|prompt| !prompt.contains("{question}")) {
             checks.refuse(

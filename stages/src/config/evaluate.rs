@@ -151,7 +151,7 @@ impl Stage for Evaluate {
         checks.temperature("temperature", self.temperature);
         checks.greedy_is_single("temperature", &[self.temperature], self.samples);
         checks.pass_at(&self.k, &self.s);
-        self.code.check(&mut checks, self.grader, self.reward_model.is_some());
+        self.code.check(&mut checks, self.grader);
         if let Some(count) = self.sampled_queries {
             checks.count("sampled_queries", count);
         }

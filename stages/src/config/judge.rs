@@ -7,6 +7,7 @@ use super::check::Checks;
 use super::sample::Aggregate;
 use crate::code::{CODE_VERSION, Comparison};
 use crate::grade::GRADER_VERSION;
+use crate::sandbox::Python;
 
 /// How answers are compared.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,13 +49,23 @@ pub struct CodeRules {
     pub seconds: u32,
     /// Memory of a program, in MiB.
     pub memory_mb: u32,
+    /// The Python that runs them; default: the one of the machine that plans. It is part of the key either way: what
+    /// one version accepts another may not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub python: Option<Python>,
     /// Runs programs without a sandbox, with the rights of this user.
     pub unsafe_no_sandbox: bool,
 }
 
 impl Default for CodeRules {
     fn default() -> Self {
-        Self { comparison: Comparison::Official, seconds: 4, memory_mb: 1024, unsafe_no_sandbox: false }
+        Self {
+            comparison: Comparison::Official,
+            seconds: 4,
+            memory_mb: 1024,
+            python: None,
+            unsafe_no_sandbox: false,
+        }
     }
 }
 
@@ -67,20 +78,33 @@ impl CodeRules {
 
     fn identity(&self) -> Ingredient {
         // Where programs run decides how safe it is, not what is right.
-        let Self { comparison, seconds, memory_mb, unsafe_no_sandbox: _ } = self;
+        let Self { comparison, seconds, memory_mb, python, unsafe_no_sandbox: _ } = self;
+        let python = python.or_else(|| Python::here().ok()).map(|python| python.to_string());
         Ingredient::map([
             ("version", CODE_VERSION.into()),
             ("comparison", comparison.name().into()),
             ("seconds", (*seconds).into()),
             ("memory_mb", (*memory_mb).into()),
+            ("python", python.into()),
         ])
     }
 
+    /// The same, with the Python named that would be used, where programs run and there is one.
+    pub(super) fn settled(self, grader: Grader) -> Self {
+        let here = || (grader == Grader::Code).then(Python::here).and_then(Result::ok);
+        Self { python: self.python.or_else(here), ..self }
+    }
+
     /// What is wrong with using them.
-    pub(super) fn check(&self, checks: &mut Checks, grader: Grader, reward_model: bool) {
-        if grader == Grader::Code && reward_model {
-            let hint = "leave out `reward_model`: the tests are the reward";
-            checks.refuse("reward_model", "programs are not scored by a reward model", hint);
+    pub(super) fn check(&self, checks: &mut Checks, grader: Grader) {
+        if grader == Grader::Code
+            && self.python.is_none()
+            && let Err(error) = Python::here()
+        {
+            let hint =
+                "install it, or name the version of the machines that judge: `code: {python: \"3.11\"}`";
+            let message = format!("it is not known which Python judges: {}", error.reason);
+            checks.refuse("code.python", message, hint);
         }
         if grader != Grader::Code && !self.is_default() {
             let hint = "add `grader: code`, or leave `code` out";

@@ -11,8 +11,12 @@ use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
 
 /// Labels steps: samples solutions, lets a policy continue from every step, and labels a step by the
 /// share of continuations that reach the reference answer. Stands for four steps and a
-/// [`LabelSteps`] (`NAME.solutions`, `NAME.prefixes`, `NAME.continuations`, `NAME.rewards`, `NAME`).
-/// Output: `labels` ([`LabelledSteps`](crate::record::LabelledSteps) rows).
+/// [`LabelSteps`] (`NAME.solutions`, `NAME.prefixes`, `NAME.continuations`, `NAME.rewards`, `NAME`), of which
+/// the middle three are repeated for every `shard_solutions` solutions (`NAME.prefixes_16`, …).
+/// Output: `labels` ([`LabelledSteps`](crate::record::LabelledSteps) rows, by query, then solution).
+///
+/// More queries, more completions and more solutions keep what is stored: solutions and continuations are sampled in
+/// shards, of which only new ones are drawn.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StepLabels {
@@ -41,10 +45,58 @@ pub struct StepLabels {
     /// Where a response's answer stands.
     #[serde(default)]
     pub answer: AnswerStyle,
+    /// What a step's label is.
+    #[serde(default, skip_serializing_if = "StepEstimate::is_default")]
+    pub estimate: StepEstimate,
+    /// Solutions a query in a shard (no influence on labels).
+    #[serde(default = "default_shard_solutions")]
+    pub shard_solutions: u32,
+    /// Continuations a step in a shard (no influence on labels).
+    #[serde(default = "default_shard_completions")]
+    pub shard_completions: u32,
+}
+
+/// How continuations become a label (Math-Shepherd, §3.2).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepEstimate {
+    /// The share that reaches the reference answer.
+    #[default]
+    Soft,
+    /// 1 when any of them reaches it, else 0.
+    Hard,
+}
+
+impl StepEstimate {
+    /// Whether it is the one that a pipeline need not name.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The name in pipelines.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Soft => "soft",
+            Self::Hard => "hard",
+        }
+    }
+
+    /// An ingredient where it is not the usual one.
+    fn ingredient(self) -> Option<(String, Ingredient)> {
+        (!self.is_default()).then(|| ("estimate".to_owned(), self.name().into()))
+    }
 }
 
 fn one() -> f64 {
     1.0
+}
+fn default_shard_solutions() -> u32 {
+    16
+}
+fn default_shard_completions() -> u32 {
+    4
 }
 
 /// Cuts responses into steps and makes a query of every beginning. Output: `queries`, whose ids are
@@ -56,6 +108,9 @@ pub struct Prefixes {
     pub queries: Reference,
     /// Their responses.
     pub responses: Reference,
+    /// Only the responses with these sample indices, the first and one past the last; default all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<[u32; 2]>,
 }
 
 /// Joins solutions and the rewards of their continuations. Output: `labels`.
@@ -66,6 +121,30 @@ pub struct LabelSteps {
     pub prefixes: Reference,
     /// The rewards of their continuations.
     pub rewards: Reference,
+    /// More of both, where the solutions were cut into several sets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more: Vec<LabelledPart>,
+    /// The queries, whose order the labels take where there is more than one set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queries: Option<Reference>,
+    /// What a step's label is.
+    #[serde(default, skip_serializing_if = "StepEstimate::is_default")]
+    pub estimate: StepEstimate,
+}
+
+/// A set of beginnings and the rewards of their continuations.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as in `LabelSteps`")]
+pub struct LabelledPart {
+    pub prefixes: Reference,
+    pub rewards: Reference,
+}
+
+/// The names of the inputs of a set: the first, or one of [`LabelSteps::more`].
+pub(crate) fn part_inputs(more: Option<usize>) -> [String; 2] {
+    let number = more.map(|number| (number + 1).to_string()).unwrap_or_default();
+    ["prefixes", "rewards"].map(|name| format!("{name}{number}"))
 }
 
 fn labels() -> Vec<Output> {
@@ -101,6 +180,9 @@ impl Stage for StepLabels {
             max_tokens,
             grader,
             answer,
+            estimate,
+            shard_solutions: _,
+            shard_completions: _,
         } = self;
         Ingredient::map([
             ("limit", (*limit).into()),
@@ -110,6 +192,7 @@ impl Stage for StepLabels {
             ("max_tokens", (*max_tokens).into()),
             ("grader", grader.name().into()),
             ("answer", answer.name().into()),
+            ("estimate", estimate.name().into()),
         ])
     }
 
@@ -122,6 +205,8 @@ impl Stage for StepLabels {
         checks.count("solutions", self.solutions as usize);
         checks.count("completions", self.completions as usize);
         checks.count("max_tokens", self.max_tokens);
+        checks.count("shard_solutions", self.shard_solutions as usize);
+        checks.count("shard_completions", self.shard_completions as usize);
         checks.temperature("temperature", self.temperature);
         checks.greedy_is_single("temperature", &[self.temperature], self.solutions.max(self.completions));
         if let Some(limit) = self.limit {
@@ -133,27 +218,52 @@ impl Stage for StepLabels {
     fn lower(&self, name: &str) -> Option<Vec<(String, StageConfig)>> {
         let step = |suffix: &str| format!("{name}.{suffix}");
         let reference = |suffix: &str| Reference(step(suffix));
-        let sample = |policy: &Reference, queries: &Reference, samples| {
+        let sample = |policy: &Reference, queries: &Reference, samples, shard_samples| {
             let temperature = OneOrMany::One(Setting::Value(self.temperature));
-            Sample::new(policy, queries, temperature, samples, self.max_tokens)
+            let sample = Sample::new(policy, queries, temperature, samples, self.max_tokens);
+            Sample { shard_samples, ..sample }
         };
-        let (solutions, prefixes) = (reference("solutions"), reference("prefixes"));
-        let continuations = reference("continuations");
         let completer = self.completer.as_ref().unwrap_or(&self.policy);
-        let solve = Sample { limit: self.limit, ..sample(&self.policy, &self.queries, self.solutions) };
-        let cut = Prefixes { queries: self.queries.clone(), responses: solutions };
-        let proceed = sample(completer, &prefixes, self.completions);
-        let score = Score { answer: self.answer, ..Score::new(&continuations, &prefixes, self.grader) };
-        Some(vec![
-            (step("solutions"), StageConfig::Sample(solve)),
-            (step("prefixes"), StageConfig::Prefixes(cut)),
-            (step("continuations"), StageConfig::Sample(proceed)),
-            (step("rewards"), StageConfig::Score(score)),
-            (
-                name.to_owned(),
-                StageConfig::LabelSteps(LabelSteps { prefixes, rewards: reference("rewards") }),
-            ),
-        ])
+        let solve = Sample {
+            limit: self.limit,
+            ..sample(&self.policy, &self.queries, self.solutions, self.shard_solutions)
+        };
+        let mut steps = vec![(step("solutions"), StageConfig::Sample(solve))];
+
+        // Sets of solutions are continued apart: how many there are moves no query of another set, so that all
+        // shards of its continuations stay what they are.
+        let size = self.shard_solutions.max(1);
+        let whole = self.solutions <= size;
+        let mut parts = Vec::new();
+        for start in (0..self.solutions).step_by(size as usize) {
+            let named = |word: &str| if start == 0 { step(word) } else { step(&format!("{word}_{start}")) };
+            let prefixes = Reference(named("prefixes"));
+            let end = start.saturating_add(size).min(self.solutions);
+            let cut = Prefixes {
+                queries: self.queries.clone(),
+                responses: reference("solutions"),
+                samples: (!whole).then_some([start, end]),
+            };
+            let proceed = sample(completer, &prefixes, self.completions, self.shard_completions);
+            let continuations = Reference(named("continuations"));
+            let score = Score { answer: self.answer, ..Score::new(&continuations, &prefixes, self.grader) };
+            let rewards = Reference(named("rewards"));
+            steps.push((named("prefixes"), StageConfig::Prefixes(cut)));
+            steps.push((named("continuations"), StageConfig::Sample(proceed)));
+            steps.push((named("rewards"), StageConfig::Score(score)));
+            parts.push(LabelledPart { prefixes, rewards });
+        }
+        let mut parts = parts.into_iter();
+        let LabelledPart { prefixes, rewards } = parts.next()?;
+        let label = LabelSteps {
+            prefixes,
+            rewards,
+            more: parts.collect(),
+            queries: (!whole).then(|| self.queries.clone()),
+            estimate: self.estimate,
+        };
+        steps.push((name.to_owned(), StageConfig::LabelSteps(label)));
+        Some(steps)
     }
 }
 
@@ -171,12 +281,18 @@ impl Stage for Prefixes {
     }
 
     fn identity(&self) -> Ingredient {
-        let Self { queries: _, responses: _ } = self;
-        Ingredient::map([])
+        let Self { queries: _, responses: _, samples } = self;
+        let samples = samples.map(|samples| ("samples".to_owned(), samples.to_vec().into()));
+        Ingredient::Map(samples.into_iter().collect())
     }
 
     fn check(&self) -> Vec<Problem> {
-        Vec::new()
+        let mut checks = Checks::default();
+        if let Some([start, end]) = self.samples.filter(|[start, end]| start >= end) {
+            let hint = "write the first index and one past the last, for example [0, 16]";
+            checks.refuse("samples", format!("there is no sample from {start} to {end}"), hint);
+        }
+        checks.0
     }
 }
 
@@ -186,7 +302,15 @@ impl Stage for LabelSteps {
     }
 
     fn inputs(&self) -> Vec<Input> {
-        vec![Input::required("prefixes", &self.prefixes), Input::required("rewards", &self.rewards)]
+        let part = |number: Option<usize>, prefixes: &Reference, rewards: &Reference| {
+            let [prefixes_name, rewards_name] = part_inputs(number);
+            [Input::required(&prefixes_name, prefixes), Input::required(&rewards_name, rewards)]
+        };
+        let first = part(None, &self.prefixes, &self.rewards);
+        let more = self.more.iter().enumerate();
+        let more = more.flat_map(|(number, more)| part(Some(number), &more.prefixes, &more.rewards));
+        let queries = self.queries.iter().map(|queries| Input::required("queries", queries));
+        first.into_iter().chain(more).chain(queries).collect()
     }
 
     fn outputs(&self) -> Vec<Output> {
@@ -194,11 +318,16 @@ impl Stage for LabelSteps {
     }
 
     fn identity(&self) -> Ingredient {
-        let Self { prefixes: _, rewards: _ } = self;
-        Ingredient::map([])
+        let Self { prefixes: _, rewards: _, more: _, queries: _, estimate } = self;
+        Ingredient::Map(estimate.ingredient().into_iter().collect())
     }
 
     fn check(&self) -> Vec<Problem> {
-        Vec::new()
+        let mut checks = Checks::default();
+        if !self.more.is_empty() && self.queries.is_none() {
+            let hint = "write `queries: …`, those that were sampled";
+            checks.refuse("queries", "with `more` it is not known in which order the labels go", hint);
+        }
+        checks.0
     }
 }

@@ -399,7 +399,7 @@ impl Stage for Score {
 
     fn check(&self) -> Vec<Problem> {
         let mut checks = Checks::default();
-        self.code.check(&mut checks, self.grader, self.reward_model.is_some());
+        self.code.check(&mut checks, self.grader);
         checks.0
     }
 
@@ -425,7 +425,7 @@ impl Stage for Score {
                 stage: StageConfig::ScoreShard(ScoreShard {
                     grader: self.grader,
                     answer: self.answer,
-                    code: self.code,
+                    code: self.code.settled(self.grader),
                     aggregate: self.effective_aggregate(),
                 }),
                 inputs,

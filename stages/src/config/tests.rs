@@ -1,3 +1,5 @@
+mod labels;
+
 use std::collections::HashSet;
 
 use serde_json::{Value, json};
@@ -541,7 +543,6 @@ fn programs_are_judged_by_rules_that_fit() {
     let reckless = score(json!({"grader": "code", "code": {"unsafe_no_sandbox": true}}));
     assert_eq!(reckless.stage().identity(), score(json!({"grader": "code"})).stage().identity());
     assert_eq!(refused(&score(json!({"code": code}))), ["code"]);
-    assert_eq!(refused(&score(json!({"grader": "code", "reward_model": "m"}))), ["reward_model"]);
     assert_eq!(refused(&score(json!({"grader": "code", "code": {"seconds": 0}}))), ["code.seconds"]);
     let plain = score(json!({})).stage().identity();
     assert_eq!(plain, score(json!({"code": {}})).stage().identity(), "keys of answers stay as they are");

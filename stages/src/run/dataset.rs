@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{Work, metrics};
 use crate::code::Tests;
@@ -16,7 +16,8 @@ use crate::record::{Example, Query};
 struct Item {
     question: String,
     answer: String,
-    solution: Option<String>,
+    /// The reference solutions, the first of which is the best known.
+    solutions: Vec<String>,
     tests: Option<Tests>,
     tags: BTreeMap<String, String>,
 }
@@ -34,9 +35,13 @@ pub(super) fn dataset(config: &Dataset, work: &Work) -> Result<Map<String, Value
         }
         let prompt = config.prompt.as_deref().unwrap_or(config.format.prompt());
         let prompt = prompt.replace("{question}", &item.question);
-        if let Some(solution) = &item.solution {
+        let longest = config.longest_solution.unwrap_or(usize::MAX);
+        let short = item.solutions.iter().filter(|solution| solution.chars().count() <= longest);
+        for solution in short.take(config.solutions.unwrap_or(1)) {
             let completion = config.completion.as_deref().unwrap_or(config.format.completion());
-            let completion = filled(completion, &[("{solution}", solution), ("{answer}", &item.answer)]);
+            let steps = if completion.contains("{steps}") { stepwise(solution) } else { String::new() };
+            let values = [("{solution}", solution.as_str()), ("{steps}", &steps), ("{answer}", &item.answer)];
+            let completion = filled(completion, &values);
             examples.push(Example {
                 prompt: prompt.clone(),
                 completion,
@@ -135,12 +140,17 @@ impl Row<'_> {
     }
 
     fn item(&self) -> Result<Item, StageError> {
-        let plain =
-            |question, answer, solution| Item { question, answer, solution, tests: None, tags: self.tags() };
-        let tested = |question, solution, tests| Item {
+        let plain = |question, answer, solution: Option<String>| Item {
+            question,
+            answer,
+            solutions: solution.into_iter().collect(),
+            tests: None,
+            tags: self.tags(),
+        };
+        let tested = |question, solutions: Vec<String>, tests| Item {
             question,
             answer: String::new(),
-            solution,
+            solutions: solutions.iter().map(|code| code.trim_end().to_owned()).collect(),
             tests: Some(tests),
             tags: self.tags(),
         };
@@ -166,10 +176,8 @@ impl Row<'_> {
             Format::Humaneval => {
                 let (prompt, entry) = (self.required("prompt")?, self.required("entry_point")?);
                 let tests = vec![self.required("test")?, format!("check({entry})")];
-                let solution = self
-                    .text("canonical_solution")?
-                    .map(|body| format!("{prompt}{body}").trim_end().to_owned());
-                tested(prompt, solution, Tests::Statements { tests })
+                let solution = self.text("canonical_solution")?.map(|body| format!("{prompt}{body}"));
+                tested(prompt, solution.into_iter().collect(), Tests::Statements { tests })
             }
             Format::Mbpp => {
                 let setup = self.text("test_setup_code")?.filter(|setup| !setup.trim().is_empty());
@@ -179,11 +187,7 @@ impl Row<'_> {
                 }
                 let question = format!("{}\n\n{}", self.required("text")?.trim(), asserts.join("\n"));
                 let tests = setup.into_iter().chain(asserts).collect();
-                tested(
-                    question,
-                    self.text("code")?.map(|code| code.trim_end().to_owned()),
-                    Tests::Statements { tests },
-                )
+                tested(question, self.text("code")?.into_iter().collect(), Tests::Statements { tests })
             }
             Format::Apps => {
                 let examples = self.json("input_output")?.ok_or_else(|| self.wrong("it has no tests"))?;
@@ -193,26 +197,41 @@ impl Row<'_> {
                 let question = self.required("question")?.trim().to_owned();
                 let question =
                     starter.map(|code| format!("{question}\n\n```python\n{code}\n```")).unwrap_or(question);
-                let solution = self.texts("solutions")?.into_iter().next();
-                tested(question, solution.map(|code| code.trim_end().to_owned()), tests)
+                tested(question, self.texts("solutions")?, tests)
             }
         })
     }
 
     /// Choices are lettered by position, whatever their labels: the right one's letter is the answer.
     fn choice(&self) -> Result<Item, StageError> {
-        let choices = self.json("choices")?.ok_or_else(|| self.wrong("it has no `choices`"))?;
+        // As AI2 has it, `question` holds all but the key, and every choice is an object.
+        let (stem, choices) = match self.value("question") {
+            Some(Value::Object(whole)) => {
+                let stem = whole.get("stem").and_then(Value::as_str).map(str::to_owned);
+                let stem = stem.ok_or_else(|| self.wrong("`question` has no `stem`"))?;
+                (stem, whole.get("choices").cloned())
+            }
+            _ => (self.required("question")?, self.json("choices")?),
+        };
+        let choices = choices.ok_or_else(|| self.wrong("it has no `choices`"))?;
+        let choices = match choices {
+            Value::Array(each) => {
+                let column = |name| each.iter().map(|one| one.get(name).cloned()).collect::<Option<Vec<_>>>();
+                json!({"text": column("text"), "label": column("label")})
+            }
+            columns => columns,
+        };
         let wrong = || self.wrong("`choices` must hold `text` and `label`, of equal length");
         let choices = grade::choices(&choices).ok_or_else(wrong)?;
         let key = self.required("answerKey")?;
         let position = choices.iter().position(|(label, _)| label.eq_ignore_ascii_case(key.trim()));
         let letter = position.and_then(grade::choice_letter);
         let letter = letter.ok_or_else(|| self.wrong("`answerKey` is none of the labels"))?;
-        let question = grade::choice_prompt(&self.required("question")?, &choices);
+        let question = grade::choice_prompt(&stem, &choices);
         Ok(Item {
             question,
             answer: letter.to_string(),
-            solution: Some(String::new()),
+            solutions: vec![String::new()],
             tests: None,
             tags: self.tags(),
         })
@@ -230,6 +249,54 @@ impl Row<'_> {
         };
         ["subject", "type", "level", "difficulty"].into_iter().filter_map(tag).collect()
     }
+}
+
+/// A solution with a blank line after each step. A step is a line; where the whole solution is one paragraph, a
+/// sentence. Formulas and environments that span lines stay whole.
+fn stepwise(solution: &str) -> String {
+    let mut steps: Vec<String> = Vec::new();
+    let mut open = false;
+    for line in solution.trim().lines() {
+        match steps.last_mut().filter(|_| open) {
+            Some(step) => {
+                step.push('\n');
+                step.push_str(line);
+            }
+            None if line.trim().is_empty() => continue,
+            None => steps.push(line.trim().to_owned()),
+        }
+        open = steps.last().is_some_and(|step| spans(step));
+    }
+    match steps.as_slice() {
+        [paragraph] => sentences(paragraph).join("\n\n"),
+        _ => steps.join("\n\n"),
+    }
+}
+
+/// Whether a text ends within a formula or an environment.
+fn spans(text: &str) -> bool {
+    let count = |mark: &str| text.matches(mark).count();
+    let pairs = [("\\begin{", "\\end{"), ("\\[", "\\]"), ("\\(", "\\)"), ("[asy]", "[/asy]")];
+    let dollars = count("$") - count("\\$");
+    pairs.iter().any(|(begin, end)| count(begin) > count(end)) || dollars % 2 == 1
+}
+
+/// The sentences of a paragraph. A full stop ends one where a space and no lower-case letter follows, outside of
+/// formulas; the words of abbreviations and initials are too short to end one.
+fn sentences(paragraph: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut start = 0;
+    for (at, _) in paragraph.match_indices(". ") {
+        let (sentence, rest) = (&paragraph[start..=at], paragraph[at + 2..].trim_start());
+        let word = sentence.trim_end_matches('.').rsplit(char::is_whitespace).next().unwrap_or_default();
+        let abbreviated = word.chars().count() < 3 && word.chars().all(char::is_alphabetic);
+        if !abbreviated && !spans(sentence) && !rest.starts_with(char::is_lowercase) && !rest.is_empty() {
+            found.push(sentence.trim());
+            start = at + 2;
+        }
+    }
+    found.push(paragraph[start..].trim());
+    found
 }
 
 /// Without the `<<48/2=24>>` of GSM8K.

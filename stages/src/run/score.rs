@@ -14,7 +14,7 @@ use crate::files;
 use crate::grade as grading;
 use crate::protocol::StageError;
 use crate::record::{Query, Response, Reward};
-use crate::sandbox::{Limits, Sandbox};
+use crate::sandbox::{Limits, Python, Sandbox};
 
 /// Judges a response by its answer: the reward is 1 when it is right and 0 otherwise.
 #[must_use]
@@ -41,6 +41,7 @@ fn judged(response: &Response, correct: bool, extracted: Option<String>) -> Rewa
 }
 
 /// Judges responses that are programs.
+#[derive(Debug)]
 struct Programs {
     judge: Judge,
     /// Query and text → whether it is right: many responses are the same.
@@ -49,8 +50,11 @@ struct Programs {
 
 impl Programs {
     fn new(rules: &CodeRules) -> Result<Self, StageError> {
-        let CodeRules { comparison, seconds, memory_mb, unsafe_no_sandbox } = *rules;
-        let sandbox = if unsafe_no_sandbox { Sandbox::nothing() } else { Sandbox::find() };
+        let CodeRules { comparison, seconds, memory_mb, python, unsafe_no_sandbox } = *rules;
+        let sandbox = python.map_or_else(Python::here, Ok).and_then(|python| match unsafe_no_sandbox {
+            true => Sandbox::nothing_of(python),
+            false => Sandbox::of(python),
+        });
         let sandbox = sandbox.map_err(|error| StageError::invalid(error.to_string()).hint(error.hint))?;
         let limits = Limits { memory: u64::from(memory_mb) << 20, ..Limits::default() };
         Ok(Self { judge: Judge::new(sandbox, Rules { comparison, seconds, limits }), known: HashMap::new() })
@@ -71,6 +75,37 @@ impl Programs {
             }
         };
         Ok(judged(response, correct, Some(code)))
+    }
+}
+
+/// Judges responses, one after the other, as a [`ScoreShard`] says.
+#[derive(Debug)]
+pub struct Grading {
+    grader: Grader,
+    answer: AnswerStyle,
+    programs: Option<Programs>,
+}
+
+impl Grading {
+    /// A judge by these settings.
+    ///
+    /// # Errors
+    /// When programs are to be judged, and cannot be run safely here.
+    pub fn new(config: &ScoreShard) -> Result<Self, StageError> {
+        let ScoreShard { grader, answer, code, aggregate: _ } = config;
+        let programs = (*grader == Grader::Code).then(|| Programs::new(code)).transpose()?;
+        Ok(Self { grader: *grader, answer: *answer, programs })
+    }
+
+    /// The judgement of a response: the reward is 1 when it is right and 0 otherwise.
+    ///
+    /// # Errors
+    /// When its query has no tests for a program, or the sandbox fails.
+    pub fn judge(&mut self, query: &Query, response: &Response) -> Result<Reward, StageError> {
+        match &mut self.programs {
+            Some(programs) => programs.grade(query, response),
+            None => Ok(grade(query, response, self.grader, self.answer)),
+        }
     }
 }
 
@@ -102,14 +137,14 @@ fn text_id(text: &str) -> String {
 }
 
 pub(super) fn score(config: &ScoreShard, work: &Work) -> Result<Map<String, Value>, StageError> {
-    let ScoreShard { grader, answer, code, aggregate } = config;
+    let ScoreShard { grader: _, answer: _, code: _, aggregate } = config;
     if aggregate.is_some() {
         return Err(StageError::failed("scoring with a reward model does not run in this process"));
     }
     let queries: Vec<Query> = work.rows("queries")?;
     let responses: Vec<Response> = work.rows("responses")?;
     let by_id: HashMap<&str, &Query> = queries.iter().map(|query| (query.id.as_str(), query)).collect();
-    let mut programs = (*grader == Grader::Code).then(|| Programs::new(code)).transpose()?;
+    let mut grading = Grading::new(config)?;
     let mut rewards = Vec::with_capacity(responses.len());
     for response in &responses {
         let query = by_id.get(response.query_id.as_str()).ok_or_else(|| {
@@ -119,10 +154,7 @@ pub(super) fn score(config: &ScoreShard, work: &Work) -> Result<Map<String, Valu
             ))
             .hint("`queries` must be those that were sampled")
         })?;
-        rewards.push(match &mut programs {
-            Some(programs) => programs.grade(query, response)?,
-            None => grade(query, response, *grader, *answer),
-        });
+        rewards.push(grading.judge(query, response)?);
     }
     files::write_rows(&work.path("rewards.jsonl"), &rewards)?;
     let correct = rewards.iter().filter(|reward| reward.correct).count();

@@ -1,3 +1,6 @@
+mod dataset;
+mod labels;
+
 use std::fs;
 
 use serde::Serialize;

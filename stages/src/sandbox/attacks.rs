@@ -34,7 +34,7 @@ enum Held {
 impl Held {
     /// How long it may take.
     fn time(self) -> Duration {
-        Duration::from_secs(if self == Self::Time { 1 } else { 20 })
+        Duration::from_secs(if self == Self::Time { 1 } else { 60 })
     }
 }
 
@@ -221,6 +221,87 @@ time.sleep(0.2)
 tell("held")"#,
     },
     Attack {
+        name: "tricks with /proc",
+        held: Held::Says,
+        program: r#"
+pid = os.getpid()
+made = libc.mount(b"proc", b"/tmp", b"proc", 0, None) == 0
+names = ["self/exe", "self/root/etc/passwd", "self/mem", "self/maps", "thread-self/environ", "1/cwd/etc/passwd", "1/mem",
+    "sys/kernel/core_pattern", "sysrq-trigger", "kcore", "keys", "version", f"{pid}/fd/0", f"{os.getppid()}/fd/1"]
+tell("mounted it") if made else any_opens([f"/proc/{name}" for name in names], "r+b")"#,
+    },
+    Attack {
+        name: "links in a circle, and one that changes",
+        held: Held::Says,
+        program: r#"
+os.symlink("/tmp/b", "/tmp/a")
+os.symlink("/tmp/a", "/tmp/b")
+os.symlink("/" + "../" * 60 + "etc/passwd", "/tmp/far")
+opened = []
+if os.fork() == 0:
+    for turn in range(2000):
+        try:
+            os.symlink("/etc/passwd" if turn % 2 else "/usr/bin/env", "/tmp/new")
+            os.rename("/tmp/new", "/tmp/turning")
+        except OSError:
+            pass
+    os._exit(0)
+for _ in range(2000):
+    try:
+        with open("/tmp/turning", "rb") as file:
+            if file.read(5) == b"root:":
+                opened.append("turning")
+    except OSError:
+        pass
+opened += [name for name in ("a", "far") if opens(f"/tmp/{name}")]
+tell(f"opened {opened[:3]}" if opened else "held")"#,
+    },
+    Attack {
+        name: "a verdict on every descriptor",
+        held: Held::Says,
+        program: r#"
+verdict = b'{"verdict": {"passed": 9}}\n{"output": "1"}\nheld\n'
+told = []
+for number in [0, *range(3, 1024)]:
+    for write in (os.write, lambda file, data: socket.socket(fileno=file).send(data)):
+        try:
+            write(number, verdict)
+            told.append(number)
+        except OSError:
+            pass
+for folder in ("/dev/fd", "/proc/self/fd", f"/proc/{os.getppid()}/fd", "/proc/1/fd"):
+    for number in range(64):
+        if opens(f"{folder}/{number}", "wb"):
+            told.append(f"{folder}/{number}")
+tell(f"told {told}" if told else "held")"#,
+    },
+    Attack {
+        name: "stop the others",
+        held: Held::Says,
+        program: r#"
+for number in (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN):
+    for target in (os.getppid(), 1, -1):
+        try:
+            os.kill(target, number)
+        except OSError:
+            pass
+    try:
+        os.killpg(os.getpgid(os.getppid()), number)
+    except OSError:
+        pass
+time.sleep(0.2)
+tell("held")"#,
+    },
+    Attack {
+        name: "type into a terminal",
+        held: Held::Says,
+        program: r#"
+import fcntl
+TIOCSTI = 0x5412
+done = [number for number in range(3) if libc.ioctl(number, TIOCSTI, b"x") == 0]
+tell(f"typed {done}" if done or opens("/dev/tty", "r+b") else "held")"#,
+    },
+    Attack {
         name: "fork bomb",
         held: Held::Time,
         program: r#"
@@ -263,6 +344,28 @@ for _ in range(12):
         block = bytearray(os.urandom(1 << 20) * 100)
         time.sleep(60)
 time.sleep(60)"#,
+    },
+    Attack {
+        name: "memory of no process",
+        held: Held::Says,
+        program: r#"
+kept = []
+try:
+    for _ in range(3):
+        if os.fork() == 0:
+            files = [os.memfd_create(str(index)) for index in range(40)]
+            for file in files:
+                os.write(file, bytes(3 << 20))
+            os.write(1, b"memory files\n")
+            time.sleep(60)
+    time.sleep(1)
+except OSError:
+    pass
+PRIVATE, CREATE = 0, 0o1600
+if libc.shmget(PRIVATE, ctypes.c_size_t(300 << 20), CREATE) != -1: kept.append("shared memory")
+if libc.msgget(PRIVATE, CREATE) != -1: kept.append("messages")
+if libc.semget(PRIVATE, 32, CREATE) != -1: kept.append("semaphores")
+tell(f"kept {kept}" if kept else "held")"#,
     },
     Attack {
         name: "fill the folder",
@@ -329,6 +432,56 @@ except MemoryError:
     tell("held")"#,
     },
     Attack {
+        name: "an archive that unfolds",
+        held: Held::Says,
+        program: r#"
+import zipfile
+with zipfile.ZipFile("/tmp/bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+    for index in range(8):
+        with archive.open(f"{index}", "w") as file:
+            for _ in range(8):
+                file.write(bytes(1 << 20))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+try:
+    zipfile.ZipFile("/tmp/bomb.zip").extractall("/tmp/out")
+    tell("unfolded it")
+except (OSError, MemoryError):
+    tell("held")"#,
+    },
+    Attack {
+        name: "a number of a terabyte",
+        held: Held::Says,
+        program: r#"
+try:
+    tell(f"{(1 << (1 << 43)).bit_length()} bits")
+except (MemoryError, OverflowError):
+    tell("held")"#,
+    },
+    Attack {
+        name: "folders within folders",
+        held: Held::Files,
+        program: r#"
+while True:
+    os.mkdir("in")
+    os.chdir("in")"#,
+    },
+    Attack {
+        name: "deep nesting",
+        held: Held::Says,
+        program: r#"
+import json
+sys.setrecursionlimit(10**9)
+nested = []
+for _ in range(10**6):
+    nested = [nested]
+for attempt in (lambda: eval("(" * 10**5 + ")" * 10**5), lambda: json.loads("[" * 10**6), lambda: repr(nested)):
+    try:
+        attempt()
+    except (RecursionError, MemoryError, SyntaxError, ValueError):
+        pass
+tell("held")"#,
+    },
+    Attack {
         name: "deep recursion",
         held: Held::Says,
         program: r#"
@@ -355,6 +508,24 @@ if os.fork() == 0:
     os._exit(0)
 tell("held")"#,
     },
+    Attack {
+        name: "daemons that sleep",
+        held: Held::Says,
+        program: r#"
+for _ in range(8):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            for number in range(1, 65):
+                try:
+                    signal.signal(number, signal.SIG_IGN)
+                except (OSError, ValueError):
+                    pass
+            time.sleep(10**6)
+        os._exit(0)
+tell("held")
+os._exit(0)"#,
+    },
     Attack { name: "sleep for ever", held: Held::Time, program: "time.sleep(10**6)" },
 ];
 
@@ -368,7 +539,13 @@ impl Attack {
         let port = listener.local_addr().map_err(|error| error.to_string())?.port();
         let program = format!("{TOOLS}\nPORT = {port}\n{}", self.program);
         let mut session = sandbox.start(&program, LIMITS).map_err(|error| error.to_string())?;
-        match (session.hear(self.held.time()), self.held) {
+        let (root, heard) = (session.root, session.hear(self.held.time()));
+        drop(session);
+        // The first process of a namespace is the last to go.
+        if let Some(root) = root.filter(|root| rustix::process::test_kill_process(*root).is_ok()) {
+            return Err(format!("the process {} is still there", root.as_raw_nonzero()));
+        }
+        match (heard, self.held) {
             (Ok(word), Held::Says) if word == "held" => Ok(()),
             (Err(Ended::Exited), Held::Says | Held::Time)
             | (Err(Ended::Time), Held::Time)

@@ -1,4 +1,5 @@
-//! System calls that no solution of a problem needs, and that attacks on the kernel begin with.
+//! System calls that no solution of a problem needs, and that attacks on the kernel begin with, or that take memory
+//! which belongs to no process: files without a place (`memfd_create`) and System V's objects.
 
 use std::collections::BTreeMap;
 
@@ -40,9 +41,13 @@ const FORBIDDEN: &[i64] = &[
     libc::SYS_kcmp,
     libc::SYS_kexec_load,
     libc::SYS_keyctl,
+    libc::SYS_memfd_create,
+    libc::SYS_memfd_secret,
     libc::SYS_mount,
     libc::SYS_mount_setattr,
     libc::SYS_move_mount,
+    libc::SYS_mq_open,
+    libc::SYS_msgget,
     libc::SYS_name_to_handle_at,
     libc::SYS_open_by_handle_at,
     libc::SYS_open_tree,
@@ -56,10 +61,12 @@ const FORBIDDEN: &[i64] = &[
     libc::SYS_quotactl,
     libc::SYS_reboot,
     libc::SYS_request_key,
+    libc::SYS_semget,
     libc::SYS_setdomainname,
     libc::SYS_sethostname,
     libc::SYS_setns,
     libc::SYS_settimeofday,
+    libc::SYS_shmget,
     libc::SYS_swapoff,
     libc::SYS_swapon,
     libc::SYS_syslog,

@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 WORKER = ROOT / "target" / "release" / "bstar-lm"
 LENGTH = 256
 # Rows an update, and updates that are timed.
-SIZES = {"tiny": (16, 6), "small": (8, 2)}
+SIZES = {"tiny": (16, 4), "small": (8, 2)}
 CONTENDERS = {"full": ["bstar", "trainer"], "ragged": ["bstar", "trl", "trl_packed"]}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 

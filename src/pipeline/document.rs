@@ -185,9 +185,10 @@ impl Document {
         self.positions.get_or_init(|| Positions::of(&self.text))
     }
 
-    /// Whether something may stand elsewhere than in the text: put in by an override or by `<<`.
+    /// Whether something may stand elsewhere than in the text: put in by an override or by `<<`. A file with a base has
+    /// the order of that.
     pub(crate) fn is_reordered(&self) -> bool {
-        !self.overrides.is_empty() || self.text.contains("<<")
+        self.folder.is_none() && (!self.overrides.is_empty() || self.text.contains("<<"))
     }
 
     fn origin_of(&self, mark: Mark) -> Origin {

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::check::Checks;
 use super::judge::{AnswerStyle, CodeRules, Grader};
 use super::rules::Rules;
-use super::sample::{Aggregate, Sample, Score};
+use super::sample::Sample;
+use super::score::{Aggregate, Score};
 use super::select::{Objective, Search, Thresholds};
 use crate::reference::{OneOrMany, Reference, References, Setting};
 use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
@@ -186,7 +187,7 @@ impl Stage for Halving {
         checks.greedy_is_single("temperature", &self.temperature, self.samples);
         checks.count("samples", self.samples as usize);
         checks.count("max_tokens", self.max_tokens);
-        self.code.check(&mut checks, self.grader, self.reward_model.is_some());
+        self.code.check(&mut checks, self.grader);
         if self.limits.is_empty() || self.limits.contains(&0) {
             checks.refuse("limits", "limits must list numbers of queries", "for example [32, 64, 128]");
         } else if !self.limits.is_sorted_by(|a, b| a < b) {

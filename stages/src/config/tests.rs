@@ -574,7 +574,6 @@ fn min_p_reaches_the_responses_of_evaluations_and_step_labels() {
     };
     let evaluate = json!({"policy": "p", "queries": "q", "samples": 4, "max_tokens": 9, "min_p": 0.1});
     assert_eq!(found("evaluate", evaluate), [0.0, 0.1]);
-    let labels =
-        json!({"policy": "p", "queries": "q", "solutions": 2, "completions": 3, "max_tokens": 9, "min_p": 0.1});
+    let labels = json!({"policy": "p", "queries": "q", "solutions": 2, "completions": 3, "max_tokens": 9, "min_p": 0.1});
     assert_eq!(found("step_labels", labels), [0.1, 0.1]);
 }

@@ -309,7 +309,10 @@ impl Cascade {
             self.places.as_ref().map_or_else(|| all.shallow_clone(), |places| all.index_select(0, places))
         };
         let (prompt, prompt_weight) = (in_rows(outs), in_rows(weights));
-        let share = (prompt_weight - own_weight).sigmoid().unsqueeze(-1);
+        if let Some(merged) = kernels::merge([&own, &own_weight], [&prompt, &prompt_weight]) {
+            return merged;
+        }
+        let share = logistic(&(prompt_weight - own_weight)).unsqueeze(-1);
         let merged = own.to_kind(Kind::Float).lerp_tensor(&prompt.to_kind(Kind::Float), &share);
         merged.to_kind(self.kind).transpose(1, 2).reshape([rows, -1])
     }
@@ -332,6 +335,16 @@ impl Cascade {
         let (out, weight) = attend(&query, &keys, &values, Some(narrowed.unwrap_or(&prompts.mask)));
         (out.reshape([-1, group, kv, head]), weight.reshape([-1, group, kv]))
     }
+}
+
+/// The logistic function of `[rows, …]`. Libtorch computes the last few numbers of a tensor otherwise than the
+/// others: every row becomes as long as it computes at a time, so that none is the last.
+fn logistic(x: &Tensor) -> Tensor {
+    const AT_A_TIME: i64 = 64;
+    let (size, flat) = (x.size(), x.flatten(1, -1));
+    let length = flat.size()[1];
+    let padding = (length + AT_A_TIME - 1) / AT_A_TIME * AT_A_TIME - length;
+    flat.constant_pad_nd([0, padding]).sigmoid().narrow(1, 0, length).reshape(size)
 }
 
 fn greatest_common_divisor(a: i64, b: i64) -> i64 {

@@ -83,6 +83,41 @@ pub fn attend(query: &Tensor, keys: &Tensor, values: &Tensor) -> Option<(Tensor,
     Some((out, weight))
 }
 
+/// Joins two attentions of the same queries, each with its log-sum-exp, as of [`attend`], into `[rows, kv
+/// heads × group × head]`.
+#[must_use]
+pub fn merge(first: [&Tensor; 2], second: [&Tensor; 2]) -> Option<Tensor> {
+    let [rows, group, kv, head]: [i64; 4] = first[0].size().try_into().ok()?;
+    let mut out = Tensor::empty([rows, kv * group * head], (Kind::Float, Device::Cpu));
+    let dense = [first, second].map(|pair| pair.map(Tensor::contiguous));
+    let [first, second] = dense.each_ref().map(|pair| pair.each_ref().map(floats));
+    let ([Some(a), Some(a_weights)], [Some(b), Some(b_weights)]) = (first, second) else { return None };
+    let sizes = [group, kv, head].map(|size| usize::try_from(size).unwrap_or(0));
+    let made = floats_mut(&mut out)?;
+    #[expect(unsafe_code, reason = "`floats` has asked whether the processor has what the function needs")]
+    unsafe {
+        merge_rows(sizes, [a, b], [a_weights, b_weights], made);
+    }
+    Some(out)
+}
+
+#[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx2,fma"))]
+fn merge_rows([group, kv, head]: [usize; 3], parts: [&[f32]; 2], weights: [&[f32]; 2], out: &mut [f32]) {
+    let [a, b] = parts.map(|part| part.chunks_exact(head));
+    for (number, (a, b)) in a.zip(b).enumerate() {
+        // From (row, member, head) to (row, head, member).
+        let (row, member, kv_head) = (number / (group * kv), number / kv % group, number % kv);
+        let out = &mut out[((row * kv + kv_head) * group + member) * head..][..head];
+        let ahead = weights[1][number] - weights[0][number];
+        let small = exp(-ahead.abs());
+        let share = if ahead > 0.0 { 1.0 } else { small } / (1.0 + small);
+        let (a, b) = (&a[..head], &b[..head]);
+        for at in 0..head {
+            out[at] = share.mul_add(b[at] - a[at], a[at]);
+        }
+    }
+}
+
 /// Sizes, and the distances from a row or a head to the next.
 struct Shape {
     kv: usize,
@@ -267,8 +302,15 @@ mod tests {
             let expected_weight = scores.logsumexp([-1_i64].as_slice(), false).transpose(1, 2);
             assert!(out.allclose(&expected, 1e-5, 1e-5, false), "{rows} {kv} {group} {head} {length}");
             assert!(weight.allclose(&expected_weight, 1e-5, 1e-5, false));
-            // A row alone has the bits it has among others.
             let part = |tensor: &Tensor| tensor.narrow(0, rows - 1, 1);
+            let others = (&out.flip([0]).contiguous(), &weight.flip([0]).contiguous());
+            let merged = merge([&out, &weight], [others.0, others.1]).unwrap();
+            let share = (others.1 - &weight).sigmoid().unsqueeze(-1);
+            let expected = out.lerp_tensor(others.0, &share).transpose(1, 2).reshape([rows, -1]);
+            assert!(merged.allclose(&expected, 1e-5, 1e-5, false));
+            let [a, b, c, d] = [&out, &weight, others.0, others.1].map(part);
+            assert!(merge([&a, &b], [&c, &d]).unwrap().equal(&part(&merged)));
+            // A row alone has the bits it has among others.
             let (alone, _) = attend(&part(&query), &part(&keys), &part(&values)).unwrap();
             assert!(alone.equal(&part(&out)));
         }

@@ -58,6 +58,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             top_p: 1.0,
             top_k: 0,
             min_p: 0.0,
+            precision: bstar_stages::config::Precision::default(),
             stop: Vec::new(),
         };
         let sampling = Sampling { settings: &settings, seed: 1, memory: budget };

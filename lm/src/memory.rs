@@ -23,7 +23,7 @@ const UNKNOWN: usize = 1 << 30;
 /// When the variable holds no size.
 pub fn budget(device: Device) -> Result<usize> {
     if let Some(text) = std::env::var_os(VARIABLE) {
-        let size = text.to_str().and_then(parse_size).and_then(|bytes| usize::try_from(bytes).ok());
+        let size = text.to_str().and_then(|text| usize::try_from(parse_size(text).ok()?).ok());
         return size.ok_or_else(|| {
             StageError::invalid(format!("${VARIABLE} is `{}`, not a size", text.display()))
                 .hint("write `500MB` or `4GB`, or unset it")

@@ -15,7 +15,6 @@ use bstar_stages::record::{FinishReason, Query, Response};
 use tch::{Device, Kind, Tensor};
 
 pub use self::rows::StepsRow;
-use crate::batch::Packed;
 use crate::block::Weight;
 use crate::error::{Result, torch};
 use crate::model::{Decoder, Weights, index, rounded};
@@ -271,6 +270,7 @@ mod tests {
     use bstar_stages::record::LabelledSteps;
 
     use super::*;
+    use crate::batch::Packed;
     use crate::model::tests::random;
     use crate::optim::tests::training;
     use crate::stream::Stream;

@@ -136,7 +136,7 @@ fn tokenizer() -> tempfile::TempDir {
 
 fn draw(policy: &Policy, prompts: &[(&str, &[i64])], settings: &SampleShard) -> Vec<Row> {
     let stop = AtomicBool::new(false);
-    let sampling = Sampling { settings, seed: 5, cache_bytes: 1 << 28 };
+    let sampling = Sampling { settings, seed: 5, memory: 1 << 28 };
     let prompts: Vec<_> =
         prompts.iter().map(|(id, ids)| policy.prompt_of(id, ids.to_vec(), &sampling).unwrap()).collect();
     policy.draw(&prompts, &sampling, &mut Control::new(&stop, |_| ())).unwrap()

@@ -167,9 +167,9 @@ fn evaluation(stage: &str, tokens: usize) -> Vec<String> {
 #[test]
 fn gsm8k_1b_runs_at_reduced_size() {
     let (Some(train), Some(test)) = (data("gsm8k/train.jsonl"), data("gsm8k/test.jsonl")) else { return };
-    let reduced = Reduced::new("gsm8k-1b", &[("train_file", &train), ("test_file", &test)])
+    let reduced = Reduced::new("gsm8k-1b", &[("train_file", train.as_path()), ("test_file", test.as_path())])
         .based(&Model {
-            corpus: (&train, "gsm8k"),
+            corpus: (train.as_path(), "gsm8k"),
             rows: 200,
             completion: None,
             updates: 1,
@@ -203,10 +203,11 @@ fn math_7b_runs_at_reduced_size() {
     else {
         return;
     };
-    let inputs = [("train_file", math.as_path()), ("test_file", &math), ("gsm8k_file", &gsm8k)];
+    let inputs =
+        [("train_file", math.as_path()), ("test_file", math.as_path()), ("gsm8k_file", gsm8k.as_path())];
     let reduced = Reduced::new("math-7b", &inputs)
         .based(&Model {
-            corpus: (&math, "math"),
+            corpus: (math.as_path(), "math"),
             rows: 100,
             completion: None,
             updates: 1,
@@ -243,10 +244,14 @@ fn code_runs_at_reduced_size() {
     else {
         return;
     };
-    let inputs = [("train_file", apps.as_path()), ("test_file", &apps), ("humaneval_file", &humaneval)];
+    let inputs = [
+        ("train_file", apps.as_path()),
+        ("test_file", apps.as_path()),
+        ("humaneval_file", humaneval.as_path()),
+    ];
     let reduced = Reduced::new("code", &inputs)
         .based(&Model {
-            corpus: (&humaneval, "humaneval"),
+            corpus: (humaneval.as_path(), "humaneval"),
             rows: 100,
             completion: None,
             updates: 1,
@@ -269,5 +274,33 @@ fn code_runs_at_reduced_size() {
     }
     let summary = reduced.run();
     assert_eq!(summary["start"]["pass_at_1"], 100.0, "{summary}");
+    assert!(summary["iterations"][0]["kept"].as_u64() > Some(0), "{summary}");
+}
+
+#[test]
+fn arc_runs_at_reduced_size() {
+    let files =
+        ["arc/arc_challenge_train.jsonl", "arc/arc_challenge_dev.jsonl", "arc/arc_challenge_test.jsonl"];
+    let [Some(train), Some(dev), Some(test)] = files.map(data) else { return };
+    let reduced = Reduced::new(
+        "arc",
+        &[("train_file", train.as_path()), ("dev_file", dev.as_path()), ("test_file", test.as_path())],
+    )
+    // There is no fine-tuning before the loop: the model has to know what an answer looks like.
+    .based(&Model {
+        corpus: (train.as_path(), "arc"),
+        rows: 64,
+        completion: None,
+        updates: 80,
+        context: 640,
+        family: mistral(),
+        chat_template: Some("{{ messages[0].content }}"),
+    })
+    .with(&["setup.train.limit=8", "setup.validation.limit=2", "setup.test.limit=4"])
+    .with(&evaluation("setup.baseline", 16))
+    .with(&loop_sizes(8, 4, 16, 640))
+    .with(&["iteration.validate.max_tokens=16"])
+    .with(&evaluation("iteration.evaluate", 16));
+    let summary = reduced.run();
     assert!(summary["iterations"][0]["kept"].as_u64() > Some(0), "{summary}");
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::Aggregate;
+use crate::config::{Aggregate, Grader};
 
 fn cases() -> Vec<Value> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/selection/expected.json");
@@ -30,7 +30,8 @@ fn world(world: &Value) -> (Vec<Query>, Vec<Response>, Vec<Reward>, Vec<Example>
             ..response(of, sample, row["text"].as_str().unwrap())
         };
         let query = queries.iter().find(|query| query.id == of).unwrap();
-        let mut reward = grade(query, &response, Grader::Exact, AnswerStyle::Section);
+        let exact = ScoreShard { grader: Grader::Exact, ..ScoreShard::new(None) };
+        let mut reward = grade(query, &response, &exact).unwrap();
         let steps = row["steps"].as_array().unwrap().iter().map(|score| score.as_f64().unwrap());
         add_model_scores(&mut reward, steps.collect(), Aggregate::Min);
         rewards.push(reward);

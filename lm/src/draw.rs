@@ -132,6 +132,10 @@ fn passed(shares: &[f32], uniforms: &[f64], tokens: &mut Vec<i64>) {
         for (stride, sums) in sums.iter_mut().enumerate() {
             let part = stride * STRIDE..((stride + 1) * STRIDE).min(vocabulary);
             let lanes = lanes.map(|row| &row[part.clone()]);
+            #[expect(
+                clippy::needless_range_loop,
+                reason = "the same place of all lanes at a time is one vector"
+            )]
             for at in 0..part.len() {
                 for lane in 0..LANES {
                     sum[lane] += f64::from(lanes[lane][at]);

@@ -27,12 +27,11 @@ pub fn merge(model: &Decoder, other: &Decoder, share: f64) -> Result<usize> {
             return Err(different(format!("`{name}` has shape {:?} and {:?}", sizes.0, sizes.1)));
         }
     }
-    tch::no_grad(|| {
-        for ((_, tensor), (_, other)) in own.iter().zip(&others) {
-            let merged = *tensor * (1.0 - share) + *other * share;
-            tensor.shallow_clone().copy_(&merged);
-        }
-    });
+    let _guard = tch::no_grad_guard();
+    for ((_, tensor), (_, other)) in own.iter().zip(&others) {
+        let merged = *tensor * (1.0 - share) + *other * share;
+        tensor.shallow_clone().copy_(&merged);
+    }
     Ok(own.len())
 }
 
@@ -46,7 +45,8 @@ mod tests {
     #[test]
     fn weights_lie_between_those_of_both() {
         let (model, other) = (random(64, 1, 2, 1, 50), random(64, 1, 2, 1, 50));
-        tch::no_grad(|| other.named().iter().for_each(|(_, tensor)| drop(tensor.shallow_clone().neg_())));
+        let _guard = tch::no_grad_guard();
+        other.named().iter().for_each(|(_, tensor)| drop(tensor.shallow_clone().neg_()));
         let before: Vec<Tensor> = model.named().iter().map(|(_, tensor)| tensor.copy()).collect();
         merge(&model, &other, 0.25).unwrap();
         for (index, (name, tensor)) in model.named().into_iter().enumerate() {

@@ -128,7 +128,7 @@ impl Plan {
     pub fn put_back(&mut self, query: usize, sample: u32) {
         match self.waiting.front_mut() {
             Some(unit) if unit.query == query && unit.samples.start == sample + 1 => {
-                unit.samples.start = sample
+                unit.samples.start = sample;
             }
             _ => self.waiting.push_front(Unit { query, samples: sample..sample + 1 }),
         }

@@ -293,7 +293,7 @@ fn a_reward_model_that_does_not_fit_is_refused() {
         std::fs::write(file, &bytes[..bytes.len() - 9]).unwrap();
     });
     damaged("labels", &|path| {
-        replace(path, "config.json", "\"0\": \"LABEL_0\"", "\"0\": \"a\", \"1\": \"b\"")
+        replace(path, "config.json", "\"0\": \"LABEL_0\"", "\"0\": \"a\", \"1\": \"b\"");
     });
     let mut score = |model: &str| {
         let inputs =

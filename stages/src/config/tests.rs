@@ -1,4 +1,5 @@
 mod labels;
+mod refused;
 mod select;
 
 use std::collections::HashSet;

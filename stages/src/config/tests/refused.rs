@@ -53,7 +53,7 @@ fn the_default_of_n_star_is_what_is_kept_rounded_up() {
 
 #[test]
 fn thresholds_are_the_numbers_people_write() {
-    let values = |from: f64, to: f64, by: f64| super::Thresholds { from, to, by }.values();
+    let values = |from: f64, to: f64, by: f64| crate::config::Thresholds { from, to, by }.values();
     let grid = values(-1.0, 1.0, 0.1);
     assert_eq!(grid.len(), 21);
     assert_eq!((grid[0], grid[9], grid[10], grid[20]), (-1.0, -0.1, 0.0, 1.0));

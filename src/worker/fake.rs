@@ -71,7 +71,9 @@ fn carry_out(request: &Request, orders: &mpsc::Receiver<Order>) {
     if let Some(path) = variable("FAKE_LOG") {
         let mut log = OpenOptions::new().create(true).append(true).open(path).unwrap();
         let policy = request.inputs.get("policy").map(|input| input.digest.short());
-        writeln!(log, "{} {}", std::process::id(), policy.unwrap_or_default()).unwrap();
+        // One write: another worker may write at the same moment.
+        let line = format!("{} {}\n", std::process::id(), policy.unwrap_or_default());
+        log.write_all(line.as_bytes()).unwrap();
     }
     if let Some(path) = variable("FAKE_DIE_ONCE").filter(|path| !Path::new(path).exists()) {
         std::fs::write(path, "").unwrap();

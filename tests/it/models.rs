@@ -255,7 +255,7 @@ fn code_runs_at_reduced_size() {
             rows: 100,
             completion: None,
             updates: 1,
-            context: 1024,
+            context: 2048,
             family: llama3(),
             chat_template: None,
         })

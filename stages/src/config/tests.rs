@@ -120,8 +120,8 @@ fn every_stage_is_covered_and_right() {
     for stage in &all {
         assert_eq!(refused(stage), [""; 0], "{}", stage.name());
         let version = match stage.name() {
-            "sft" | "reward_model" => 3,
-            "pretrain" | "sample" | "sample_shard" | "measure" => 2,
+            "sample" | "sample_shard" | "sft" | "reward_model" => 3,
+            "pretrain" | "measure" => 2,
             _ => 1,
         };
         assert_eq!(stage.stage().version(), version, "{}", stage.name());

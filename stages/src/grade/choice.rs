@@ -71,10 +71,10 @@ fn chosen(choices: &[(String, String)], response: &str) -> Option<usize> {
     for announcement in ANNOUNCEMENTS {
         if let Some(at) = lower.rfind(announcement) {
             let clause = &response[at + announcement.len()..];
-            let clause = clause
-                .trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ':' | '*' | '_'))
-                .trim_start_matches("is ");
-            if let Some(choice) = named(choices, clause) {
+            let clause =
+                clause.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ':' | '*' | '_'));
+            let said = clause.trim_start_matches("is ");
+            if let Some(choice) = verbatim(choices, clause).or_else(|| named(choices, said)) {
                 return Some(choice);
             }
         }
@@ -89,9 +89,21 @@ fn chosen(choices: &[(String, String)], response: &str) -> Option<usize> {
     if only.len() < 400 { named(choices, only) } else { named(choices, only.lines().last()?) }
 }
 
+/// The only choice that is the first line of a clause, to the letter: `1,025 grams` is not the first choice. A single
+/// letter or digit is a label before it is that.
+fn verbatim(choices: &[(String, String)], clause: &str) -> Option<usize> {
+    let words = clause.lines().next().map(str::trim).filter(|words| words.len() > 1)?;
+    let mut same = choices.iter().enumerate().filter(|(_, (_, text))| text.trim() == words);
+    let first = same.next().map(|(at, _)| at);
+    first.filter(|_| same.next().is_none())
+}
+
 /// The choice that a clause begins with.
 fn named(choices: &[(String, String)], clause: &str) -> Option<usize> {
     let clause = clause.trim();
+    if let Some(choice) = verbatim(choices, clause) {
+        return Some(choice);
+    }
     let clause = ["option ", "choice ", "Option ", "Choice "]
         .iter()
         .find_map(|word| clause.strip_prefix(word))

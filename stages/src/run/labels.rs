@@ -18,12 +18,17 @@ pub(super) fn prefixes(config: &Prefixes, work: &Work) -> Result<Map<String, Val
     let queries: Vec<Query> = work.rows("queries")?;
     let mut responses: Vec<Response> = work.rows("responses")?;
     responses.retain(|response| (start..end).contains(&response.sample_index));
-    let by_id: HashMap<&str, &Query> = queries.iter().map(|query| (query.id.as_str(), query)).collect();
+    let by_id: HashMap<&str, (usize, &Query)> =
+        queries.iter().enumerate().map(|(rank, query)| (query.id.as_str(), (rank, query))).collect();
+    // How sampling was cut into files must not show in the order.
+    responses.sort_by_key(|response| {
+        (by_id.get(response.query_id.as_str()).map(|(rank, _)| *rank), response.sample_index)
+    });
     let mut beginnings = Vec::new();
     let mut seen = HashSet::new();
     for response in &responses {
         let Response { query_id, sample_index, text, .. } = response;
-        let query = by_id.get(query_id.as_str()).ok_or_else(|| {
+        let (_, query) = by_id.get(query_id.as_str()).ok_or_else(|| {
             StageError::invalid(format!("a response answers query `{query_id}`, which is not given"))
                 .hint("`queries` must be those that were sampled")
         })?;

@@ -5,7 +5,7 @@
 //! merged by their log-sum-exp, which is exact.
 //!
 //! The bits of a row depend on that row only. Prompts are padded to a length that depends on their
-//! own; the responses to a prompt fill slots whose queries are a multiple of [`ROWS`](crate::model::ROWS), because
+//! own; the responses to a prompt fill slots whose queries are a multiple of [`ROWS`], because
 //! kernels for few rows round differently; and the caches of responses are narrowed, never masked.
 
 use std::collections::{BTreeMap, BTreeSet};

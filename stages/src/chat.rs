@@ -9,7 +9,7 @@ use std::path::Path;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};
-use minijinja::{Environment, ErrorKind, UndefinedBehavior};
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, context};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 use serde_json::{Map, Value, json};
@@ -55,6 +55,8 @@ impl Chat {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
         environment.add_filter("tojson", to_json);
+        // Jinja knows one kind of line break.
+        let text = text.replace("\r\n", "\n").replace('\r', "\n");
         environment.add_template_owned(NAME, without_generation(&text)).map_err(|error| {
             StageError::invalid(format!("the chat template cannot be read: {}", told(&error)))
         })?;
@@ -96,17 +98,52 @@ impl Chat {
         drop(given.insert("messages".to_owned(), json!(messages)));
         drop(given.insert("add_generation_prompt".to_owned(), json!(true)));
         let template = self.environment.get_template(NAME).map_err(|error| refused(&error))?;
-        template.render(Serde(&given)).map_err(|error| refused(&error))
+        let given = minijinja::Value::from(Serde(&given));
+        // Some templates ask for today's date, in a form of their choice: they get the one that was given.
+        let rendered = match variables.get("date_string").and_then(Value::as_str) {
+            None => template.render(given),
+            Some(date) => {
+                let date = date.to_owned();
+                let today = minijinja::Value::from_function(move |_: String| date.clone());
+                template.render(context! { strftime_now => today, ..given })
+            }
+        };
+        rendered.map_err(|error| match given_no_date(&error, template.source()) {
+            true => StageError::invalid("the chat template asks for today's date")
+                .hint("give it one that does not change: `variables: {date_string: 1 Jan 2026}`"),
+            false => refused(&error),
+        })
     }
 }
 
-/// A value as Python's `json.dumps` writes it, which is not how other Jinja filters of this name do.
+/// Whether a template failed because it called for a date that was not given.
+fn given_no_date(error: &minijinja::Error, template: &str) -> bool {
+    let line = error.line().and_then(|line| template.lines().nth(line.checked_sub(1)?));
+    let asks = line.is_some_and(|line| line.contains("strftime_now"));
+    asks && matches!(error.kind(), ErrorKind::UnknownFunction | ErrorKind::InvalidOperation)
+}
+
+/// A value as Python's `json.dumps` writes it, which is not how other Jinja filters of this name do, with the options
+/// that transformers knows.
 fn to_json(value: &minijinja::Value, options: Kwargs) -> Result<String, minijinja::Error> {
     let indent: Option<usize> = options.get("indent")?;
+    let ascii: Option<bool> = options.get("ensure_ascii")?;
+    let sorted: Option<bool> = options.get("sort_keys")?;
+    let separators: Option<Vec<String>> = options.get("separators")?;
     options.assert_all_used()?;
+    let [item, key] = match separators.unwrap_or_default().try_into() {
+        Ok(separators) => separators,
+        Err(_) if indent.is_some() => [",".to_owned(), ": ".to_owned()],
+        Err(_) => [", ".to_owned(), ": ".to_owned()],
+    };
+    let mut value = serde_json::to_value(value)
+        .map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, format!("no JSON: {error}")))?;
+    if sorted.unwrap_or(false) {
+        value.sort_all_objects();
+    }
     let mut out = Vec::new();
     let written = match indent {
-        None => value.serialize(&mut Serializer::with_formatter(&mut out, Python)),
+        None => value.serialize(&mut Serializer::with_formatter(&mut out, Python { item, key })),
         Some(width) => {
             let space = " ".repeat(width);
             let formatter = PrettyFormatter::with_indent(space.as_bytes());
@@ -117,23 +154,42 @@ fn to_json(value: &minijinja::Value, options: Kwargs) -> Result<String, minijinj
         minijinja::Error::new(ErrorKind::BadSerialization, format!("no JSON: {error}"))
     };
     written.map_err(|error| refused(&error))?;
-    String::from_utf8(out).map_err(|error| refused(&error))
+    let text = String::from_utf8(out).map_err(|error| refused(&error))?;
+    Ok(if ascii.unwrap_or(false) { escaped(&text) } else { text })
 }
 
-/// JSON with a space after commas and colons.
-struct Python;
+/// JSON without characters beyond ASCII: they are escaped, two to a character where it has two code units.
+fn escaped(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for character in json.chars() {
+        if character.is_ascii() {
+            out.push(character);
+        } else {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                out.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    out
+}
+
+/// JSON on one line, with these texts between items, and between a key and its value.
+struct Python {
+    item: String,
+    key: String,
+}
 
 impl Formatter for Python {
     fn begin_array_value<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
+        if first { Ok(()) } else { out.write_all(self.item.as_bytes()) }
     }
 
     fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
+        if first { Ok(()) } else { out.write_all(self.item.as_bytes()) }
     }
 
     fn begin_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
-        out.write_all(b": ")
+        out.write_all(self.key.as_bytes())
     }
 }
 

@@ -29,7 +29,7 @@ fn templates_render_as_in_transformers() {
     let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chat");
     let expected = std::fs::read_to_string(home.join("expected.json")).unwrap();
     let expected: BTreeMap<String, Expected> = serde_json::from_str(&expected).unwrap();
-    assert_eq!(expected.len(), 9);
+    assert_eq!(expected.len(), 10);
     for (name, Expected { tokens, cases }) in expected {
         let text = std::fs::read_to_string(home.join(format!("{name}.jinja"))).unwrap();
         let mut config = tokens;
@@ -68,6 +68,21 @@ fn a_template_is_found_in_either_place_and_one_of_ones_own_goes_first() {
 }
 
 #[test]
+fn line_breaks_of_any_kind_are_one() {
+    let chat = Chat::new(None, Some("a\r\n{% if true %}\r\nb\rc{% endif %}\r\n")).unwrap();
+    assert_eq!(chat.render(None, "P", &BTreeMap::new()).unwrap(), "a\nb\nc");
+}
+
+#[test]
+fn the_date_is_the_one_that_is_given() {
+    let template = "{{ strftime_now('%Y-%m-%d') if strftime_now is defined else 'none' }}";
+    let chat = Chat::new(None, Some(template)).unwrap();
+    assert_eq!(chat.render(None, "P", &BTreeMap::new()).unwrap(), "none");
+    let given = BTreeMap::from([("date_string".to_owned(), json!("1 Jan 2026"))]);
+    assert_eq!(chat.render(None, "P", &given).unwrap(), "1 Jan 2026");
+}
+
+#[test]
 fn what_a_template_cannot_do_is_said_with_its_line() {
     let fails = |template: &str, expected: &str| {
         let rendered =
@@ -77,7 +92,7 @@ fn what_a_template_cannot_do_is_said_with_its_line() {
     };
     fails("a\n{% if %}", "line 2 of the template");
     fails("{{ raise_exception('no system message') }}", "the chat template fails: no system message");
-    fails("{{ strftime_now('%Y') }}", "strftime_now");
+    fails("a\n{{ strftime_now('%Y') }}", "asks for today's date");
     let base = model(&json!({"eos_token": "</s>"}));
     let error = Chat::new(Some(base.path()), None).unwrap_err();
     assert!(error.message.contains("has no chat template") && error.hint.unwrap().contains("{{ prompt }}"));

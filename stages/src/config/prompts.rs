@@ -38,6 +38,11 @@ impl Stage for Prompts {
         Runner::InProcess
     }
 
+    /// 2: line breaks in templates are all of one kind; a date that is given is today's.
+    fn version(&self) -> u32 {
+        2
+    }
+
     fn inputs(&self) -> Vec<Input> {
         let mut inputs = vec![Input::required("rows", &self.rows)];
         inputs.extend(self.policy.iter().map(|policy| Input::required("policy", policy)));

@@ -121,7 +121,7 @@ fn every_stage_is_covered_and_right() {
         assert_eq!(refused(stage), [""; 0], "{}", stage.name());
         let version = match stage.name() {
             "sample" | "sample_shard" | "sft" | "reward_model" => 3,
-            "pretrain" | "measure" => 2,
+            "pretrain" | "measure" | "prompts" => 2,
             _ => 1,
         };
         assert_eq!(stage.stage().version(), version, "{}", stage.name());

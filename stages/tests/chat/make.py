@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 TOKENS = {
     "llama2": ("<s>", "</s>"), "mistral": ("<s>", "</s>"), "zephyr": ("<s>", "</s>"), "marked": ("<s>", "</s>"),
     "llama3": ("<|begin_of_text|>", "<|eot_id|>"), "llama3.1": ("<|begin_of_text|>", "<|eot_id|>"),
-    "chatml": ("<|im_start|>", "<|im_end|>"), "qwen2.5": (None, "<|im_end|>"), "qwen3": (None, "<|im_end|>"),
+    "json": ("<s>", "</s>"), "chatml": ("<|im_start|>", "<|im_end|>"), "qwen2.5": (None, "<|im_end|>"), "qwen3": (None, "<|im_end|>"),
 }
 user = lambda text: {"role": "user", "content": text}
 system = {"role": "system", "content": " Answer with a number. "}

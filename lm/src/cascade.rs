@@ -14,7 +14,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::config::ModelConfig;
 use crate::kernels;
-use crate::model::{Attention, ROWS, index, rounded};
+use crate::model::{Attention, ROWS, index, rounded, sigmoid};
 
 /// Positions a cache of responses begins with; it doubles when full.
 const CAPACITY: i64 = 32;
@@ -312,7 +312,7 @@ impl Cascade {
         if let Some(merged) = kernels::merge([&own, &own_weight], [&prompt, &prompt_weight]) {
             return merged;
         }
-        let share = logistic(&(prompt_weight - own_weight)).unsqueeze(-1);
+        let share = sigmoid(&(prompt_weight - own_weight)).unsqueeze(-1);
         let merged = own.to_kind(Kind::Float).lerp_tensor(&prompt.to_kind(Kind::Float), &share);
         merged.to_kind(self.kind).transpose(1, 2).reshape([rows, -1])
     }
@@ -335,16 +335,6 @@ impl Cascade {
         let (out, weight) = attend(&query, &keys, &values, Some(narrowed.unwrap_or(&prompts.mask)));
         (out.reshape([-1, group, kv, head]), weight.reshape([-1, group, kv]))
     }
-}
-
-/// The logistic function of `[rows, …]`. Libtorch computes the last few numbers of a tensor otherwise than the
-/// others: every row becomes as long as it computes at a time, so that none is the last.
-fn logistic(x: &Tensor) -> Tensor {
-    const AT_A_TIME: i64 = 64;
-    let (size, flat) = (x.size(), x.flatten(1, -1));
-    let length = flat.size()[1];
-    let padding = (length + AT_A_TIME - 1) / AT_A_TIME * AT_A_TIME - length;
-    flat.constant_pad_nd([0, padding]).sigmoid().narrow(1, 0, length).reshape(size)
 }
 
 fn greatest_common_divisor(a: i64, b: i64) -> i64 {

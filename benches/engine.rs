@@ -17,6 +17,10 @@ use bstar::plan::{Plan, Source};
 use bstar::scheduler::{Resources, Scheduler};
 use bstar_cache::{Artifact, Digest, Manifest, Provenance, Store};
 
+/// As in the executable.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const STEPS: usize = 10_000;
 const WIDTH: usize = 10;
 const REPEATS: usize = 5;

@@ -1,8 +1,9 @@
 //! Sampling responses.
 //!
-//! Responses are drawn in waves ([`wave`](crate::wave)) of many rows. Text, tokens and log-probability
+//! Responses are drawn in waves ([`wave`](crate::wave)) of many rows, or on a GPU in steps that all have
+//! one shape ([`steady`](crate::steady)). Text, tokens and log-probability
 //! of a response depend on the policy, its query, the settings, the seed and its sample index only:
-//! not on the wave, its order, or who else is in it (on a CPU, bit by bit).
+//! not on the wave, its order, or who else is in it.
 
 use bstar_stages::config::SampleShard;
 use bstar_stages::record::{FinishReason, Query, Response};
@@ -12,6 +13,7 @@ use crate::error::Result;
 use crate::memory;
 use crate::model::{Decoder, Weights};
 use crate::progress::{Control, Progress};
+use crate::steady::Queue;
 use crate::stream::Stream;
 use crate::tokenizer::Tokenizer;
 use crate::wave::{Plan, Wave};
@@ -30,6 +32,9 @@ pub struct Policy {
     /// Steps of more rows than this fail for lack of memory.
     #[cfg(test)]
     pub(crate) room: std::cell::Cell<usize>,
+    /// Draws as on a GPU.
+    #[cfg(test)]
+    steady: std::cell::Cell<bool>,
 }
 
 /// What to sample.
@@ -89,6 +94,57 @@ impl Row {
     }
 }
 
+/// What is to be drawn yet, by the way it is drawn.
+enum Waiting {
+    Waves(Plan),
+    Steady(Queue),
+}
+
+impl Waiting {
+    fn new(policy: &Policy, prompts: &[Prompt], sampling: &Sampling<'_>) -> Self {
+        if policy.is_steady() {
+            Self::Steady(Queue::new(prompts, sampling))
+        } else {
+            Self::Waves(Plan::new(policy, prompts, sampling))
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Waves(plan) => plan.is_empty(),
+            Self::Steady(queue) => queue.is_empty(),
+        }
+    }
+
+    fn run(
+        &mut self,
+        policy: &Policy,
+        prompts: &[Prompt],
+        sampling: &Sampling<'_>,
+        rows: &mut Vec<Row>,
+        tick: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<()> {
+        match self {
+            Self::Waves(plan) => Wave::new(policy, prompts, sampling, rows).run(plan, tick),
+            Self::Steady(queue) => queue.run(policy, prompts, sampling, rows, tick),
+        }
+    }
+
+    fn halve(&mut self) -> bool {
+        match self {
+            Self::Waves(plan) => plan.halve(),
+            Self::Steady(queue) => queue.halve(),
+        }
+    }
+
+    fn put_back(&mut self, prompts: &[Prompt], query: usize, sample: u32) {
+        match self {
+            Self::Waves(plan) => plan.put_back(query, sample),
+            Self::Steady(queue) => queue.put_back(prompts, query, sample),
+        }
+    }
+}
+
 impl Policy {
     /// A policy of these parts.
     #[must_use]
@@ -102,6 +158,8 @@ impl Policy {
             ends: Vec::new(),
             #[cfg(test)]
             room: std::cell::Cell::new(usize::MAX),
+            #[cfg(test)]
+            steady: std::cell::Cell::new(false),
         };
         policy.end_at(policy.model.config().eos.clone());
         policy
@@ -117,6 +175,15 @@ impl Policy {
     #[must_use]
     pub fn config(&self) -> &ModelConfig {
         self.model.config()
+    }
+
+    /// Whether bits depend on the shapes of what is computed, which then must be the same for all rows.
+    fn is_steady(&self) -> bool {
+        #[cfg(test)]
+        if self.steady.get() {
+            return true;
+        }
+        self.model.device() != tch::Device::Cpu
     }
 
     /// Draws the responses to all queries, ordered by query, then by sample index.
@@ -149,25 +216,25 @@ impl Policy {
         let mut done: Vec<Row> = Vec::new();
         let SampleShard { start, end, .. } = *sampling.settings;
         let total = prompts.len() * (end.saturating_sub(start)) as usize;
-        let mut plan = Plan::new(self, prompts, sampling);
-        while !plan.is_empty() {
-            let mut wave = Wave::new(self, prompts, sampling);
+        let mut waiting = Waiting::new(self, prompts, sampling);
+        while !waiting.is_empty() {
             let before = done.len();
             let mut tick = |finished: usize| {
                 control.report(|| Progress { done: before + finished, total, unit: "responses", note: None });
                 if control.stopped() { Err(Control::interrupted()) } else { Ok(()) }
             };
-            let failure = memory::attempt(|| wave.run(&mut plan, &mut tick)).err();
-            let (finished, mut others): (Vec<Row>, Vec<Row>) =
-                std::mem::take(&mut wave.rows).into_iter().partition(Row::is_finished);
+            let mut rows = Vec::new();
+            let draw = || waiting.run(self, prompts, sampling, &mut rows, &mut tick);
+            let failure = memory::attempt(draw).err();
+            let (finished, mut others): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(Row::is_finished);
             done.extend(finished);
             if let Some(error) = failure {
-                if !memory::is_short(&error) || !plan.halve() {
+                if !memory::is_short(&error) || !waiting.halve() {
                     return Err(error);
                 }
                 // Nothing of a response depends on when it is drawn.
                 others.sort_by_key(|row| (row.query, row.sample));
-                others.iter().rev().for_each(|row| plan.put_back(row.query, row.sample));
+                others.iter().rev().for_each(|row| waiting.put_back(prompts, row.query, row.sample));
             }
         }
         done.sort_by_key(|row| (row.query, row.sample));
@@ -358,6 +425,34 @@ pub(crate) mod tests {
     #[test]
     fn greedy_responses_do_not_depend_on_their_company() {
         check_invariance(&policy(96, 3, 3, 3), 0.0, 60, 10);
+    }
+
+    #[test]
+    fn steady_responses_do_not_depend_on_their_company() {
+        let policy = policy(64, 2, 4, 2);
+        policy.steady.set(true);
+        check_invariance(&policy, 0.8, 40, 6);
+        check_invariance(&policy, 0.0, 60, 6);
+    }
+
+    #[test]
+    fn steady_responses_are_those_of_waves() {
+        let mut policy = policy(96, 3, 3, 3);
+        for window in [None, Some(12)] {
+            policy.model.config_mut().windows[1] = window;
+            let queries: Vec<Query> = (0..8).map(|id| query(id, 3 + id * 31 % 150)).collect();
+            let settings = settings(1.0, 0, 70, 30);
+            policy.steady.set(false);
+            let waves = sample(&policy, &queries, &settings, 1 << 30);
+            policy.steady.set(true);
+            let steady = sample(&policy, &queries, &settings, 1 << 30);
+            let equal = waves.iter().zip(&steady).filter(|(one, other)| one.text == other.text).count();
+            // Sums in another order: a draw that falls on the border between two tokens may differ.
+            assert!(equal + 2 >= waves.len(), "{equal} of {}", waves.len());
+            for (one, other) in waves.iter().zip(&steady).filter(|(one, other)| one.text == other.text) {
+                assert!((one.logprob - other.logprob).abs() < 1e-3, "{one:?} {other:?}");
+            }
+        }
     }
 
     #[test]

@@ -41,6 +41,7 @@ mod resume;
 pub mod reward;
 pub mod rope;
 pub mod shared;
+pub mod steady;
 pub mod steps;
 pub mod stream;
 pub mod tensors;

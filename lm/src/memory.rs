@@ -17,7 +17,8 @@ const MOST_ON_CPU: usize = 1 << 30;
 const UNKNOWN: usize = 1 << 30;
 
 /// Bytes for the keys and values of a wave: `$BSTAR_SAMPLE_MEMORY`; or a quarter of what the system has
-/// free, at most 1 GiB; or half of what a GPU has free. No result depends on it.
+/// free, at most 1 GiB; or a third of what a GPU has. No result depends on it on a CPU; on a GPU shapes do,
+/// so that it must be the same whatever else is in that memory.
 ///
 /// # Errors
 /// When the variable holds no size.
@@ -30,7 +31,7 @@ pub fn budget(device: Device) -> Result<usize> {
         });
     }
     Ok(match device {
-        Device::Cuda(number) => free_on_gpu(number).map_or(UNKNOWN, |free| free / 2),
+        Device::Cuda(number) => memory_of_gpu(number).map_or(UNKNOWN, |total| total / 3),
         _ => free_on_cpu().map_or(UNKNOWN, |free| (free / 4).min(MOST_ON_CPU)),
     })
 }
@@ -53,7 +54,7 @@ fn free_on_cpu() -> Option<usize> {
 }
 
 /// Asks the CUDA runtime that libtorch has loaded.
-fn free_on_gpu(number: usize) -> Option<usize> {
+fn memory_of_gpu(number: usize) -> Option<usize> {
     let number = i32::try_from(number).ok()?;
     let (mut free, mut total) = (0_usize, 0_usize);
     #[expect(unsafe_code, reason = "functions of the CUDA runtime with the types of its documentation")]
@@ -64,7 +65,7 @@ fn free_on_gpu(number: usize) -> Option<usize> {
             library.get::<unsafe extern "C" fn(*mut usize, *mut usize) -> i32>(b"cudaMemGetInfo\0").ok()?;
         choose(number) != 0 || ask(&raw mut free, &raw mut total) != 0
     };
-    (!failed && free > 0).then_some(free)
+    (!failed && total > 0).then_some(total)
 }
 
 /// Does something; that memory was short, which libtorch's bindings panic with, becomes an error.

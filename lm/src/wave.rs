@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 use bstar_stages::config::SampleShard;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::batch::Packed;
 use crate::cascade::{Cascade, Prompts, compact};
@@ -20,8 +20,8 @@ use crate::stream::Stream;
 
 /// Most rows of a wave: more do not make a step cheaper per row.
 const MAX_ROWS: usize = 1024;
-/// Bytes a token of the vocabulary takes for each row while one is drawn: on a CPU, and elsewhere.
-const LOGIT_BYTES: [usize; 2] = [8, 28];
+/// Bytes a token of the vocabulary takes for each row while one is drawn.
+const LOGIT_BYTES: usize = 8;
 /// Waiting rows begin when this part of the wave's rows is free: each cohort costs a little in every step.
 const FREE: usize = 8;
 
@@ -74,7 +74,7 @@ pub struct Wave<'a> {
     sampling: &'a Sampling<'a>,
     drawing: Drawing,
     /// In the order they began.
-    pub rows: Vec<Row>,
+    rows: &'a mut Vec<Row>,
     finished: usize,
     cohorts: Vec<Cohort>,
     read: BTreeMap<usize, Read>,
@@ -88,8 +88,7 @@ impl Plan {
         let number = policy.model.kind().elt_size_in_bytes();
         let token_bytes =
             number * usize::try_from(2 * config.layers * config.kv_heads * config.head_dim).unwrap_or(1);
-        let logit = LOGIT_BYTES[usize::from(policy.model.device() != Device::Cpu)];
-        let logits = logit * usize::try_from(config.vocab_size).unwrap_or(1);
+        let logits = LOGIT_BYTES * usize::try_from(config.vocab_size).unwrap_or(1);
         let longest = prompts.iter().map(|prompt| prompt.limit).max().unwrap_or(1);
         let row_bytes = token_bytes * longest + logits;
         let SampleShard { start, end, .. } = *sampling.settings;
@@ -168,12 +167,17 @@ impl Plan {
 }
 
 impl<'a> Wave<'a> {
-    /// A wave in which nothing has begun.
+    /// A wave in which nothing has begun; `rows`, where its responses go, is empty.
     #[must_use]
-    pub fn new(policy: &'a Policy, prompts: &'a [Prompt], sampling: &'a Sampling<'a>) -> Self {
+    pub fn new(
+        policy: &'a Policy,
+        prompts: &'a [Prompt],
+        sampling: &'a Sampling<'a>,
+        rows: &'a mut Vec<Row>,
+    ) -> Self {
         let SampleShard { temperature, top_k, top_p, min_p, .. } = *sampling.settings;
         let drawing = Drawing { temperature, top_k, top_p, min_p };
-        let (rows, cohorts, read) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let (cohorts, read) = (Vec::new(), BTreeMap::new());
         Self { policy, prompts, sampling, drawing, rows, finished: 0, cohorts, read }
     }
 
@@ -285,7 +289,7 @@ impl<'a> Wave<'a> {
         #[cfg(test)]
         if tokens.len() > self.policy.room.get() {
             // More than any address space has.
-            drop(Tensor::zeros([1 << 60], (Kind::Uint8, Device::Cpu)));
+            drop(Tensor::zeros([1 << 60], (Kind::Uint8, tch::Device::Cpu)));
         }
         let (ids, rotary) = (index(tokens, model.device()), model.rotary(&positions));
         let cohorts = &self.cohorts;

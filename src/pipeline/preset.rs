@@ -27,8 +27,11 @@ pub(super) fn apply(draft: &mut Draft) {
             let uses = entry.get("uses").and_then(Value::as_str).unwrap_or_default().to_owned();
             let place = join(&join(section, stage), "with");
             let Some(with) = entry.get_mut("with").and_then(Value::as_object_mut) else { continue };
-            let given = settings(name, section, &uses, with);
-            fill(with, given, &|field| removed.contains(&join(&place, field)), "");
+            let mut given = vec![settings(name, section, &uses, with)];
+            given.extend((name == "official").then(|| official_scale(&uses, with)));
+            given
+                .into_iter()
+                .for_each(|given| fill(with, given, &|field| removed.contains(&join(&place, field)), ""));
         }
     }
     if name == "paper" {
@@ -59,6 +62,16 @@ fn settings(preset: &str, section: &str, uses: &str, with: &Map<String, Value>) 
         // While it learns, the published code compares answers character by character.
         ("official", "score") if section == "iteration" => json!({"grader": "exact"}),
         _ => json!({}),
+    }
+}
+
+/// How the published code reads what a reward model says (paper.md §1.3).
+fn official_scale(uses: &str, with: &Map<String, Value>) -> Value {
+    let scores = matches!(uses, "score" | "evaluate" | "halving");
+    if scores && with.get("reward_model").is_some_and(Value::is_string) {
+        json!({"scale": "fifth", "unfinished": -5.0})
+    } else {
+        json!({})
     }
 }
 

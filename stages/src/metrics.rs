@@ -121,7 +121,8 @@ impl Estimate {
     #[expect(clippy::cast_precision_loss, reason = "counts of queries")]
     pub fn of(values: &[f64]) -> Self {
         let n = values.len() as f64;
-        let mean = values.iter().sum::<f64>() / n.max(1.0);
+        // A sum of nothing is -0.
+        let mean = (values.iter().sum::<f64>() + 0.0) / n.max(1.0);
         let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
         let error = if values.len() > 1 { (squares / (n - 1.0) / n).sqrt() } else { 0.0 };
         Self { mean, error }
@@ -154,6 +155,12 @@ mod tests {
             held += f64::from(u8::from(holds(&chosen)));
         }
         held / subsets
+    }
+
+    #[test]
+    fn the_mean_of_nothing_is_zero() {
+        let nothing = Estimate::of(&[]);
+        assert_eq!((nothing.mean.to_string(), nothing.error), ("0".to_owned(), 0.0));
     }
 
     fn close(one: f64, other: f64) -> bool {

@@ -1,5 +1,5 @@
 use bstar_stages::StageConfig;
-use bstar_stages::config::{Average, Grader, Rules, Select, Ties};
+use bstar_stages::config::{Average, Grader, Rules, Scale, Select, Ties};
 
 use super::*;
 
@@ -40,7 +40,10 @@ fn a_preset_gives_what_the_file_does_not() {
     assert_eq!((search(&official).n_star, search(&official).thresholds.values().len()), (Some(8), 200));
     assert_eq!(filter(&official).thresholds.as_ref().map(|grid| grid.values().len()), Some(200));
     let StageConfig::Score(score) = of(&official, "rewards") else { panic!("a score") };
-    assert_eq!(score.grader, Grader::Exact);
+    assert_eq!((score.grader, score.scale, score.unfinished), (Grader::Exact, Scale::Share, None));
+    let with_model = good(&["preset=official", "iteration.rewards.reward_model=sft.policy"]);
+    let StageConfig::Score(score) = of(&with_model, "rewards") else { panic!("a score") };
+    assert_eq!((score.scale, score.unfinished), (Scale::Fifth, Some(-5.0)));
 
     // A field that is given, and a threshold that is fixed, stay.
     let more = ["preset=official", "iteration.search.rules={ties: kept}", "iteration.dataset.threshold=0.5"];

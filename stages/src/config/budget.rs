@@ -5,10 +5,13 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
 use super::judge::{AnswerStyle, CodeRules, Grader};
+use super::precision::Precision;
+use super::reading::Reading;
 use super::rules::Rules;
 use super::sample::Sample;
-use super::score::{Aggregate, Score};
+use super::score::{Aggregate, Scale, Score};
 use super::select::{Objective, Search, Thresholds};
+use crate::grade::Conventions;
 use crate::reference::{OneOrMany, Reference, References, Setting};
 use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
 
@@ -58,6 +61,21 @@ pub struct Halving {
     /// How a response's step scores become one.
     #[serde(default)]
     pub aggregate: Aggregate,
+    /// What counts as equal, with `grader: math`.
+    #[serde(default, skip_serializing_if = "Conventions::is_default")]
+    pub conventions: Conventions,
+    /// How the reward model is read.
+    #[serde(default, skip_serializing_if = "Reading::is_default")]
+    pub reading: Reading,
+    /// How the reward model's output becomes a score.
+    #[serde(default, skip_serializing_if = "Scale::is_default")]
+    pub scale: Scale,
+    /// The output that a response gets which the token limit cut off, before it is scaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<f64>,
+    /// In which numbers the policy and the reward model compute.
+    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    pub precision: Precision,
     /// As in `search`.
     pub thresholds: Thresholds,
     /// As in `search`.
@@ -138,6 +156,7 @@ impl Halving {
             top_k: self.top_k,
             min_p: self.min_p,
             stop: self.stop.clone(),
+            precision: self.precision,
             limit: Some(limit),
             // So that the first queries of a later rung are whole shards of the one before.
             shard_queries: shards,
@@ -145,14 +164,20 @@ impl Halving {
         })
     }
 
-    fn score(&self, responses: &Reference) -> StageConfig {
-        StageConfig::Score(Score {
+    fn score(&self, responses: &Reference) -> Score {
+        Score {
             reward_model: self.reward_model.clone(),
             answer: self.answer,
             code: self.code,
+            conventions: self.conventions,
             aggregate: self.aggregate,
+            reading: self.reading.clone(),
+            scale: self.scale,
+            unfinished: self.unfinished,
+            // Without a reward model, it is only the policy's.
+            precision: if self.reward_model.is_some() { self.precision } else { Precision::default() },
             ..Score::new(responses, &self.queries, self.grader)
-        })
+        }
     }
 }
 
@@ -187,7 +212,7 @@ impl Stage for Halving {
         checks.greedy_is_single("temperature", &self.temperature, self.samples);
         checks.count("samples", self.samples as usize);
         checks.count("max_tokens", self.max_tokens);
-        self.code.check(&mut checks, self.grader);
+        checks.0.extend(self.score(&self.queries).check());
         if self.limits.is_empty() || self.limits.contains(&0) {
             checks.refuse("limits", "limits must list numbers of queries", "for example [32, 64, 128]");
         } else if !self.limits.is_sorted_by(|a, b| a < b) {
@@ -221,7 +246,7 @@ impl Stage for Halving {
             for (suffix, temperature) in &temperatures {
                 let (sampled, rewards) = (format!("sample{suffix}"), format!("rewards{suffix}"));
                 steps.push((step(&sampled), self.sample(temperature.clone(), *limit)));
-                steps.push((step(&rewards), self.score(&reference(&sampled))));
+                steps.push((step(&rewards), StageConfig::Score(self.score(&reference(&sampled)))));
                 judged.push(reference(&rewards));
             }
             let search = self.search(match <[Reference; 1]>::try_from(judged) {

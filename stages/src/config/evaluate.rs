@@ -294,9 +294,10 @@ impl Stage for Measure {
         inputs
     }
 
-    /// 2: entropy, distinct correct responses, Reward-Pass@K-S and the verdicts on single problems.
+    /// 2: entropy, distinct correct responses, Reward-Pass@K-S and the verdicts on single problems. 3: a mean of
+    /// nothing is 0, not -0.
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn outputs(&self) -> Vec<Output> {

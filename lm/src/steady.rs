@@ -1,0 +1,288 @@
+//! Drawing where kernels choose by the shapes of what they compute, as on a GPU.
+//!
+//! Bits there depend on the number of rows of a matrix product, so every step computes as many rows, each
+//! with as many positions: rows without a response are computed too, positions without a token are
+//! masked. The shapes follow from the length of a row's own prompt, rounded up, from the settings, the model
+//! and the memory of the device: not from who else is drawn. A place that becomes free is given to the next
+//! response. Prompts are read one by one.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bstar_stages::config::SampleShard;
+use tch::{Kind, Tensor};
+
+use crate::batch::Packed;
+use crate::draw::Drawing;
+use crate::error::Result;
+use crate::generate::{Policy, Prompt, Row, Sampling};
+use crate::model::{Attention, ROWS, forward, index};
+use crate::stream::Stream;
+
+/// Most rows of a step.
+const MOST: usize = 512;
+/// Prompts are drawn with those that have as many times this number of tokens, begun ones included.
+const CLASS: usize = 128;
+/// Bytes a token of the vocabulary takes for each row while one is drawn.
+const LOGIT_BYTES: usize = 28;
+
+/// What waits, by the length of its prompt.
+#[derive(Debug)]
+pub struct Queue {
+    /// Query and sample index, in order, under the rounded length of their prompts.
+    waiting: BTreeMap<usize, VecDeque<(usize, u32)>>,
+    /// Most rows of a step; halved when memory is short.
+    most: usize,
+}
+
+/// A prompt that was read.
+#[derive(Debug)]
+struct Read {
+    /// Keys and values of each block: `[1, kv heads, length, head]`.
+    blocks: Vec<[Tensor; 2]>,
+    /// The hidden state before the first token: `[1, width]`.
+    hidden: Tensor,
+}
+
+/// Places for rows, all of one shape.
+#[derive(Debug)]
+struct Places {
+    /// The response in each, by its number.
+    rows: Vec<Option<usize>>,
+    /// Positions that are filled, of each.
+    lengths: Vec<i64>,
+    /// Keys and values of each block: `[rows, kv heads, capacity, head]`.
+    blocks: Vec<[Tensor; 2]>,
+    /// Before the next token of each: `[rows, width]`.
+    hidden: Tensor,
+    capacity: i64,
+}
+
+impl Queue {
+    /// All responses.
+    #[must_use]
+    pub fn new(prompts: &[Prompt], sampling: &Sampling<'_>) -> Self {
+        let SampleShard { start, end, .. } = *sampling.settings;
+        let mut queue = Self { waiting: BTreeMap::new(), most: MOST };
+        for (query, prompt) in prompts.iter().enumerate() {
+            (start..end).for_each(|sample| queue.class(prompt).push_back((query, sample)));
+        }
+        queue
+    }
+
+    fn class(&mut self, prompt: &Prompt) -> &mut VecDeque<(usize, u32)> {
+        self.waiting.entry(prompt.ids.len().next_multiple_of(CLASS)).or_default()
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.values().all(VecDeque::is_empty)
+    }
+
+    /// Plans for half the rows; answers whether there was anything to halve.
+    pub fn halve(&mut self) -> bool {
+        let halved = self.most > ROWS as usize;
+        self.most = (self.most / 2).max(ROWS as usize);
+        halved
+    }
+
+    /// Lets a response wait again.
+    pub fn put_back(&mut self, prompts: &[Prompt], query: usize, sample: u32) {
+        self.class(&prompts[query]).push_front((query, sample));
+    }
+
+    /// Draws until nothing waits; `tick` hears how many responses are finished and may end it. `rows` are
+    /// the responses, in the order in which they began.
+    ///
+    /// # Errors
+    /// Those of `tick`, of the tokenizer, and of libtorch.
+    pub fn run(
+        &mut self,
+        policy: &Policy,
+        prompts: &[Prompt],
+        sampling: &Sampling<'_>,
+        rows: &mut Vec<Row>,
+        tick: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<()> {
+        let most = self.most;
+        for (class, waiting) in self.waiting.iter_mut().filter(|(_, waiting)| !waiting.is_empty()) {
+            let mut places = Places::new(policy, sampling, *class, most);
+            let mut read = BTreeMap::new();
+            loop {
+                places.fill(policy, prompts, sampling, waiting, &mut read, rows);
+                if places.is_empty() {
+                    break;
+                }
+                let next = places.draw(policy, prompts, sampling, rows)?;
+                tick(rows.iter().filter(|row| row.is_finished()).count())?;
+                places.step(policy, &next);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Places {
+    fn new(policy: &Policy, sampling: &Sampling<'_>, class: usize, most: usize) -> Self {
+        let (config, model) = (policy.config(), &policy.model);
+        let capacity = (class + sampling.settings.max_tokens).next_multiple_of(CLASS / 2);
+        let token = 2 * config.layers * config.kv_heads * config.head_dim;
+        let row = capacity * model.kind().elt_size_in_bytes() * usize::try_from(token).unwrap_or(1)
+            + LOGIT_BYTES * usize::try_from(config.vocab_size).unwrap_or(1);
+        let mut rows = most;
+        while rows > ROWS as usize && rows * row > sampling.memory {
+            rows /= 2;
+        }
+        let (count, capacity) = (rows as i64, capacity as i64);
+        let options = (model.kind(), model.device());
+        let shape = [count, config.kv_heads, capacity, config.head_dim];
+        let empty = || Tensor::zeros(shape, options);
+        Self {
+            rows: vec![None; rows],
+            lengths: vec![0; rows],
+            blocks: (0..config.layers).map(|_| [empty(), empty()]).collect(),
+            hidden: Tensor::zeros([count, config.hidden_size], options),
+            capacity,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rows.iter().all(Option::is_none)
+    }
+
+    /// Begins responses that wait in the places that are free.
+    fn fill(
+        &mut self,
+        policy: &Policy,
+        prompts: &[Prompt],
+        sampling: &Sampling<'_>,
+        waiting: &mut VecDeque<(usize, u32)>,
+        read: &mut BTreeMap<usize, Read>,
+        rows: &mut Vec<Row>,
+    ) {
+        let mut begun: BTreeMap<usize, Vec<i64>> = BTreeMap::new();
+        for place in 0..self.rows.len() {
+            if self.rows[place].is_some() {
+                continue;
+            }
+            let Some((query, sample)) = waiting.pop_front() else { break };
+            let prompt = &prompts[query];
+            let stream = Stream::new("sample", sampling.seed, &prompt.id, u64::from(sample));
+            self.rows[place] = Some(rows.len());
+            self.lengths[place] = prompt.ids.len() as i64;
+            rows.push(Row::new(query, sample, stream));
+            begun.entry(query).or_default().push(place as i64);
+        }
+        for (query, places) in begun {
+            let prompt = read.entry(query).or_insert_with(|| Read::new(policy, &prompts[query]));
+            let (count, at) = (places.len() as i64, index(&places, policy.model.device()));
+            for ([keys, values], [own_keys, own_values]) in self.blocks.iter().zip(&prompt.blocks) {
+                for (all, own) in [(keys, own_keys), (values, own_values)] {
+                    let own = own.expand([count, -1, -1, -1], false);
+                    let mut filled = all.narrow(2, 0, own.size()[2]);
+                    drop(filled.index_copy_(0, &at, &own));
+                }
+            }
+            drop(self.hidden.index_copy_(0, &at, &prompt.hidden.expand([count, -1], false)));
+        }
+        // Samples of a query wait one after the other.
+        let next = waiting.front().map(|(query, _)| *query);
+        read.retain(|query, _| Some(*query) == next);
+    }
+
+    /// Draws a token of every row: those that are to be read.
+    fn draw(
+        &mut self,
+        policy: &Policy,
+        prompts: &[Prompt],
+        sampling: &Sampling<'_>,
+        rows: &mut [Row],
+    ) -> Result<Vec<i64>> {
+        let SampleShard { temperature, top_k, top_p, min_p, .. } = *sampling.settings;
+        let drawing = Drawing { temperature, top_k, top_p, min_p };
+        let logits = self.hidden.linear(&policy.weights.head, None::<&Tensor>).to_kind(Kind::Float);
+        let mut uniforms = vec![0.5; self.rows.len()];
+        if !drawing.is_greedy() {
+            for (uniform, row) in uniforms.iter_mut().zip(&self.rows) {
+                if let Some(row) = row {
+                    *uniform = rows[*row].stream.uniform();
+                }
+            }
+        }
+        let (mut tokens, logprobs) = drawing.choose(&logits, &uniforms)?;
+        for (place, held) in self.rows.iter_mut().enumerate() {
+            let Some(number) = *held else { continue };
+            let row = &mut rows[number];
+            let limit = prompts[row.query].limit;
+            policy.accept(row, tokens[place], logprobs[place], limit, &sampling.settings.stop)?;
+            if row.is_finished() {
+                (*held, self.lengths[place]) = (None, 0);
+            }
+        }
+        for (token, _) in tokens.iter_mut().zip(&self.rows).filter(|(_, row)| row.is_none()) {
+            *token = 0;
+        }
+        Ok(tokens)
+    }
+
+    /// Reads the newest tokens.
+    fn step(&mut self, policy: &Policy, tokens: &[i64]) {
+        let (config, device) = (policy.config(), policy.model.device());
+        #[cfg(test)]
+        if tokens.len() > policy.room.get() {
+            // More than any address space has.
+            drop(Tensor::zeros([1 << 60], (Kind::Uint8, tch::Device::Cpu)));
+        }
+        let rotary = policy.model.rotary(&self.lengths);
+        let newest = index(&self.lengths, device).view([-1, 1, 1, 1]);
+        let mut masks: BTreeMap<Option<i64>, Tensor> = BTreeMap::new();
+        for window in &config.windows {
+            masks.entry(*window).or_insert_with(|| mask(&newest, self.capacity, *window));
+        }
+        let blocks = &self.blocks;
+        self.hidden =
+            forward(config, &policy.weights, &index(tokens, device), &rotary, |block, attention| {
+                attend(&blocks[block], attention, &newest, &masks[&config.windows[block]])
+            });
+        for (length, row) in self.lengths.iter_mut().zip(&self.rows) {
+            *length += i64::from(row.is_some());
+        }
+    }
+}
+
+impl Read {
+    fn new(policy: &Policy, prompt: &Prompt) -> Self {
+        let length = prompt.ids.len() as i64;
+        let packed = Packed::new(&[&prompt.ids], policy.model.device());
+        let mut blocks = Vec::new();
+        let hidden = packed.forward(&policy.model, &policy.weights, |_, attention| {
+            let take = |stream: &Tensor| stream.narrow(0, 0, length).transpose(0, 1).unsqueeze(0).copy();
+            blocks.push([take(&attention.key), take(&attention.value)]);
+        });
+        Self { blocks, hidden: hidden.narrow(0, length - 1, 1).copy() }
+    }
+}
+
+/// What is added to the scores of rows whose newest tokens are at `[rows, 1, 1, 1]`: zero where they look, minus
+/// infinity elsewhere.
+fn mask(newest: &Tensor, capacity: i64, window: Option<i64>) -> Tensor {
+    let positions = Tensor::arange(capacity, (Kind::Int64, newest.device())).view([1, 1, 1, -1]);
+    let mut hidden = positions.gt_tensor(newest);
+    if let Some(window) = window {
+        hidden = hidden.logical_or(&positions.le_tensor(&(newest - window)));
+    }
+    Tensor::zeros(hidden.size(), (Kind::Float, newest.device())).masked_fill(&hidden, f64::NEG_INFINITY)
+}
+
+/// Adds the newest keys and values, and lets the newest tokens look at all: `[rows, heads × head]`.
+fn attend([keys, values]: &[Tensor; 2], attention: &Attention, newest: &Tensor, mask: &Tensor) -> Tensor {
+    let size = keys.size();
+    let (rows, kv, head) = (size[0], size[1], size[3]);
+    let at = newest.expand([rows, kv, 1, head], false);
+    drop(keys.shallow_clone().scatter_(2, &at, &attention.key.unsqueeze(2)));
+    drop(values.shallow_clone().scatter_(2, &at, &attention.value.unsqueeze(2)));
+    let query = attention.query.reshape([rows, kv, -1, head]) / (head as f64).sqrt();
+    let scores = query.matmul(&keys.transpose(2, 3)).to_kind(Kind::Float) + mask;
+    let shares = scores.softmax(-1, Kind::Float).to_kind(values.kind());
+    shares.matmul(values).reshape([rows, -1])
+}

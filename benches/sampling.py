@@ -10,6 +10,8 @@ plain: 16 prompts of 96 tokens, 32 responses of 128 tokens each, none of which e
 long: 2 prompts of 768 tokens, 64 responses of 128 tokens each.
 ragged: as plain, but 64 prompts, and as many tokens end a response as make the mean length 40 % of 128; both sides' tokens are
 those drawn until a response ends.
+
+At last one process and two at a time draw `plain`: tokens per second of wall time, as two workers would.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 #                queries, samples, prompt, tokens, share of tokens that end a response
@@ -75,12 +78,30 @@ class Side:
         )
 
     def ask(self, what):
+        self.begin(what)
+        return self.answer()
+
+    def begin(self, what):
         self.process.stdin.write(json.dumps(what) + "\n")
         self.process.stdin.flush()
+
+    def answer(self):
         line = self.process.stdout.readline()
         if not line:
             sys.exit("a side of the benchmark ended early")
         return json.loads(line)
+
+
+def walls(sides, scene, rounds):
+    """Tokens per second of wall time of all these together, each round."""
+    found = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        for side in sides:
+            side.begin(scene)
+        tokens = sum(side.answer()["tokens"] for side in sides)
+        found.append(tokens / (time.perf_counter() - began))
+    return statistics.median(found)
 
 
 def built():
@@ -141,6 +162,12 @@ def main():
             )
         if gflops:
             print(f"float32 product of 1024³ in the same run: {statistics.median(gflops):.0f} GFLOP/s", file=sys.stderr)
+        if "plain" in scenes:
+            second = Side([binaries[0], folder], environment)
+            second.ask(dict(queries=2, samples=16, prompt=16, tokens=4, ends=0, memory=1 << 30))
+            one, two = (walls(pair, scenes["plain"], options.rounds) for pair in ([second], [sides["bstar"], second]))
+            print(f"| {pathlib.Path(folder).name} | plain | two processes | {two:,.0f} a second of wall time, one {one:,.0f} | | | {two / one:.2f} times | |")
+            second.process.stdin.close()
         for side in sides.values():
             side.process.stdin.close()
     print(f"load {os.getloadavg()[0]:.0f}", file=sys.stderr)

@@ -2,7 +2,9 @@
 //!
 //! Each folder is what the `score` step of one search wrote (`rewards/t=0.5/q00000-00064.s0000-0016.jsonl`, …).
 //! The whole search sees all temperatures on all queries; halving sees all on the first share of them, the
-//! better half on more, and so on. Queries are rotated, so that every part of them comes first once.
+//! better half on more, and so on. Queries are rotated, so that every part of them comes first once. At first it
+//! says how often the whole search chooses the same when it is repeated with queries drawn anew from the same ones:
+//! no search with fewer samples can be expected to agree more often.
 //!
 //! ```sh
 //! cargo bench -p bstar-stages --bench halving -- FOLDER…
@@ -19,6 +21,8 @@ use bstar_stages::record::Reward;
 const N_STAR: usize = 6;
 const KEEP: f64 = 3.0;
 const ROTATIONS: usize = 5;
+/// Repetitions of the whole search, for each recording.
+const AGAIN: usize = 50;
 
 /// Temperature (in thousandths) → the candidates of each query, in the order of the queries.
 type Recording = BTreeMap<i64, Vec<Vec<Candidate>>>;
@@ -31,7 +35,14 @@ fn main() {
         return;
     }
     let recordings: Vec<Recording> = folders.iter().map(|folder| read(Path::new(folder))).collect();
-    for shares in [vec![0.2, 0.5, 1.0], vec![0.25, 0.5, 1.0], vec![0.1, 0.3, 1.0], vec![0.5, 1.0]] {
+    report_noise(&recordings);
+    for shares in [
+        vec![0.07, 0.14, 0.22],
+        vec![0.2, 0.5, 1.0],
+        vec![0.25, 0.5, 1.0],
+        vec![0.1, 0.3, 1.0],
+        vec![0.5, 1.0],
+    ] {
         report(&recordings, &shares);
     }
 }
@@ -42,14 +53,15 @@ fn report(recordings: &[Recording], shares: &[f64]) {
     for recording in recordings {
         let all: Vec<i64> = recording.keys().copied().collect();
         let queries = recording.values().map(Vec::len).min().unwrap_or(0);
-        let whole = ranked(recording, &all, 0, queries);
+        let whole = ranked(recording, &all, &places(0, queries, queries));
         for rotation in 0..ROTATIONS {
             let first = queries * rotation / ROTATIONS;
             let (mut left, mut drawn, mut before) = (all.clone(), 0.0, 0.0);
             for (rung, share) in shares.iter().enumerate() {
                 drawn += (share - before) * left.len() as f64 / all.len() as f64;
                 before = *share;
-                let order = ranked(recording, &left, first, number(queries, *share));
+                let chosen = places(first, number(queries, *share), queries);
+                let order = ranked(recording, &left, &chosen);
                 let keep = if rung + 1 == shares.len() { 1 } else { left.len().div_ceil(2) };
                 left = order.into_iter().take(keep).map(|(temperature, _)| temperature).collect();
             }
@@ -84,14 +96,47 @@ fn number(queries: usize, share: f64) -> usize {
     (queries as f64 * share).round() as usize
 }
 
-/// Temperatures by their best balance score on `count` queries from `first` on, around the end; best first.
-fn ranked(recording: &Recording, temperatures: &[i64], first: usize, count: usize) -> Vec<(i64, f64)> {
+/// The whole search against itself, on queries drawn with replacement.
+#[expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "the answer of the benchmark")]
+fn report_noise(recordings: &[Recording]) {
+    let mut state = 1_u64;
+    let mut draw = |most: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap_or(0) % most
+    };
+    let (mut same, mut close, mut trials) = (0, 0, 0);
+    for recording in recordings {
+        let all: Vec<i64> = recording.keys().copied().collect();
+        let queries = recording.values().map(Vec::len).min().unwrap_or(0);
+        let whole = ranked(recording, &all, &places(0, queries, queries))[0].0;
+        for _ in 0..AGAIN {
+            let chosen: Vec<usize> = (0..queries).map(|_| draw(queries)).collect();
+            let found = ranked(recording, &all, &chosen)[0].0;
+            trials += 1;
+            same += usize::from(found == whole);
+            close += usize::from((found - whole).abs() <= 100);
+        }
+    }
+    let share = |count: usize| 100.0 * count as f64 / trials as f64;
+    println!(
+        "whole search again: the same temperature in {:.0} % of {trials}, at most 0.1 away in {:.0} %",
+        share(same),
+        share(close)
+    );
+}
+
+/// So many queries from `first` on, around the end.
+fn places(first: usize, count: usize, queries: usize) -> Vec<usize> {
+    (first..first + count).map(|place| place % queries).collect()
+}
+
+/// Temperatures by their best balance score on these queries; best first.
+fn ranked(recording: &Recording, temperatures: &[i64], chosen: &[usize]) -> Vec<(i64, f64)> {
     let grid = Thresholds { from: -1.0, to: 1.0, by: 0.1 }.values();
     let mut order = Vec::new();
     for temperature in temperatures {
         let queries = &recording[temperature];
-        let chosen = queries.iter().cycle().skip(first).take(count).map(Vec::as_slice);
-        let pools = [(0.0, Pool::new(chosen))];
+        let pools = [(0.0, Pool::new(chosen.iter().map(|place| queries[*place].as_slice())))];
         let found: Option<Choice> = best(&surface(&pools, &grid, Some(KEEP), N_STAR), Ties::Kept);
         order.push((*temperature, found.map_or(0.0, |choice| choice.outcome.balance_score)));
     }

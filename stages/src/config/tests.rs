@@ -6,6 +6,7 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
+use super::score::Scale;
 use crate::reference::{OneOrMany, Reference, Setting};
 use crate::stage::{Piece, Runner, ShardInput, ShardSource, StageConfig};
 
@@ -120,14 +121,35 @@ fn every_stage_is_covered_and_right() {
     for stage in &all {
         assert_eq!(refused(stage), [""; 0], "{}", stage.name());
         let version = match stage.name() {
-            "sample" | "sample_shard" | "sft" | "reward_model" => 3,
-            "pretrain" | "measure" | "prompts" => 2,
+            "sample" | "sample_shard" | "sft" | "reward_model" | "measure" => 3,
+            "pretrain" | "prompts" => 2,
             _ => 1,
         };
         assert_eq!(stage.stage().version(), version, "{}", stage.name());
         assert!(!stage.stage().outputs().is_empty());
         assert!(stage.stage().cpu() >= 1);
     }
+}
+
+#[test]
+fn halving_samples_and_scores_as_it_says() {
+    let changes = json!({"reward_model": "m", "scale": "fifth", "unfinished": -5.0, "precision": "bfloat16",
+        "reading": {"output": "logits"}, "conventions": {"units_ignored": true}});
+    let StageConfig::Halving(config) = halving(&changes) else { panic!("a halving") };
+    assert!(!config.conventions.is_default() && !config.reading.is_default());
+    let steps = StageConfig::Halving(config.clone()).stage().lower("x").unwrap();
+    for (_, step) in steps {
+        match step {
+            StageConfig::Sample(sample) => assert_eq!(sample.precision, config.precision),
+            StageConfig::Score(score) => {
+                assert_eq!((score.scale, score.unfinished), (Scale::Fifth, Some(-5.0)));
+                assert_eq!((&score.reading, score.conventions), (&config.reading, config.conventions));
+                assert_eq!(score.precision, config.precision);
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(refused(&halving(&json!({"aggregate": "product", "scale": "clamp"}))), ["aggregate"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A run killed at any moment and started again ends with the results of an undisturbed one.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -113,10 +113,14 @@ fn kill_by_first_signal_checkpoints_and_says_how_to_go_on() {
     let space = Space::new();
     let mut child =
         space.command(&RUN[..3]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("bstar starts");
-    std::thread::sleep(Duration::from_millis(1500));
-    signal(&child, "-INT");
+    let mut lines = BufReader::new(child.stderr.take().expect("a pipe"));
     let mut stderr = String::new();
-    std::io::Read::read_to_string(&mut child.stderr.take().expect("a pipe"), &mut stderr).expect("text");
+    // The tokenizer is there, and most of the run is not.
+    while !stderr.contains("setup.tokenizer") {
+        assert_ne!(lines.read_line(&mut stderr).expect("text"), 0, "{stderr}");
+    }
+    signal(&child, "-INT");
+    lines.read_to_string(&mut stderr).expect("text");
     assert_eq!(child.wait().expect("a status").code(), Some(75), "{stderr}");
     assert!(stderr.contains("bstar pipeline run tiny.yaml"), "{stderr}");
     assert_eq!(results(&space.tiny(&[]).summary()), tiny_results());

@@ -1,5 +1,6 @@
 //! Choosing one token of each row of logits.
 
+use bstar_stages::config::SampleShard;
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Result, torch};
@@ -22,6 +23,13 @@ pub struct Drawing {
     pub top_p: f64,
     /// Keep the tokens that are at least this share as likely as the most likely one; 0 = all.
     pub min_p: f64,
+}
+
+impl From<&SampleShard> for Drawing {
+    fn from(settings: &SampleShard) -> Self {
+        let SampleShard { temperature, top_k, top_p, min_p, .. } = *settings;
+        Self { temperature, top_k, top_p, min_p }
+    }
 }
 
 impl Drawing {

@@ -3,7 +3,8 @@
 //! Responses are drawn in waves ([`wave`](crate::wave)) of many rows, or on a GPU in steps that all have
 //! one shape ([`steady`](crate::steady)). Text, tokens and log-probability
 //! of a response depend on the policy, its query, the settings, the seed and its sample index only:
-//! not on the wave, its order, or who else is in it.
+//! not on the wave, its order, or who else is in it (on a CPU, bit by bit; that the kernels of a GPU keep to it has
+//! not been tried).
 
 use bstar_stages::config::SampleShard;
 use bstar_stages::record::{FinishReason, Query, Response};
@@ -31,7 +32,7 @@ pub struct Policy {
     ends: Vec<i64>,
     /// Steps of more rows than this fail for lack of memory.
     #[cfg(test)]
-    pub(crate) room: std::cell::Cell<usize>,
+    room: std::cell::Cell<usize>,
     /// Draws as on a GPU.
     #[cfg(test)]
     steady: std::cell::Cell<bool>,
@@ -184,6 +185,15 @@ impl Policy {
             return true;
         }
         self.model.device() != tch::Device::Cpu
+    }
+
+    /// Fails as for lack of memory where a test has room for fewer rows.
+    #[cfg(test)]
+    pub(crate) fn take_room(&self, rows: usize) {
+        if rows > self.room.get() {
+            // More than any address space has.
+            drop(tch::Tensor::zeros([1 << 60], (tch::Kind::Uint8, tch::Device::Cpu)));
+        }
     }
 
     /// Draws the responses to all queries, ordered by query, then by sample index.

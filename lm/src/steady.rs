@@ -17,6 +17,7 @@ use crate::error::Result;
 use crate::generate::{Policy, Prompt, Row, Sampling};
 use crate::model::{Attention, ROWS, forward, index};
 use crate::stream::Stream;
+use crate::wave::Read;
 
 /// Most rows of a step.
 const MOST: usize = 512;
@@ -32,15 +33,6 @@ pub struct Queue {
     waiting: BTreeMap<usize, VecDeque<(usize, u32)>>,
     /// Most rows of a step; halved when memory is short.
     most: usize,
-}
-
-/// A prompt that was read.
-#[derive(Debug)]
-struct Read {
-    /// Keys and values of each block: `[1, kv heads, length, head]`.
-    blocks: Vec<[Tensor; 2]>,
-    /// The hidden state before the first token: `[1, width]`.
-    hidden: Tensor,
 }
 
 /// Places for rows, all of one shape.
@@ -79,7 +71,7 @@ impl Queue {
         self.waiting.values().all(VecDeque::is_empty)
     }
 
-    /// Plans for half the rows; answers whether there was anything to halve.
+    /// Plans for half the rows, which is another shape; answers whether there was anything to halve.
     pub fn halve(&mut self) -> bool {
         let halved = self.most > ROWS as usize;
         self.most = (self.most / 2).max(ROWS as usize);
@@ -110,11 +102,12 @@ impl Queue {
             let mut read = BTreeMap::new();
             loop {
                 places.fill(policy, prompts, sampling, waiting, &mut read, rows);
-                if places.is_empty() {
+                if places.held() == 0 {
                     break;
                 }
                 let next = places.draw(policy, prompts, sampling, rows)?;
-                tick(rows.iter().filter(|row| row.is_finished()).count())?;
+                // What began and has no place any more is finished.
+                tick(rows.len() - places.held())?;
                 places.step(policy, &next);
             }
         }
@@ -146,8 +139,9 @@ impl Places {
         }
     }
 
-    fn is_empty(&self) -> bool {
-        self.rows.iter().all(Option::is_none)
+    /// How many have a response.
+    fn held(&self) -> usize {
+        self.rows.iter().flatten().count()
     }
 
     /// Begins responses that wait in the places that are free.
@@ -174,7 +168,7 @@ impl Places {
             begun.entry(query).or_default().push(place as i64);
         }
         for (query, places) in begun {
-            let prompt = read.entry(query).or_insert_with(|| Read::new(policy, &prompts[query]));
+            let prompt = read.entry(query).or_insert_with(|| read_prompt(policy, &prompts[query]));
             let (count, at) = (places.len() as i64, index(&places, policy.model.device()));
             for ([keys, values], [own_keys, own_values]) in self.blocks.iter().zip(&prompt.blocks) {
                 for (all, own) in [(keys, own_keys), (values, own_values)] {
@@ -198,8 +192,7 @@ impl Places {
         sampling: &Sampling<'_>,
         rows: &mut [Row],
     ) -> Result<Vec<i64>> {
-        let SampleShard { temperature, top_k, top_p, min_p, .. } = *sampling.settings;
-        let drawing = Drawing { temperature, top_k, top_p, min_p };
+        let drawing = Drawing::from(sampling.settings);
         let logits = self.hidden.linear(&policy.weights.head, None::<&Tensor>).to_kind(Kind::Float);
         let mut uniforms = vec![0.5; self.rows.len()];
         if !drawing.is_greedy() {
@@ -229,10 +222,7 @@ impl Places {
     fn step(&mut self, policy: &Policy, tokens: &[i64]) {
         let (config, device) = (policy.config(), policy.model.device());
         #[cfg(test)]
-        if tokens.len() > policy.room.get() {
-            // More than any address space has.
-            drop(Tensor::zeros([1 << 60], (Kind::Uint8, tch::Device::Cpu)));
-        }
+        policy.take_room(tokens.len());
         let rotary = policy.model.rotary(&self.lengths);
         let newest = index(&self.lengths, device).view([-1, 1, 1, 1]);
         let mut masks: BTreeMap<Option<i64>, Tensor> = BTreeMap::new();
@@ -250,17 +240,16 @@ impl Places {
     }
 }
 
-impl Read {
-    fn new(policy: &Policy, prompt: &Prompt) -> Self {
-        let length = prompt.ids.len() as i64;
-        let packed = Packed::new(&[&prompt.ids], policy.model.device());
-        let mut blocks = Vec::new();
-        let hidden = packed.forward(&policy.model, &policy.weights, |_, attention| {
-            let take = |stream: &Tensor| stream.narrow(0, 0, length).transpose(0, 1).unsqueeze(0).copy();
-            blocks.push([take(&attention.key), take(&attention.value)]);
-        });
-        Self { blocks, hidden: hidden.narrow(0, length - 1, 1).copy() }
-    }
+/// Reads a prompt alone.
+fn read_prompt(policy: &Policy, prompt: &Prompt) -> Read {
+    let length = prompt.ids.len() as i64;
+    let packed = Packed::new(&[&prompt.ids], policy.model.device());
+    let mut blocks = Vec::new();
+    let hidden = packed.forward(&policy.model, &policy.weights, |_, attention| {
+        let take = |stream: &Tensor| stream.narrow(0, 0, length).transpose(0, 1).unsqueeze(0).copy();
+        blocks.push([take(&attention.key), take(&attention.value)]);
+    });
+    Read { blocks, hidden: hidden.narrow(0, length - 1, 1).copy() }
 }
 
 /// What is added to the scores of rows whose newest tokens are at `[rows, 1, 1, 1]`: zero where they look, minus

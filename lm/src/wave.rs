@@ -47,11 +47,11 @@ pub struct Plan {
 
 /// A prompt that was read, for responses that begin later.
 #[derive(Debug)]
-struct Read {
+pub(crate) struct Read {
     /// Keys and values of each block: `[1, kv heads, length, head]`.
-    blocks: Vec<[Tensor; 2]>,
+    pub(crate) blocks: Vec<[Tensor; 2]>,
     /// The hidden state before the first token: `[1, width]`.
-    hidden: Tensor,
+    pub(crate) hidden: Tensor,
 }
 
 /// Rows that began together.
@@ -175,8 +175,7 @@ impl<'a> Wave<'a> {
         sampling: &'a Sampling<'a>,
         rows: &'a mut Vec<Row>,
     ) -> Self {
-        let SampleShard { temperature, top_k, top_p, min_p, .. } = *sampling.settings;
-        let drawing = Drawing { temperature, top_k, top_p, min_p };
+        let drawing = Drawing::from(sampling.settings);
         let (cohorts, read) = (Vec::new(), BTreeMap::new());
         Self { policy, prompts, sampling, drawing, rows, finished: 0, cohorts, read }
     }
@@ -287,10 +286,7 @@ impl<'a> Wave<'a> {
             positions.resize(filled, 0);
         }
         #[cfg(test)]
-        if tokens.len() > self.policy.room.get() {
-            // More than any address space has.
-            drop(Tensor::zeros([1 << 60], (Kind::Uint8, tch::Device::Cpu)));
-        }
+        self.policy.take_room(tokens.len());
         let (ids, rotary) = (index(tokens, model.device()), model.rotary(&positions));
         let cohorts = &self.cohorts;
         let hidden = forward(model.config(), &self.policy.weights, &ids, &rotary, |block, attention| {

@@ -27,11 +27,10 @@ pub(super) fn apply(draft: &mut Draft) {
             let uses = entry.get("uses").and_then(Value::as_str).unwrap_or_default().to_owned();
             let place = join(&join(section, stage), "with");
             let Some(with) = entry.get_mut("with").and_then(Value::as_object_mut) else { continue };
-            let mut given = vec![settings(name, section, &uses, with)];
-            given.extend((name == "official").then(|| official_scale(&uses, with)));
-            given
-                .into_iter()
-                .for_each(|given| fill(with, given, &|field| removed.contains(&join(&place, field)), ""));
+            let given = [settings(name, section, &uses, with), scale(name, &uses, with)];
+            for given in given {
+                fill(with, given, &|field| removed.contains(&join(&place, field)), "");
+            }
         }
     }
     if name == "paper" {
@@ -65,10 +64,10 @@ fn settings(preset: &str, section: &str, uses: &str, with: &Map<String, Value>) 
     }
 }
 
-/// How the published code reads what a reward model says (paper.md §1.3).
-fn official_scale(uses: &str, with: &Map<String, Value>) -> Value {
+/// How a preset reads what a reward model says (paper.md §1.3).
+fn scale(preset: &str, uses: &str, with: &Map<String, Value>) -> Value {
     let scores = matches!(uses, "score" | "evaluate" | "halving");
-    if scores && with.get("reward_model").is_some_and(Value::is_string) {
+    if preset == "official" && scores && with.get("reward_model").is_some_and(Value::is_string) {
         json!({"scale": "fifth", "unfinished": -5.0})
     } else {
         json!({})

@@ -125,12 +125,14 @@ def main():
     parser.add_argument("--binary", action="append", help="executables in place of the one that is built, each a side")
     options = parser.parse_args()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    # As the engine starts its workers.
+    large_pages = {**environment, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
     binaries = options.binary or [built()]
     print("| model | scene | side | tokens per CPU second, median | slowest | fastest | ratio to bstar | tokens |")
     print("|---|---|---|---|---|---|---|---|")
     for folder in options.folders:
         config = json.loads((pathlib.Path(folder) / "config.json").read_text())
-        sides = {f"bstar{number or ''}": Side([binary, folder], environment) for number, binary in enumerate(binaries)}
+        sides = {f"bstar{number or ''}": Side([binary, folder], large_pages) for number, binary in enumerate(binaries)}
         if options.peer_python:
             sides["transformers"] = Side([options.peer_python, "-c", PEER, folder], environment)
             calibration = Side([options.peer_python, "-c", CALIBRATE], environment)
@@ -163,7 +165,7 @@ def main():
         if gflops:
             print(f"float32 product of 1024³ in the same run: {statistics.median(gflops):.0f} GFLOP/s", file=sys.stderr)
         if "plain" in scenes:
-            second = Side([binaries[0], folder], environment)
+            second = Side([binaries[0], folder], large_pages)
             second.ask(dict(queries=2, samples=16, prompt=16, tokens=4, ends=0, memory=1 << 30))
             one, two = (walls(pair, scenes["plain"], options.rounds) for pair in ([second], [sides["bstar"], second]))
             print(f"| {pathlib.Path(folder).name} | plain | two processes | {two:,.0f} a second of wall time, one {one:,.0f} | | | {two / one:.2f} times | |")

@@ -26,6 +26,8 @@ LENGTH = 256
 SIZES = {"tiny": (16, 4), "small": (8, 2)}
 CONTENDERS = {"full": ["bstar", "trainer"], "ragged": ["bstar", "trl", "trl_packed"]}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+# As the engine starts its workers.
+LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def rows(kind, count):
@@ -80,7 +82,7 @@ def bstar(folder, kind, batch, updates):
             "output": str(place / "out"), "scratch": str(place / "scratch"),
         }
         worker = subprocess.Popen([WORKER, "worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                  env=ENVIRONMENT)
+                                  env={**ENVIRONMENT, **LARGE_PAGES})
         print(json.dumps(order), file=worker.stdin, flush=True)
         seen = {}
         for line in worker.stdout:

@@ -6,6 +6,8 @@
 use tch::{Kind, Tensor};
 
 use crate::config::ModelConfig;
+use crate::kernels;
+use crate::model::{gate, gate_and_up};
 use crate::packing::{Attention, Packing};
 
 /// A parameter.
@@ -61,10 +63,10 @@ pub(crate) struct Turn {
     back: Tensor,
 }
 
-/// A norm's result before its weight, and the factor that made it.
+/// What was normalised, and the factors `[…, 1]` that did it.
 #[derive(Debug)]
 pub(crate) struct Normal {
-    pub(crate) unit: Tensor,
+    x: Tensor,
     factor: Tensor,
 }
 
@@ -73,13 +75,12 @@ pub(crate) struct Normal {
 pub(crate) struct Kept {
     normal: Normal,
     normed: Tensor,
-    head_normal: Option<Normal>,
+    head_normals: Option<[Normal; 2]>,
     attention: Attention,
     attended: Tensor,
     mlp_normal: Normal,
     mlp_normed: Tensor,
     gate_up: Tensor,
-    gate: Tensor,
     inner: Tensor,
 }
 
@@ -102,10 +103,12 @@ impl Weight {
         }
     }
 
-    /// Adds the sum over all tokens to the gradient, if there is one.
+    /// Adds the sum over all but the last dimension to the gradient, if there is one.
     pub(crate) fn learn_sum(&mut self, each: impl FnOnce() -> Tensor) {
         if let Some(gradient) = &mut self.gradient {
-            drop(gradient.g_add_(&each().sum_dim_intlist([0_i64].as_slice(), false, gradient.kind())));
+            let each = each();
+            let tokens: Vec<i64> = (0..each.dim() as i64 - 1).collect();
+            drop(gradient.g_add_(&each.sum_dim_intlist(tokens.as_slice(), false, gradient.kind())));
         }
     }
 }
@@ -171,6 +174,9 @@ fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Tensor {
 }
 
 fn rotate_into(x: &Tensor, cos: &Tensor, sin: &Tensor, y: &Tensor) {
+    if kernels::rotate_into(x, cos, sin, y) {
+        return;
+    }
     let half = x.size()[2] / 2;
     drop(x.mul_out(y, cos));
     for (to, from) in [(0, half), (half, 0)] {
@@ -180,23 +186,38 @@ fn rotate_into(x: &Tensor, cos: &Tensor, sin: &Tensor, y: &Tensor) {
 }
 
 impl Normal {
-    /// Divides rows by their root mean square.
+    /// Divides rows by their root mean square and multiplies them by the weight.
     #[expect(clippy::cast_precision_loss, reason = "a width")]
-    pub(crate) fn new(x: &Tensor, epsilon: f64) -> Self {
+    pub(crate) fn new(x: &Tensor, weight: &Tensor, epsilon: f64) -> (Tensor, Self) {
+        let kept = |factor| Self { x: x.shallow_clone(), factor };
+        if let Some((normed, factor)) = kernels::rms_norm(x, weight, epsilon) {
+            return (normed, kept(factor));
+        }
         let width = x.size().last().copied().unwrap_or(1) as f64;
         let mut norm = x.norm_scalaropt_dim_dtype(2.0, [-1_i64].as_slice(), true, Kind::Float);
         let factor = norm.square_().g_mul_scalar_(1.0 / width).g_add_scalar_(epsilon).rsqrt_();
-        let unit = (x * &factor).to_kind(x.kind());
-        Self { unit, factor }
+        ((x * &factor).to_kind(x.kind()) * weight, kept(factor))
     }
 
-    /// The gradient of what was normalised, from that of the result times `weight`, added to `residual`.
-    /// The weight's shape is that of a row.
-    pub(crate) fn backward(&self, gradient: &Tensor, weight: &Tensor, residual: Option<&Tensor>) -> Tensor {
-        let mut scaled = gradient * weight;
-        let share = (&scaled * &self.unit).mean_dim([-1_i64].as_slice(), true, Kind::Float).neg_();
+    /// The gradient of what was normalised from that of the result, added to `residual`; adds that of the weight.
+    pub(crate) fn backward(
+        &self,
+        gradient: &Tensor,
+        weight: &mut Weight,
+        residual: Option<&Tensor>,
+    ) -> Tensor {
+        let Weight { value, gradient: learnt } = &mut *weight;
+        let kept = [&self.x, &self.factor];
+        let found = kernels::rms_norm_backward(kept, gradient, value, learnt.as_mut(), residual);
+        if let Some(found) = found {
+            return found;
+        }
+        let unit = (&self.x * &self.factor).to_kind(self.x.kind());
+        weight.learn_sum(|| gradient * &unit);
+        let mut scaled = gradient * &weight.value;
+        let share = (&scaled * &unit).mean_dim([-1_i64].as_slice(), true, Kind::Float).neg_();
         let share = share.to_kind(scaled.kind());
-        let scaled = scaled.addcmul_(&self.unit, &share);
+        let scaled = scaled.addcmul_(&unit, &share);
         match residual {
             Some(residual) => residual.addcmul(&scaled, &self.factor.to_kind(scaled.kind())),
             None => scaled * self.factor.to_kind(gradient.kind()),
@@ -204,44 +225,51 @@ impl Normal {
     }
 }
 
+/// The gradient of what [`gate`] was given from that of its result.
+fn gate_backward(gate_up: &Tensor, gradient: &Tensor) -> Tensor {
+    kernels::gate_backward(gate_up, gradient).unwrap_or_else(|| {
+        let both = Tensor::empty(gate_up.size().as_slice(), (gradient.kind(), gradient.device()));
+        let ([gate, up], [of_gate, of_up]) = (gate_and_up(gate_up), gate_and_up(&both));
+        drop(gradient.mul_out(&of_up, &gate.silu()));
+        drop(gate.silu_backward_grad_input(&of_gate, &(gradient * up)));
+        both
+    })
+}
+
 impl Block {
     /// The block's output `[tokens, width]`.
     pub(crate) fn forward(&self, x: &Tensor, pass: &Pass<'_>) -> (Tensor, Kept) {
         let Pass { config, packing, turn } = pass;
         let (heads, kv, epsilon) = (config.heads, config.kv_heads, config.rms_norm_eps);
-        let normal = Normal::new(x, epsilon);
-        let normed = &normal.unit * &self.norm.value;
+        let (normed, normal) = Normal::new(x, &self.norm.value, epsilon);
         let qkv = self.qkv.forward(&normed, None).view([-1, heads + 2 * kv, config.head_dim]);
-        let query_key = qkv.narrow(1, 0, heads + kv);
-        let head_normal = self.head_norms.as_ref().map(|_| Normal::new(&query_key, epsilon));
-        let rotated = match &head_normal {
-            None => turn.forward(&query_key),
-            Some(normal) => turn.forward(&(&normal.unit * self.head_weights(heads, kv))),
+        let parts = [(0, heads), (heads, kv)].map(|(start, count)| qkv.narrow(1, start, count));
+        let (query_key, head_normals) = match &self.head_norms {
+            None => (parts, None),
+            Some([of_query, of_key]) => {
+                let [query, key] = &parts;
+                let (query, first) = Normal::new(query, &of_query.value, epsilon);
+                let (key, second) = Normal::new(key, &of_key.value, epsilon);
+                ([query, key], Some([first, second]))
+            }
         };
-        let (attended, attention) = packing.attend(
-            &rotated.narrow(1, 0, heads),
-            &rotated.narrow(1, heads, kv),
-            &qkv.narrow(1, heads + kv, kv),
-            self.window,
-        );
+        let [query, key] = query_key.map(|part| turn.forward(&part));
+        let value = qkv.narrow(1, heads + kv, kv);
+        let (attended, attention) = packing.attend(&query, &key, &value, self.window);
         let middle = self.out.forward(&attended, Some(x));
-        let mlp_normal = Normal::new(&middle, epsilon);
-        let mlp_normed = &mlp_normal.unit * &self.mlp_norm.value;
+        let (mlp_normed, mlp_normal) = Normal::new(&middle, &self.mlp_norm.value, epsilon);
         let gate_up = self.gate_up.forward(&mlp_normed, None);
-        let width = config.intermediate_size;
-        let gate = gate_up.narrow(1, 0, width).silu();
-        let inner = &gate * gate_up.narrow(1, width, width);
+        let inner = gate(&gate_up);
         let y = self.down.forward(&inner, Some(&middle));
         let kept = Kept {
             normal,
             normed,
-            head_normal,
+            head_normals,
             attention,
             attended,
             mlp_normal,
             mlp_normed,
             gate_up,
-            gate,
             inner,
         };
         (y, kept)
@@ -255,49 +283,30 @@ impl Block {
         pass: &Pass<'_>,
     ) -> Result<Tensor, tch::TchError> {
         let Pass { config, packing, turn } = pass;
-        let (heads, kv, width) = (config.heads, config.kv_heads, config.intermediate_size);
-        let options = (gradient.kind(), gradient.device());
+        let (heads, kv) = (config.heads, config.kv_heads);
         let inner = self.down.backward(gradient, &kept.inner);
-        let both = Tensor::empty(kept.gate_up.size().as_slice(), options);
-        drop(inner.mul_out(&both.narrow(1, width, width), &kept.gate));
-        let inner = inner * kept.gate_up.narrow(1, width, width);
-        drop(kept.gate_up.narrow(1, 0, width).silu_backward_grad_input(&both.narrow(1, 0, width), &inner));
+        let both = gate_backward(&kept.gate_up, &inner);
         let normed = self.gate_up.backward(&both, &kept.mlp_normed);
-        self.mlp_norm.learn_sum(|| &normed * &kept.mlp_normal.unit);
-        let middle = kept.mlp_normal.backward(&normed, &self.mlp_norm.value, Some(gradient));
+        let middle = kept.mlp_normal.backward(&normed, &mut self.mlp_norm, Some(gradient));
 
         let attended = self.out.backward(&middle, &kept.attended);
         let [query, key, value] = packing.attend_backward(&kept.attention, &attended, kv)?;
+        let options = (gradient.kind(), gradient.device());
         let qkv = Tensor::empty([packing.tokens(), heads + 2 * kv, config.head_dim], options);
         qkv.narrow(1, heads + kv, kv).copy_(&value);
-        let mut query_key = qkv.narrow(1, 0, heads + kv);
-        turn.backward(&query, &qkv.narrow(1, 0, heads));
-        turn.backward(&key, &qkv.narrow(1, heads, kv));
-        if let Some(normal) = &kept.head_normal {
-            let weights = self.head_weights(heads, kv);
-            if let Some([query_norm, key_norm]) = &mut self.head_norms {
-                let each = &query_key * &normal.unit;
-                let part = |start, count| each.narrow(1, start, count).reshape([-1, config.head_dim]);
-                query_norm.learn_sum(|| part(0, heads));
-                key_norm.learn_sum(|| part(heads, kv));
+        for (number, (found, start, count)) in [(&query, 0, heads), (&key, heads, kv)].into_iter().enumerate()
+        {
+            let mut part = qkv.narrow(1, start, count);
+            match (&kept.head_normals, &mut self.head_norms) {
+                (Some(normals), Some(norms)) => {
+                    let turned = Tensor::empty(part.size().as_slice(), options);
+                    turn.backward(found, &turned);
+                    part.copy_(&normals[number].backward(&turned, &mut norms[number], None));
+                }
+                _ => turn.backward(found, &part),
             }
-            let before = normal.backward(&query_key, &weights, None);
-            query_key.copy_(&before);
         }
         let normed = self.qkv.backward(&qkv.view([packing.tokens(), -1]), &kept.normed);
-        self.norm.learn_sum(|| &normed * &kept.normal.unit);
-        Ok(kept.normal.backward(&normed, &self.norm.value, Some(&middle)))
-    }
-
-    /// Weights of the norm of each query and key head: `[heads + kv heads, head]`.
-    fn head_weights(&self, heads: i64, kv: i64) -> Tensor {
-        let weights: Vec<Tensor> = self
-            .head_norms
-            .iter()
-            .flatten()
-            .zip([heads, kv])
-            .map(|(weight, count)| weight.value.unsqueeze(0).expand([count, -1], false))
-            .collect();
-        Tensor::cat(&weights, 0)
+        Ok(kept.normal.backward(&normed, &mut self.norm, Some(&middle)))
     }
 }

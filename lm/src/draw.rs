@@ -4,6 +4,7 @@ use bstar_stages::config::SampleShard;
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Result, torch};
+use crate::kernels;
 
 /// Rows that are looked at together: few enough for their shares to stay in a core's cache.
 const CHUNK: i64 = 64;
@@ -59,11 +60,20 @@ impl Drawing {
         for first in (0..count).step_by(CHUNK as usize) {
             let rows = CHUNK.min(count - first);
             let logits = logits.narrow(0, first, rows);
-            let shares = self.shares(&logits).contiguous();
+            let (shares, above) = match kernels::likelihoods(&logits, self.temperature) {
+                Some((shares, above)) => (self.kept(shares), Some(above)),
+                None => (self.shares(&logits), None),
+            };
             let before = tokens.len();
-            passed(floats(&shares), &uniforms[before..before + rows as usize], &mut tokens);
+            passed(floats(&shares.contiguous()), &uniforms[before..before + rows as usize], &mut tokens);
             let chosen = Tensor::from_slice(&tokens[before..]).unsqueeze(-1);
-            let found = logits.log_softmax(-1, Kind::Float).gather(-1, &chosen, false).to_kind(Kind::Double);
+            let found = match &above {
+                Some(above) => {
+                    logits.gather(-1, &chosen, false).to_kind(Kind::Double)
+                        - Tensor::from_slice(above).unsqueeze(-1)
+                }
+                None => logits.log_softmax(-1, Kind::Float).gather(-1, &chosen, false).to_kind(Kind::Double),
+            };
             logprobs.extend(Vec::<f64>::try_from(found.view([-1])).map_err(|error| torch(&error))?);
         }
         Ok((tokens, logprobs))
@@ -72,11 +82,16 @@ impl Drawing {
     /// The share of probability of each token, or something in proportion to it: of those that are kept.
     fn shares(&self, logits: &Tensor) -> Tensor {
         #[expect(clippy::float_cmp, reason = "only then is there nothing to do")]
-        let mut shares = if self.temperature == 1.0 {
+        let shares = if self.temperature == 1.0 {
             logits.softmax(-1, Kind::Float)
         } else {
             (logits / self.temperature).softmax(-1, Kind::Float)
         };
+        self.kept(shares)
+    }
+
+    /// Without the shares of tokens that are not kept.
+    fn kept(&self, mut shares: Tensor) -> Tensor {
         if self.top_k > 0 || self.top_p < 1.0 {
             shares = self.filter(&shares);
         }
@@ -229,7 +244,8 @@ mod tests {
                 let (tokens, logprobs) = drawing.draw(&logits, &uniforms);
                 let (found, found_logprobs) = drawing.choose(&logits, &uniforms).unwrap();
                 assert_eq!(Vec::<i64>::try_from(&tokens).unwrap(), found);
-                assert_eq!(Vec::<f64>::try_from(&logprobs.to_kind(Kind::Double)).unwrap(), found_logprobs);
+                let found = Tensor::from_slice(&found_logprobs);
+                assert!(logprobs.to_kind(Kind::Double).allclose(&found, 1e-6, 1e-6, false), "{temperature}");
             }
         }
     }

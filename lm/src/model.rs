@@ -224,8 +224,13 @@ pub fn forward(
     mut attend: impl FnMut(usize, &Attention) -> Tensor,
 ) -> Tensor {
     let (heads, kv) = (config.heads, config.kv_heads);
-    let norm =
-        |x: &Tensor, weight: &Tensor| x.rms_norm([config.hidden_size], Some(weight), config.rms_norm_eps);
+    let norm = |x: &Tensor, weight: &Tensor| {
+        let fused = kernels::rms_norm(x, weight, config.rms_norm_eps);
+        fused.map_or_else(
+            || x.rms_norm([config.hidden_size], Some(weight), config.rms_norm_eps),
+            |(normed, _)| normed,
+        )
+    };
     let mut x = Tensor::embedding(&weights.embedding, ids, -1, false, false);
     for (index, block) in weights.blocks.iter().enumerate() {
         let qkv = block.qkv.apply(&norm(&x, &block.norm)).view([-1, heads + 2 * kv, config.head_dim]);
@@ -247,11 +252,23 @@ pub fn forward(
         );
         x = block.out.apply(&attended) + x;
         let gate_up = block.gate_up.apply(&norm(&x, &block.mlp_norm));
-        let gate = gate_up.narrow(1, 0, config.intermediate_size).silu();
-        let inner = gate * gate_up.narrow(1, config.intermediate_size, config.intermediate_size);
-        x = block.down.apply(&inner) + x;
+        x = block.down.apply(&gate(&gate_up)) + x;
     }
     norm(&x, &weights.norm)
+}
+
+/// `silu(gate) × up` of `[tokens, gate and up]`.
+pub(crate) fn gate(both: &Tensor) -> Tensor {
+    kernels::gate(both).unwrap_or_else(|| {
+        let [gate, up] = gate_and_up(both);
+        gate.silu() * up
+    })
+}
+
+/// The halves of `[tokens, gate and up]`.
+pub(crate) fn gate_and_up(both: &Tensor) -> [Tensor; 2] {
+    let width = both.size()[1] / 2;
+    [0, width].map(|start| both.narrow(1, start, width))
 }
 
 /// The next multiple of [`ROWS`].

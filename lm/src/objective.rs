@@ -1,17 +1,16 @@
 //! What is learnt from a row: the next tokens of a completion.
 
 use bstar_stages::protocol::StageError;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::block::Weight;
 use crate::error::Result;
+use crate::kernels;
 use crate::model::index;
 use crate::tokenizer::Tokenizer;
 
 /// Predictions whose logits are in memory at a time, in numbers.
 const LOGITS: i64 = 1 << 26;
-/// Logits that are looked at together: as many as stay in a core's cache.
-const CACHED: i64 = 1 << 18;
 
 /// What is learnt from a row.
 pub trait Objective: Sync {
@@ -114,48 +113,40 @@ impl Objective for NextToken {
 
     fn judge(&self, rows: &[&TextRow], hidden: &Tensor, head: &mut Weight, scale: f64) -> Result<Judged> {
         let targets: Vec<i64> = rows.iter().flat_map(|row| row.ids[row.start..].iter().copied()).collect();
-        let targets = index(&targets, hidden.device()).unsqueeze(1);
         let (count, vocabulary) = (hidden.size()[0], head.value.size()[0]);
-        let mut sums = Tensor::zeros([2], (Kind::Double, hidden.device()));
+        let mut sums = [0.0; 2];
         let mut back = Vec::new();
         let step = (LOGITS / vocabulary).max(16);
-        for start in (0..count).step_by(step as usize) {
-            let rows = step.min(count - start);
-            let (hidden, targets) = (hidden.narrow(0, start, rows), targets.narrow(0, start, rows));
+        for (start, targets) in (0..count).step_by(step as usize).zip(targets.chunks(step as usize)) {
+            let hidden = hidden.narrow(0, start, targets.len() as i64);
             let mut gradient = hidden.mm(&head.value.tr());
-            drop(sums.g_add_(&cross_entropy(&mut gradient, &targets)));
-            head.learn(&gradient.tr(), &(&hidden * scale));
-            back.push(gradient.mm(&head.value).g_mul_scalar_(scale));
+            let [loss, entropy] = cross_entropy(&mut gradient, targets, scale);
+            sums = [sums[0] + loss * scale, sums[1] + entropy];
+            head.learn(&gradient.tr(), &hidden);
+            back.push(gradient.mm(&head.value));
         }
-        let back = if back.len() == 1 { back.remove(0) } else { Tensor::cat(&back, 0) };
-        let [loss, entropy] = [0, 1].map(|at| sums.double_value(&[at]));
-        Ok(Judged { sums: [loss * scale, entropy], hidden: back })
+        let hidden = if back.len() == 1 { back.remove(0) } else { Tensor::cat(&back, 0) };
+        Ok(Judged { sums, hidden })
     }
 }
 
-/// Turns logits `[rows, vocabulary]` into the gradient of the summed cross-entropy with `targets`
-/// `[rows, 1]`; answers that sum, and the sum of the entropies.
-fn cross_entropy(logits: &mut Tensor, targets: &Tensor) -> Tensor {
-    let (rows, vocabulary) = (logits.size()[0], logits.size()[1]);
-    let step = match logits.device() {
-        Device::Cpu => (CACHED / vocabulary).max(8),
-        _ => rows,
-    };
-    let mut sums = Tensor::zeros([2], (Kind::Double, logits.device()));
-    for start in (0..rows).step_by(step as usize) {
-        let count = step.min(rows - start);
-        let (mut part, targets) = (logits.narrow(0, start, count), targets.narrow(0, start, count));
-        let logs = part.log_softmax(-1, Kind::Float);
-        let shares = logs.exp();
-        let loss = logs.gather(1, &targets, false).sum(Kind::Double).neg();
-        // The product of each row with itself: no third matrix of this size.
-        let entropy = shares.unsqueeze(1).bmm(&logs.unsqueeze(2)).sum(Kind::Double).neg();
-        drop(sums.g_add_(&Tensor::stack(&[loss, entropy], 0)));
-        part.copy_(&shares);
-        let ones = Tensor::full([count, 1], -1.0, (part.kind(), part.device()));
-        drop(part.scatter_add_(1, &targets, &ones));
+/// Turns logits `[rows, vocabulary]` into `scale` times the gradient of the summed cross-entropy with the targets;
+/// answers that sum, and the sum of the entropies, neither of them scaled.
+fn cross_entropy(logits: &mut Tensor, targets: &[i64], scale: f64) -> [f64; 2] {
+    if let Some(sums) = kernels::cross_entropy(logits, targets, scale as f32) {
+        return sums;
     }
-    sums
+    let targets = index(targets, logits.device()).unsqueeze(1);
+    let logs = logits.log_softmax(-1, Kind::Float);
+    let shares = logs.exp();
+    let loss = logs.gather(1, &targets, false).sum(Kind::Double).neg();
+    // The product of each row with itself: no third matrix of this size.
+    let entropy = shares.unsqueeze(1).bmm(&logs.unsqueeze(2)).sum(Kind::Double).neg();
+    logits.copy_(&shares);
+    let ones = Tensor::full([targets.size()[0], 1], -1.0, (logits.kind(), logits.device()));
+    drop(logits.scatter_add_(1, &targets, &ones));
+    drop(logits.g_mul_scalar_(scale));
+    [loss, entropy].map(|sum| sum.double_value(&[]))
 }
 
 #[cfg(test)]

@@ -82,14 +82,11 @@ impl Packing {
     ) -> (Tensor, Attention) {
         let size = query.size();
         let (heads, head) = (size[1], size[2]);
+        let [key, value] = [key, value].map(|stream| shared(stream, heads));
         let mut attended = Vec::with_capacity(self.segments.len());
         let mut outputs = Vec::with_capacity(self.segments.len());
         for segment in &self.segments {
-            let inputs = [
-                segment.take(query).transpose(1, 2),
-                segment.take(&shared(key, heads)).transpose(1, 2),
-                segment.take(&shared(value, heads)).transpose(1, 2),
-            ];
+            let inputs = [query, &key, &value].map(|stream| segment.take(stream).transpose(1, 2));
             let mask = window
                 .filter(|window| *window < segment.length)
                 .map(|window| band(segment.length, window, query));

@@ -210,11 +210,9 @@ impl Trunk {
         let all = at.len() as i64 == packing.tokens();
         let at = index(&at, self.device);
         let picked = if all { x } else { x.index_select(0, &at) };
-        let normal = Normal::new(&picked, self.config.rms_norm_eps);
-        let hidden = &normal.unit * &self.norm.value;
+        let (hidden, normal) = Normal::new(&picked, &self.norm.value, self.config.rms_norm_eps);
         let Judged { sums, hidden } = objective.judge(rows, &hidden, &mut self.head, scale)?;
-        self.norm.learn_sum(|| &hidden * &normal.unit);
-        let picked = normal.backward(&hidden, &self.norm.value, None);
+        let picked = normal.backward(&hidden, &mut self.norm, None);
         let mut gradient = if all {
             picked
         } else {

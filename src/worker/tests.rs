@@ -137,3 +137,10 @@ async fn a_worker_that_does_not_heed_the_limit_is_killed() {
     assert_eq!(error.kind, FailureKind::Failed);
     assert!(place.pool.free.lock().unwrap().is_empty());
 }
+
+#[test]
+fn workers_are_given_large_pages_beside_what_else_is_set() {
+    assert_eq!(super::large_pages(None), "glibc.malloc.hugetlb=1");
+    assert_eq!(super::large_pages(Some("glibc.a.b=2")), "glibc.a.b=2:glibc.malloc.hugetlb=1");
+    assert_eq!(super::large_pages(Some("glibc.malloc.hugetlb=0")), "glibc.malloc.hugetlb=0");
+}

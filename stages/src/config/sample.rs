@@ -112,7 +112,7 @@ impl Sample {
 
 /// 2: the end tokens of `generation_config.json` end responses. 3: how a response attends to its own tokens has
 /// other last bits.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 impl Stage for Sample {
     fn runner(&self) -> Runner {

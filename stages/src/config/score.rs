@@ -194,9 +194,10 @@ impl ScoreShard {
         }
     }
 
-    /// 2: a reward model computes the prompts of a query's responses once, which rounds otherwise.
+    /// A reward model computes the prompts of a query's responses once (2), and norms and gates in one pass (3): each rounds
+    /// otherwise.
     fn version_of(&self) -> u32 {
-        if self.aggregate.is_some() { 2 } else { 1 }
+        if self.aggregate.is_some() { 3 } else { 1 }
     }
 }
 
@@ -396,7 +397,7 @@ mod tests {
                 let mut settings = changes.clone();
                 settings["reward_model"] = json!("m");
                 let score = score(settings);
-                assert!(score.check().is_empty() && score.version() == 2, "{changes}");
+                assert!(score.check().is_empty() && score.version() == 3, "{changes}");
                 let text = serde_json::to_string(&score.shard()).expect("JSON");
                 assert_eq!(serde_json::from_str::<ScoreShard>(&text).expect("a shard"), score.shard());
                 format!("{:?}", score.identity())

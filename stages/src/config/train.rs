@@ -85,7 +85,7 @@ impl Stage for Pretrain {
 
     /// 2: gradients are computed and added in another order; the log has entropies.
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn seeded(&self) -> bool {
@@ -138,7 +138,7 @@ impl Stage for Sft {
     /// 2: which of several end tokens ends a completion, and those of `generation_config.json`.
     /// 3: gradients are computed and added in another order; the log has entropies.
     fn version(&self) -> u32 {
-        3
+        4
     }
 
     fn seeded(&self) -> bool {
@@ -180,7 +180,7 @@ impl Stage for RewardModel {
     /// 2: its `config.json` has the end tokens of `generation_config.json`.
     /// 3: gradients are computed and added in another order; the log has entropies.
     fn version(&self) -> u32 {
-        3
+        4
     }
 
     fn seeded(&self) -> bool {

@@ -11,6 +11,8 @@ long: 2 prompts of 768 tokens, 64 responses of 128 tokens each.
 ragged: as plain, but 64 prompts, and as many tokens end a response as make the mean length 40 % of 128; both sides' tokens are
 those drawn until a response ends.
 
+With `--loose` there is a second bstar, whose rows of products are not filled up: what batch invariance costs.
+
 At last one process and two at a time draw `plain`: tokens per second of wall time, as two workers would.
 """
 
@@ -62,13 +64,25 @@ for line in sys.stdin:
 CALIBRATE = r"""
 import sys, time, torch
 torch.set_num_threads(1)
-a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-for line in sys.stdin:
-    best = 1e9
+a, b, c = torch.randn(1024, 1024), torch.randn(1024, 1024), torch.randn(100_000_000)
+def best(act):
+    spent = []
     for _ in range(7):
-        began = time.process_time(); a @ b; best = min(best, time.process_time() - began)
-    print('{"gflops": %f}' % (2 * 1024**3 / best / 1e9), flush=True)
+        began = time.process_time(); act(); spent.append(time.process_time() - began)
+    return min(spent)
+for line in sys.stdin:
+    print('{"product": %f, "read": %f}' % (2 * 1024**3 / best(lambda: a @ b), 4e8 / best(c.sum)), flush=True)
 """
+
+
+def bound(config, scene, product, read):
+    """Tokens per second if there were nothing but products as fast as a large one, and the reading of a response's own
+    keys and values as fast as memory is read."""
+    width, layers, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
+    head, kv = config.get("head_dim") or width // heads, config["num_key_value_heads"]
+    block = width * head * 2 * (heads + kv) + 3 * width * config["intermediate_size"]
+    products = 2 * (layers * block + config["vocab_size"] * width)
+    return 1 / (products / product + scene["tokens"] / 2 * layers * kv * head * 2 * 4 / read)
 
 
 class Side:
@@ -104,9 +118,9 @@ def walls(sides, scene, rounds):
     return statistics.median(found)
 
 
-def built():
+def built(*more):
     """The benchmark's executable."""
-    command = ["cargo", "bench", "-p", "bstar-lm", "--bench", "sampling", "--no-run", "--message-format", "json"]
+    command = ["cargo", "bench", "-p", "bstar-lm", "--bench", "sampling", "--no-run", "--message-format", "json", *more]
     lines = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines()
     made = [json.loads(line) for line in lines]
     return next(m["executable"] for m in made if m.get("executable") and m["target"]["name"] == "sampling")
@@ -123,20 +137,21 @@ def main():
     parser.add_argument("--tokens", type=int, help="fewer tokens than a scene has, for large models")
     parser.add_argument("--memory", type=int, default=1 << 30)
     parser.add_argument("--binary", action="append", help="executables in place of the one that is built, each a side")
+    parser.add_argument("--loose", action="store_true")
     options = parser.parse_args()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     # As the engine starts its workers.
     large_pages = {**environment, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-    binaries = options.binary or [built()]
+    binaries = options.binary or [built(), *([built("--features", "loose")] if options.loose else [])]
     print("| model | scene | side | tokens per CPU second, median | slowest | fastest | ratio to bstar | tokens |")
     print("|---|---|---|---|---|---|---|---|")
     for folder in options.folders:
         config = json.loads((pathlib.Path(folder) / "config.json").read_text())
-        sides = {f"bstar{number or ''}": Side([binary, folder], large_pages) for number, binary in enumerate(binaries)}
+        sides = {("bstar" if number == 0 else f"bstar, {number + 1}"): Side([binary, folder], large_pages) for number, binary in enumerate(binaries)}
         if options.peer_python:
             sides["transformers"] = Side([options.peer_python, "-c", PEER, folder], environment)
             calibration = Side([options.peer_python, "-c", CALIBRATE], environment)
-        gflops = []
+        calibrations = []
         scenes = {name: dict(SCENES[name]) for name in options.scenes.split(",")}
         for scene in scenes.values():
             scene["ends"] = round(scene["ends"] * config["vocab_size"])
@@ -155,15 +170,20 @@ def main():
                     rates.setdefault((name, who), []).append(answer["tokens"] / answer["cpu_s"])
                     counts[name, who] = f"{answer['tokens']} {answer.get('bits', '')}"
             if options.peer_python:
-                gflops.append(calibration.ask({})["gflops"])
+                calibrations.append(calibration.ask({}))
         for (name, who), values in rates.items():
             median, own = statistics.median(values), statistics.median(rates[name, "bstar"])
             print(
                 f"| {pathlib.Path(folder).name} | {name} | {who} | {median:,.0f} | {min(values):,.0f} | {max(values):,.0f} | "
                 f"{own / median:.2f} | {counts[name, who]} |"
             )
-        if gflops:
-            print(f"float32 product of 1024³ in the same run: {statistics.median(gflops):.0f} GFLOP/s", file=sys.stderr)
+        if calibrations:
+            product, read = (statistics.median(c[what] for c in calibrations) for what in ("product", "read"))
+            print(f"product of 1024³: {product / 1e9:.0f} GFLOP/s; memory read: {read / 1e9:.1f} GB/s", file=sys.stderr)
+            for name in scenes.keys() - {"ragged"}:
+                most = bound(config, scenes[name], product, read)
+                share = statistics.median(rates[name, "bstar"]) / most
+                print(f"| {pathlib.Path(folder).name} | {name} | bound | {most:,.0f} | | | bstar has {share:.2f} of it | |")
         if "plain" in scenes:
             second = Side([binaries[0], folder], large_pages)
             second.ask(dict(queries=2, samples=16, prompt=16, tokens=4, ends=0, memory=1 << 30))

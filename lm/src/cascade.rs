@@ -227,7 +227,8 @@ impl Cascade {
             rows.entry(*owner).or_default().push(row);
         }
         // The queries of a group of heads share a product.
-        let multiple = if self.greedy { 1 } else { ROWS / greatest_common_divisor(self.shape[1], ROWS) };
+        let shared = self.shape[1].trailing_zeros().min(ROWS.trailing_zeros());
+        let multiple = if self.greedy { 1 } else { ROWS >> shared };
         let mut places = vec![0; self.rows() as usize];
         let mut before = 0;
         for prompts in &mut self.prompts {
@@ -335,10 +336,6 @@ impl Cascade {
         let (out, weight) = attend(&query, &keys, &values, Some(narrowed.unwrap_or(&prompts.mask)));
         (out.reshape([-1, group, kv, head]), weight.reshape([-1, group, kv]))
     }
-}
-
-fn greatest_common_divisor(a: i64, b: i64) -> i64 {
-    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
 /// Attention of `[batch, heads, rows, head]`: `[batch, rows, heads, head]`, the order in which the kernel

@@ -6,6 +6,7 @@
 
 mod attention;
 mod rows;
+mod update;
 
 use tch::{Device, Kind, Tensor};
 
@@ -13,6 +14,7 @@ pub use self::attention::{attend, merge};
 pub use self::rows::{
     cross_entropy, gate, gate_backward, likelihoods, rms_norm, rms_norm_backward, rotate, rotate_into,
 };
+pub use self::update::{AdamW, adamw};
 
 /// Numbers that are summed side by side.
 const LANES: usize = 16;

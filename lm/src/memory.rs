@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use bstar_stages::protocol::{FailureKind, StageError};
-use bstar_stages::units::parse_size;
+use bstar_stages::units::{memory_of_machine, parse_size};
 use tch::Device;
 
 use crate::error::Result;
@@ -32,7 +32,10 @@ pub fn budget(device: Device) -> Result<usize> {
     }
     Ok(match device {
         Device::Cuda(number) => memory_of_gpu(number).map_or(UNKNOWN, |total| total / 3),
-        _ => free_on_cpu().map_or(UNKNOWN, |free| (free / 4).min(MOST_ON_CPU)),
+        _ => {
+            let free = memory_of_machine("MemAvailable").and_then(|free| usize::try_from(free).ok());
+            free.map_or(UNKNOWN, |free| (free / 4).min(MOST_ON_CPU))
+        }
     })
 }
 
@@ -45,12 +48,6 @@ pub fn keep_freed() {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 30);
     }
-}
-
-fn free_on_cpu() -> Option<usize> {
-    let facts = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = facts.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<usize>().ok()?.checked_mul(1024)
 }
 
 /// Asks the CUDA runtime that libtorch has loaded.

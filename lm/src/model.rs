@@ -16,8 +16,8 @@ use crate::rope::Tables;
 use crate::tensors::Tensors;
 
 /// Row counts of matrix products are multiples of this where bits must not depend on the batch:
-/// kernels for few rows round differently.
-pub const ROWS: i64 = 16;
+/// kernels for few rows round differently. A power of two.
+pub const ROWS: i64 = if cfg!(feature = "loose") { 1 } else { 16 };
 
 /// Numbers in a pair of vector registers are a divisor of this.
 const PAIR: i64 = 64;

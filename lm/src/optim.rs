@@ -10,6 +10,7 @@ use tch::{Device, Kind as Number, Tensor};
 
 use crate::checkpoint::write_json;
 use crate::error::{Result, io};
+use crate::kernels;
 use crate::tensors::{Tensors, read_tensors, write_tensors};
 
 /// Added to the root of AdamW's second moment.
@@ -215,11 +216,7 @@ impl Slot<'_> {
             for start in (0..size).step_by(step as usize) {
                 let part = |tensor: &mut Tensor| tensor.narrow(0, start, step.min(size - start));
                 let [mut parameter, gradient] = [part(&mut parameter), part(&mut gradient.shallow_clone())];
-                let [first, second] = [part(&mut first), part(&mut second)];
-                if decay > 0.0 {
-                    drop(parameter.g_mul_scalar_(1.0 - decay));
-                }
-                adamw(&mut parameter, gradient, [first, second], rates);
+                adamw(&mut parameter, gradient, [part(&mut first), part(&mut second)], decay, rates);
             }
             return;
         }
@@ -236,17 +233,32 @@ impl Slot<'_> {
     }
 }
 
-/// Updates some neighbouring numbers (Loshchilov and Hutter 2019).
-fn adamw(parameter: &mut Tensor, gradient: Tensor, moments: [Tensor; 2], rates: &Rates) {
+/// Updates some neighbouring numbers (Loshchilov and Hutter 2019), which first become smaller by the share `decay`.
+fn adamw(parameter: &mut Tensor, gradient: Tensor, moments: [Tensor; 2], decay: f64, rates: &Rates) {
     let ([beta1, beta2], [mean, square]) = (rates.betas, rates.corrections);
+    // first / mean / (√(second / square) + ε), with the constants drawn together.
+    let root = square.sqrt();
+    let by = kernels::AdamW {
+        keep: (1.0 - decay) as f32,
+        scale: rates.scale as f32,
+        shares: [(1.0 - beta1) as f32, (1.0 - beta2) as f32],
+        epsilon: (EPSILON * root) as f32,
+        rate: (rates.adamw * root / mean) as f32,
+    };
+    let [mut first, mut second] = moments;
+    if kernels::adamw(parameter, &gradient, [&mut first, &mut second], &by) {
+        return;
+    }
+    let moments = [first, second];
+    if decay > 0.0 {
+        drop(parameter.g_mul_scalar_(1.0 - decay));
+    }
     #[expect(clippy::float_cmp, reason = "an exact one changes nothing")]
     let gradient = if rates.scale == 1.0 { gradient } else { gradient * rates.scale };
     let kind = gradient.kind();
     let [mut first, mut second] = [&moments[0], &moments[1]].map(|moment| moment.to_kind(kind));
     drop(first.lerp_(&gradient, 1.0 - beta1));
     drop(second.lerp_(&gradient.square(), 1.0 - beta2));
-    // first / mean / (√(second / square) + ε), with the constants drawn together.
-    let root = square.sqrt();
     let divisor = second.sqrt().g_add_scalar_(EPSILON * root).g_mul_scalar_(-mean / (rates.adamw * root));
     drop(parameter.addcdiv_(&first, &divisor));
     for (mut moment, new) in moments.into_iter().zip([first, second]) {

@@ -42,6 +42,7 @@ use std::time::Duration;
 
 use bstar_cache::{LeaseOptions, Store, StoreError};
 use bstar_stages::protocol::{FailureKind, StageError};
+use bstar_stages::units::memory_of_machine;
 use bstar_stages::{Runner, StageConfig};
 
 pub use self::force::{UnknownStep, steps_named};
@@ -98,7 +99,8 @@ impl Options {
             base,
             jobs: std::thread::available_parallelism().map_or(1, usize::from),
             gpus: 0,
-            memory: machine_memory(),
+            // Where it cannot be known, as much as anyone asks for.
+            memory: memory_of_machine("MemTotal").unwrap_or(u64::MAX),
             device: "cpu".to_owned(),
             keep_going: false,
             work: None,
@@ -125,13 +127,6 @@ impl Options {
         let gpu = if let StageConfig::Command(command) = &step.stage { command.gpu } else { device };
         Resources { cpu: stage.cpu().max(1), gpu, memory: stage.memory() }
     }
-}
-
-/// The memory of this machine in bytes; where it cannot be known, as much as anyone asks for.
-fn machine_memory() -> u64 {
-    let facts = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = facts.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
-    total.and_then(|kilobytes| kilobytes.parse::<u64>().ok()).map_or(u64::MAX, |kilobytes| kilobytes * 1024)
 }
 
 /// How a run ended.

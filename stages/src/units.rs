@@ -1,4 +1,4 @@
-//! Times and sizes as people write them.
+//! Times and sizes as people write them, and the machine's memory as Linux writes it.
 
 use std::time::Duration;
 
@@ -92,6 +92,14 @@ pub fn show_size(bytes: u64) -> String {
         }
     }
     format!("{:.1} TB", value / 1000.0)
+}
+
+/// A size that Linux tells of this machine's memory, such as `MemTotal`, in bytes.
+#[must_use]
+pub fn memory_of_machine(what: &str) -> Option<u64> {
+    let facts = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = facts.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //! - [`config`], [`checkpoint`]: Hugging Face folders, read and written. [`tensors`]: safetensors files.
 //! - [`model`]: the decoder. [`rope`]: its rotary positions. [`generate`]: sampling responses, in waves ([`wave`]) as large
 //!   as [`memory`] allows. [`cascade`]: the attention of those that began together.
-//!   [`kernels`]: what is faster in one pass.
+//!   [`kernels`]: what sampling and training do in one pass each.
 //!   [`draw`]: choosing one token. [`stream`]: random numbers.
 //! - [`batch`]: rows in one stream. [`train`]: the loop of `pretrain`, `sft` and `reward_model`; [`objective`]:
 //!   what is learnt; [`optim`]: optimizers; [`lora`]: adapters; [`initial`]: new models; [`merge`]: means of models.

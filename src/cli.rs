@@ -235,6 +235,18 @@ enum Run {
         #[arg(short, long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
+    /// Copy a result of a run out of the store, for example a policy for other software
+    #[command(
+        after_help = "Examples:\n  bstar run export latest 'iteration[5].train.policy' final\n  bstar run export latest 'iteration[0].filter.dataset' kept.jsonl"
+    )]
+    Export {
+        /// A run: its id, a unique beginning of it, or `latest`
+        run: String,
+        /// The result, as `run show` names it
+        result: String,
+        /// The file or folder to make
+        to: PathBuf,
+    },
     /// Keep a run's results, whatever `cache gc` is asked for
     Pin {
         /// A run: its id, a unique beginning of it, or `latest`
@@ -412,6 +424,7 @@ async fn dispatch(cli: &Cli) -> Result<u8, Failure> {
         Command::Run(Run::List) => commands::run_list(global).await,
         Command::Run(Run::Show { run }) => commands::run_show(global, run).await,
         Command::Run(Run::Report { run, out }) => commands::run_report(global, run, out.as_deref()).await,
+        Command::Run(Run::Export { run, result, to }) => commands::run_export(global, run, result, to).await,
         Command::Run(Run::Pin { run, name }) => commands::run_pin(global, run, name.as_deref()).await,
         Command::Run(Run::Unpin { run }) => commands::run_unpin(global, run).await,
         Command::Step(Step::Explain { step, file, overrides }) => {

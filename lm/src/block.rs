@@ -310,3 +310,61 @@ impl Block {
         Ok(kept.normal.backward(&normed, &mut self.norm, Some(&middle)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+    use crate::kernels::tests::random;
+
+    fn doubles(shape: &[i64]) -> Tensor {
+        random(shape).to_kind(Kind::Double)
+    }
+
+    /// The gradients of the inputs by libtorch's graph.
+    fn by_graph<const N: usize>(
+        inputs: [&Tensor; N],
+        gradient: &Tensor,
+        act: impl Fn(&[Tensor; N]) -> Tensor,
+    ) -> [Tensor; N] {
+        let inputs = inputs.map(|input| input.detach().copy().set_requires_grad(true));
+        (act(&inputs) * gradient).sum(Kind::Double).backward();
+        inputs.map(|input| input.grad())
+    }
+
+    fn close(found: &Tensor, expected: &Tensor) -> bool {
+        found.size() == expected.size() && found.allclose(expected, 1e-6, 1e-7, false)
+    }
+
+    // Numbers of 64 bits have no kernel: what is done elsewhere than on a CPU is done.
+    #[test]
+    fn norms_without_a_kernel_are_those_of_their_definition() {
+        let (x, value, residual) = (doubles(&[5, 24]), doubles(&[24]), doubles(&[5, 24]).flip([0]));
+        let norm = |[x, weight]: &[Tensor; 2]| {
+            x * (x.square().mean_dim([-1_i64].as_slice(), true, Kind::Double) + 1e-5).rsqrt() * weight
+        };
+        let (normed, normal) = Normal::new(&x, &value, 1e-5);
+        assert!(close(&normed, &norm(&[x.shallow_clone(), value.shallow_clone()])));
+        let gradient = doubles(&[5, 24]).flip([1]);
+        let [of_x, of_weight] = by_graph([&x, &value], &gradient, norm);
+        let learnt = Tensor::ones([24], (Kind::Double, Device::Cpu));
+        let mut weight = Weight { value, gradient: Some(learnt) };
+        assert!(close(&normal.backward(&gradient, &mut weight, Some(&residual)), &(&of_x + &residual)));
+        assert!(close(&weight.gradient.take().unwrap(), &(of_weight + 1.0)));
+        assert!(close(&normal.backward(&gradient, &mut weight, None), &of_x));
+    }
+
+    #[test]
+    fn gates_and_rotations_without_a_kernel_are_those_of_their_definition() {
+        let (both, gradient) = (doubles(&[5, 12]) * 4.0, doubles(&[5, 6]));
+        let act = |[both]: &[Tensor; 1]| both.narrow(1, 0, 6).silu() * both.narrow(1, 6, 6);
+        assert!(close(&gate(&both), &act(&[both.shallow_clone()])));
+        let [expected] = by_graph([&both], &gradient, act);
+        assert!(close(&gate_backward(&both, &gradient), &expected));
+
+        let (x, cos, sin) = (doubles(&[4, 3, 8]), doubles(&[4, 1, 8]), doubles(&[4, 1, 8]).flip([0]));
+        let turned = rotate(&x, &cos, &sin);
+        assert!(close(&turned, &(&x * &cos + x.roll([4], [2]) * &sin)));
+    }
+}

@@ -99,11 +99,11 @@ fn floats_of_view(tensor: &Tensor) -> Option<&mut [f32]> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::stream::Stream;
 
-    pub(super) fn random(shape: &[i64]) -> Tensor {
+    pub(crate) fn random(shape: &[i64]) -> Tensor {
         let mut stream = Stream::new("test", shape.iter().sum::<i64>().unsigned_abs(), "kernels", 0);
         let values: Vec<f32> = (0..shape.iter().product::<i64>()).map(|_| stream.normal() as f32).collect();
         Tensor::from_slice(&values).view(shape)

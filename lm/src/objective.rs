@@ -163,4 +163,16 @@ mod tests {
         let error = TextRow::new(&tokenizer, "Ann", " 1 2 3", 1, 4).unwrap_err();
         assert!(error.message.contains("`max_length` 4"), "{error}");
     }
+
+    #[test]
+    fn losses_are_the_same_with_and_without_a_kernel() {
+        let logits = crate::kernels::tests::random(&[6, 50]) * 4.0;
+        let targets: Vec<i64> = (0..6).map(|row| row * 7 + 3).collect();
+        let [mut single, mut double] = [Kind::Float, Kind::Double].map(|kind| logits.to_kind(kind).copy());
+        let [ours, theirs] = [&mut single, &mut double].map(|logits| cross_entropy(logits, &targets, 0.25));
+        for (ours, theirs) in ours.into_iter().zip(theirs) {
+            assert!((ours - theirs).abs() < 1e-5 * theirs, "{ours} {theirs}");
+        }
+        assert!(single.allclose(&double.to_kind(Kind::Float), 1e-5, 1e-6, false));
+    }
 }

@@ -5,6 +5,7 @@ mod care;
 mod cli;
 mod commands;
 mod damage;
+mod export;
 mod grade;
 mod hazards;
 mod hub;

@@ -1,0 +1,138 @@
+//! `bstar run export`.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use bstar_cache::{Artifact, Digest, Manifest, Store, StoreError, tree_digest};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::runs::find_run;
+use crate::cli::{Failure, Format, Global, open_store};
+use crate::commands::{answer, answer_json};
+use crate::pipeline::nearest;
+use crate::report::{count, size};
+use crate::run_record::{self, RunInfo};
+
+/// Files that are copied at a time.
+const TRANSFERS: usize = 8;
+
+/// Files by their path below the place they are copied to; a lone file has the empty path.
+type Files = Vec<(String, Artifact)>;
+
+/// Copies a result of a run to `to`: a file, or a folder of files, that belongs to the user.
+///
+/// # Errors
+/// When there is no such run or result, `to` exists, or something cannot be read or written.
+pub async fn run_export(global: &Global, run: &str, result: &str, to: &Path) -> Result<u8, Failure> {
+    let store = open_store(global).await?;
+    let run = find_run(&store, run).await?;
+    let digest = digest_of(&run, result)?;
+    if to.symlink_metadata().is_ok() {
+        return Err(Failure::Usage {
+            message: format!("{} exists", to.display()),
+            hint: Some("name a place that does not exist yet".to_owned()),
+        });
+    }
+    let Some(files) = files_of(&store, &run, result, &digest).await? else {
+        return Err(Failure::Usage {
+            message: format!("`{result}` is no longer in {}", store.location()),
+            hint: Some(format!("compute it again: {}", run.start.command.join(" "))),
+        });
+    };
+    copy(&store, &files, to).await?;
+    let bytes = files.iter().map(|(_, artifact)| artifact.size).sum::<u64>();
+    match global.format {
+        Format::Json => answer_json(&serde_json::json!({
+            "run": run.start.id, "result": result, "digest": digest, "path": to, "files": files.len(), "bytes": bytes,
+        }))?,
+        Format::Text => {
+            answer(&format!("wrote {} ({}, {})", to.display(), count(files.len(), "file"), size(bytes)))
+        }
+    }
+    Ok(0)
+}
+
+fn digest_of(run: &RunInfo, result: &str) -> Result<Digest, Failure> {
+    let id = &run.start.id;
+    let Some(summary) = &run.summary else {
+        return Err(Failure::Usage {
+            message: format!("the run {id} has not ended"),
+            hint: Some(format!("finish it: {}", run.start.command.join(" "))),
+        });
+    };
+    summary.results.get(result).and_then(|digest| digest.parse().ok()).ok_or_else(|| {
+        let meant = nearest(result, summary.results.keys().map(String::as_str));
+        Failure::Usage {
+            message: format!("the run {id} has no result `{result}`"),
+            hint: Some(meant.map_or_else(
+                || format!("`bstar run show {id} --format json` has all results"),
+                |meant| format!("did you mean `{meant}`?"),
+            )),
+        }
+    })
+}
+
+/// Where in the store a result lies: the step with its name is asked first, then all that the run needed.
+async fn files_of(
+    store: &Store,
+    run: &RunInfo,
+    result: &str,
+    digest: &Digest,
+) -> Result<Option<Files>, StoreError> {
+    let mut needed = run_record::needed(store, &run.start.id).await?;
+    needed.retain(|needed| !needed.step.is_empty());
+    needed.sort_by_key(|needed| !result.starts_with(&needed.step));
+    for needed in needed {
+        let manifest = store.lookup(&needed.key).await?;
+        if let Some(files) = manifest.and_then(|manifest| output(&manifest, digest)) {
+            return Ok(Some(files));
+        }
+    }
+    Ok(None)
+}
+
+/// The output of a step that has this digest.
+fn output(manifest: &Manifest, digest: &Digest) -> Option<Files> {
+    let file = manifest.outputs.values().find(|artifact| artifact.digest == *digest);
+    if let Some(artifact) = file {
+        return Some(vec![(String::new(), *artifact)]);
+    }
+    let mut folders: Vec<&str> =
+        manifest.outputs.keys().filter_map(|path| Some(path.split_once('/')?.0)).collect();
+    folders.dedup();
+    folders.into_iter().map(|folder| manifest.files(folder, true)).find(|files| tree_digest(files) == *digest)
+}
+
+/// Copies files beside `to`, and when all are there gives them that name.
+async fn copy(store: &Store, files: &Files, to: &Path) -> Result<(), Failure> {
+    let failed = |path: &Path, error: &std::io::Error| {
+        let hint =
+            (error.kind() == ErrorKind::NotFound).then(|| "make the folder around it first".to_owned());
+        Failure::Usage { message: format!("cannot write {}: {error}", path.display()), hint }
+    };
+    let beside = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let place = tempfile::Builder::new().prefix(".bstar-export-").tempdir_in(beside);
+    let place = place.map_err(|error| failed(to, &error))?;
+    // What the store gives is read-only, and may be the stored file itself.
+    let (given, made) = (place.path().join("given"), place.path().join("made"));
+    let below =
+        |folder: &Path, name: &str| if name.is_empty() { folder.to_owned() } else { folder.join(name) };
+    let one = |(name, artifact): &(String, Artifact)| {
+        let (given, made, artifact): (PathBuf, PathBuf, _) =
+            (below(&given, name), below(&made, name), *artifact);
+        async move {
+            for path in [&given, &made] {
+                if let Some(parent) = path.parent() {
+                    std::fs::create_dir_all(parent).map_err(|error| failed(parent, &error))?;
+                }
+            }
+            store.materialise(&artifact, &given).await?;
+            let mut from = std::fs::File::open(&given).map_err(|error| failed(&given, &error))?;
+            let copied =
+                std::fs::File::create_new(&made).and_then(|mut file| std::io::copy(&mut from, &mut file));
+            copied.map(drop).map_err(|error| failed(&made, &error))
+        }
+    };
+    stream::iter(files.iter().map(one)).buffer_unordered(TRANSFERS).try_collect::<()>().await?;
+    std::fs::rename(&made, to).map_err(|error| failed(to, &error))
+}

@@ -334,21 +334,22 @@ mod tests {
     }
 
     fn close(found: &Tensor, expected: &Tensor) -> bool {
-        found.size() == expected.size() && found.allclose(expected, 1e-6, 1e-7, false)
+        found.size() == expected.size() && found.allclose(expected, 1e-5, 1e-6, false)
     }
 
-    // Numbers of 64 bits have no kernel: what is done elsewhere than on a CPU is done.
+    // Rows whose numbers are apart, and numbers of 64 bits, have no kernel: what is done elsewhere than on a CPU is done.
     #[test]
     fn norms_without_a_kernel_are_those_of_their_definition() {
-        let (x, value, residual) = (doubles(&[5, 24]), doubles(&[24]), doubles(&[5, 24]).flip([0]));
+        let (x, value, residual) = (random(&[24, 5]).tr(), random(&[24]), random(&[5, 24]).flip([0]));
         let norm = |[x, weight]: &[Tensor; 2]| {
-            x * (x.square().mean_dim([-1_i64].as_slice(), true, Kind::Double) + 1e-5).rsqrt() * weight
+            x * (x.square().mean_dim([-1_i64].as_slice(), true, Kind::Float) + 1e-5).rsqrt() * weight
         };
         let (normed, normal) = Normal::new(&x, &value, 1e-5);
         assert!(close(&normed, &norm(&[x.shallow_clone(), value.shallow_clone()])));
-        let gradient = doubles(&[5, 24]).flip([1]);
+        let gradient = random(&[5, 24]).flip([1]);
+        assert!(kernels::rms_norm(&x, &value, 1e-5).is_none());
         let [of_x, of_weight] = by_graph([&x, &value], &gradient, norm);
-        let learnt = Tensor::ones([24], (Kind::Double, Device::Cpu));
+        let learnt = Tensor::ones([24], (Kind::Float, Device::Cpu));
         let mut weight = Weight { value, gradient: Some(learnt) };
         assert!(close(&normal.backward(&gradient, &mut weight, Some(&residual)), &(&of_x + &residual)));
         assert!(close(&weight.gradient.take().unwrap(), &(of_weight + 1.0)));

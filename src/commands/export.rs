@@ -46,7 +46,7 @@ pub async fn run_export(global: &Global, run: &str, result: &str, to: &Path) -> 
             "run": run.start.id, "result": result, "digest": digest, "path": to, "files": files.len(), "bytes": bytes,
         }))?,
         Format::Text => {
-            answer(&format!("wrote {} ({}, {})", to.display(), count(files.len(), "file"), size(bytes)))
+            answer(&format!("wrote {} ({}, {})", to.display(), count(files.len(), "file"), size(bytes)));
         }
     }
     Ok(0)

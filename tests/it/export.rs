@@ -16,14 +16,14 @@ fn files(folder: &Path) -> Vec<(String, Artifact)> {
     let mut files = Vec::new();
     let mut open = vec![folder.to_owned()];
     while let Some(next) = open.pop() {
-        for entry in std::fs::read_dir(&next).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in std::fs::read_dir(&next).expect("a folder") {
+            let path = entry.expect("an entry").path();
             if path.is_dir() {
                 open.push(path);
                 continue;
             }
-            let content = std::fs::read(&path).unwrap();
-            let name = path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
+            let content = std::fs::read(&path).expect("a file");
+            let name = path.strip_prefix(folder).expect("a path below").to_str().expect("a name").to_owned();
             files.push((name, Artifact { digest: Digest::of(&content), size: content.len() as u64 }));
         }
     }

@@ -22,5 +22,5 @@ pub use digest::{Digest, NotADigest};
 pub use manifest::{Artifact, Manifest, Provenance, timestamp, tree_digest};
 pub use store::{
     Collected, Collection, Freed, Holder, Inventory, Lease, LeaseOptions, LeaseRequest, Object, Published,
-    Retired, Shrunk, StageStat, Standing, Stat, Store, StoreError, Unneeded, Verification,
+    Retired, Shrunk, StageStat, Standing, Stat, Store, StoreError, TRANSFERS, Unneeded, Verification,
 };

@@ -53,6 +53,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
@@ -80,6 +81,8 @@ use remote::tier::Tier;
 
 /// The format of stores that this version makes, and the latest it reads.
 const FORMAT: u64 = 1;
+/// Files of one folder that are moved at a time: enough to hide the latency of a remote store.
+pub const TRANSFERS: usize = 8;
 
 /// How many small objects are asked for at once.
 const CONCURRENCY: usize = 16;
@@ -371,6 +374,33 @@ impl Store {
             }
             Place::There(remote) => remote.materialise(artifact, target).await,
         }
+    }
+
+    /// Makes files below `target` as [`Store::materialise`] does, with the folders they need; a lone file without a
+    /// name is `target` itself.
+    ///
+    /// # Errors
+    /// As [`Store::materialise`]; then some of the files may be there.
+    pub async fn materialise_all(
+        &self,
+        files: &[(String, Artifact)],
+        target: &Path,
+    ) -> Result<(), StoreError> {
+        let make = |(name, artifact): &(String, Artifact)| {
+            let path = if name.is_empty() { target.to_owned() } else { target.join(name) };
+            let (folder, artifact) =
+                (path.parent().filter(|_| !name.is_empty()).map(Path::to_owned), *artifact);
+            async move {
+                if let Some(folder) = folder {
+                    std::fs::create_dir_all(&folder).map_err(|source| StoreError::Io {
+                        attempt: format!("create {}", folder.display()),
+                        source,
+                    })?;
+                }
+                self.materialise(&artifact, &path).await
+            }
+        };
+        stream::iter(files.iter().map(make)).buffer_unordered(TRANSFERS).try_collect().await
     }
 
     /// Whether the store holds a blob of this digest and size; its content is verified when it is used.

@@ -316,25 +316,10 @@ mod tests {
     use tch::Device;
 
     use super::*;
-    use crate::kernels::tests::random;
+    use crate::kernels::tests::{by_graph, close, random};
 
     fn doubles(shape: &[i64]) -> Tensor {
         random(shape).to_kind(Kind::Double)
-    }
-
-    /// The gradients of the inputs by libtorch's graph.
-    fn by_graph<const N: usize>(
-        inputs: [&Tensor; N],
-        gradient: &Tensor,
-        act: impl Fn(&[Tensor; N]) -> Tensor,
-    ) -> [Tensor; N] {
-        let inputs = inputs.map(|input| input.detach().copy().set_requires_grad(true));
-        (act(&inputs) * gradient).sum(Kind::Double).backward();
-        inputs.map(|input| input.grad())
-    }
-
-    fn close(found: &Tensor, expected: &Tensor) -> bool {
-        found.size() == expected.size() && found.allclose(expected, 1e-5, 1e-6, false)
     }
 
     // Rows whose numbers are apart, and numbers of 64 bits, have no kernel: what is done elsewhere than on a CPU is done.

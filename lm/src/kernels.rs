@@ -63,6 +63,13 @@ fn exp(x: f32) -> f32 {
     sum * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
 }
 
+/// The same, but nothing below [`LEAST`].
+#[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx2,fma"))]
+#[inline]
+fn exp_or_nothing(x: f32) -> f32 {
+    if x < LEAST { 0.0 } else { exp(x) }
+}
+
 fn is_fit(tensor: &Tensor) -> bool {
     #[cfg(target_arch = "x86_64")]
     let fused = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
@@ -70,6 +77,11 @@ fn is_fit(tensor: &Tensor) -> bool {
     let fused = false;
     let plain = tensor.device() == Device::Cpu && tensor.kind() == Kind::Float && !tensor.requires_grad();
     fused && plain && tensor.numel() > 0
+}
+
+/// The numbers of a contiguous tensor.
+fn contiguous(tensor: &Tensor) -> Option<&[f32]> {
+    if tensor.is_contiguous() { floats(tensor) } else { None }
 }
 
 /// The numbers from the first of a tensor to its last, with those of others between them.
@@ -85,9 +97,9 @@ fn span(tensor: &Tensor) -> Option<usize> {
     usize::try_from(last + 1).ok()
 }
 
-/// The numbers of a contiguous tensor that nobody else looks at meanwhile.
+/// The numbers of a tensor that is contiguous and that nobody else looks at meanwhile.
 fn floats_mut(tensor: &mut Tensor) -> Option<&mut [f32]> {
-    floats_of_view(tensor)
+    if tensor.is_contiguous() { floats_of_view(tensor) } else { None }
 }
 
 /// The same for a part of a tensor, with what is between its rows.
@@ -107,5 +119,20 @@ pub(crate) mod tests {
         let mut stream = Stream::new("test", shape.iter().sum::<i64>().unsigned_abs(), "kernels", 0);
         let values: Vec<f32> = (0..shape.iter().product::<i64>()).map(|_| stream.normal() as f32).collect();
         Tensor::from_slice(&values).view(shape)
+    }
+
+    /// The gradients of the inputs by libtorch's graph.
+    pub(crate) fn by_graph<const N: usize>(
+        inputs: [&Tensor; N],
+        gradient: &Tensor,
+        act: impl Fn(&[Tensor; N]) -> Tensor,
+    ) -> [Tensor; N] {
+        let inputs = inputs.map(|input| input.detach().copy().set_requires_grad(true));
+        (act(&inputs) * gradient).sum(Kind::Double).backward();
+        inputs.map(|input| input.grad())
+    }
+
+    pub(crate) fn close(found: &Tensor, expected: &Tensor) -> bool {
+        found.size() == expected.size() && found.allclose(expected, 1e-5, 1e-6, false)
     }
 }

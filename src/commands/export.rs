@@ -1,10 +1,9 @@
 //! `bstar run export`.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bstar_cache::{Artifact, Digest, Manifest, Store, StoreError, tree_digest};
-use futures::{StreamExt, TryStreamExt, stream};
 
 use super::runs::find_run;
 use crate::cli::{Failure, Format, Global, open_store};
@@ -12,9 +11,6 @@ use crate::commands::{answer, answer_json};
 use crate::pipeline::nearest;
 use crate::report::{count, size};
 use crate::run_record::{self, RunInfo};
-
-/// Files that are copied at a time.
-const TRANSFERS: usize = 8;
 
 /// Files by their path below the place they are copied to; a lone file has the empty path.
 type Files = Vec<(String, Artifact)>;
@@ -115,24 +111,17 @@ async fn copy(store: &Store, files: &Files, to: &Path) -> Result<(), Failure> {
     let place = place.map_err(|error| failed(to, &error))?;
     // What the store gives is read-only, and may be the stored file itself.
     let (given, made) = (place.path().join("given"), place.path().join("made"));
-    let below =
-        |folder: &Path, name: &str| if name.is_empty() { folder.to_owned() } else { folder.join(name) };
-    let one = |(name, artifact): &(String, Artifact)| {
-        let (given, made, artifact): (PathBuf, PathBuf, _) =
-            (below(&given, name), below(&made, name), *artifact);
-        async move {
-            for path in [&given, &made] {
-                if let Some(parent) = path.parent() {
-                    std::fs::create_dir_all(parent).map_err(|error| failed(parent, &error))?;
-                }
-            }
-            store.materialise(&artifact, &given).await?;
-            let mut from = std::fs::File::open(&given).map_err(|error| failed(&given, &error))?;
-            let copied =
-                std::fs::File::create_new(&made).and_then(|mut file| std::io::copy(&mut from, &mut file));
-            copied.map(drop).map_err(|error| failed(&made, &error))
+    store.materialise_all(files, &given).await?;
+    for (name, _) in files {
+        let [from, path] =
+            [&given, &made].map(|place| if name.is_empty() { place.clone() } else { place.join(name) });
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(|error| failed(folder, &error))?;
         }
-    };
-    stream::iter(files.iter().map(one)).buffer_unordered(TRANSFERS).try_collect::<()>().await?;
+        let mut from = std::fs::File::open(&from).map_err(|error| failed(&from, &error))?;
+        let copied =
+            std::fs::File::create_new(&path).and_then(|mut file| std::io::copy(&mut from, &mut file));
+        copied.map_err(|error| failed(&path, &error))?;
+    }
     std::fs::rename(&made, to).map_err(|error| failed(to, &error))
 }

@@ -7,15 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bstar_cache::{Artifact, Digest, Manifest, Store, tree_digest};
 use bstar_stages::Output;
 use bstar_stages::protocol::StageError;
-use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::OnceCell;
 
 use super::Trouble;
 use super::stamps::Stamps;
 use super::work::WorkRoot;
-
-/// Files of one folder that are moved at a time: enough to hide the latency of a remote store.
-pub(super) const TRANSFERS: usize = 8;
 
 /// A file or a folder in the store.
 #[derive(Debug, Clone)]
@@ -64,18 +60,7 @@ impl Content {
     pub(super) async fn materialise(&self, store: &Store, path: &Path) -> Result<(), Trouble> {
         match self {
             Self::File(artifact) => store.materialise(artifact, path).await?,
-            Self::Folder { files, .. } => {
-                let write = |(name, artifact): &(String, Artifact)| {
-                    let (path, artifact) = (path.join(name), *artifact);
-                    async move {
-                        if let Some(parent) = path.parent() {
-                            create_folder(parent)?;
-                        }
-                        Ok::<_, Trouble>(store.materialise(&artifact, &path).await?)
-                    }
-                };
-                stream::iter(files.iter().map(write)).buffer_unordered(TRANSFERS).try_collect::<()>().await?;
-            }
+            Self::Folder { files, .. } => store.materialise_all(files, path).await?,
         }
         Ok(())
     }

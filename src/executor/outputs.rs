@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use bstar_cache::{Artifact, Store};
+use bstar_cache::{Artifact, Store, TRANSFERS};
 use bstar_stages::config::Command;
 use bstar_stages::kind::{self, Kind};
 use bstar_stages::protocol::StageError;
 use bstar_stages::{Output, StageConfig};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::content::{TRANSFERS, files_below};
+use super::content::files_below;
 use super::{Shared, Trouble};
 use crate::event::Event;
 

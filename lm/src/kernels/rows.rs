@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::{LANES, LEAST, dot, exp, floats, floats_mut, floats_of_view};
+use super::{LANES, contiguous, dot, exp, exp_or_nothing, floats, floats_mut, floats_of_view};
 
 /// Divides rows `[…, width]` by their root mean square and multiplies them by `weight` `[width]`; also the
 /// factors `[…, 1]` that did the former.
@@ -12,7 +12,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Option<(Tensor, Te
     let (step, across) = strides(x)?;
     let mut normed = Tensor::empty(size.as_slice(), (Kind::Float, Device::Cpu));
     let mut factors = Tensor::empty(per_row(&size), (Kind::Float, Device::Cpu));
-    let [x, weight] = [floats(x)?, floats(weight)?];
+    let [x, weight] = [floats(x)?, contiguous(weight)?];
     let (made, factor) = (floats_mut(&mut normed)?, floats_mut(&mut factors)?);
     #[expect(unsafe_code, reason = "`floats` has asked whether the processor has what the function needs")]
     unsafe {
@@ -56,16 +56,11 @@ pub fn rms_norm_backward(
     residual: Option<&Tensor>,
 ) -> Option<Tensor> {
     let (step, across) = strides(x)?;
-    let contiguous = |tensor: &Tensor| tensor.is_contiguous();
-    let fits =
-        contiguous(gradient) && residual.is_none_or(contiguous) && learnt.as_deref().is_none_or(contiguous);
-    if !fits || learnt.as_deref().is_some_and(|learnt| learnt.kind() != Kind::Float) {
-        return None;
-    }
     let mut out = Tensor::empty(gradient.size(), (Kind::Float, Device::Cpu));
-    let [x, factors, gradient, weight] = [floats(x)?, floats(factors)?, floats(gradient)?, floats(weight)?];
+    let [x, factors] = [floats(x)?, contiguous(factors)?];
+    let [gradient, weight] = [contiguous(gradient)?, contiguous(weight)?];
     let residual = match residual {
-        Some(residual) => Some(floats(residual)?),
+        Some(residual) => Some(contiguous(residual)?),
         None => None,
     };
     let mut unused = Vec::new();
@@ -190,9 +185,6 @@ fn logistic(x: f32) -> f32 {
 #[must_use]
 pub fn cross_entropy(logits: &mut Tensor, targets: &[i64], scale: f32) -> Option<[f64; 2]> {
     let vocabulary = usize::try_from(*logits.size().last()?).ok()?;
-    if !logits.is_contiguous() {
-        return None;
-    }
     let logits = floats_mut(logits)?;
     #[expect(unsafe_code, reason = "`floats` has asked whether the processor has what the function needs")]
     Some(unsafe { cross_entropy_rows(logits, vocabulary, targets, scale) })
@@ -242,7 +234,7 @@ fn likelihood_rows(logits: &[f32], vocabulary: usize, temperature: f32, out: &mu
             let colder = 1.0 / temperature;
             for (out, logit) in out.iter_mut().zip(logits) {
                 let below = (logit - most) * colder;
-                *out = if below < LEAST { 0.0 } else { exp(below) };
+                *out = exp_or_nothing(below);
             }
         }
     }
@@ -273,14 +265,14 @@ fn exponentials(values: &mut [f32], most: f32) -> [f32; 2] {
     for chunk in chunks {
         for lane in 0..LANES {
             let below = chunk[lane] - most;
-            chunk[lane] = if below < LEAST { 0.0 } else { exp(below) };
+            chunk[lane] = exp_or_nothing(below);
             sums[lane] += chunk[lane];
             weighted[lane] = chunk[lane].mul_add(below, weighted[lane]);
         }
     }
     for (lane, value) in rest.iter_mut().enumerate() {
         let below = *value - most;
-        *value = if below < LEAST { 0.0 } else { exp(below) };
+        *value = exp_or_nothing(below);
         sums[lane] += *value;
         weighted[lane] = value.mul_add(below, weighted[lane]);
     }
@@ -353,34 +345,15 @@ fn strides(x: &Tensor) -> Option<(usize, usize)> {
     (step >= across && across > 0).then_some((usize::try_from(step).ok()?, usize::try_from(across).ok()?))
 }
 
-fn contiguous(x: &Tensor) -> Option<&[f32]> {
-    if x.is_contiguous() { floats(x) } else { None }
-}
-
 /// The shape of one number a row.
 fn per_row(size: &[i64]) -> Vec<i64> {
-    size.iter().rev().skip(1).rev().copied().chain([1]).collect()
+    [&size[..size.len() - 1], &[1]].concat()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::tests::random;
-
-    fn close(found: &Tensor, expected: &Tensor) -> bool {
-        found.size() == expected.size() && found.allclose(expected, 1e-5, 1e-6, false)
-    }
-
-    /// The gradient of `x` and of another input by libtorch's graph.
-    fn by_graph<const N: usize>(
-        inputs: [&Tensor; N],
-        gradient: &Tensor,
-        act: impl Fn(&[Tensor; N]) -> Tensor,
-    ) -> [Tensor; N] {
-        let inputs = inputs.map(|input| input.detach().copy().set_requires_grad(true));
-        (act(&inputs) * gradient).sum(Kind::Float).backward();
-        inputs.map(|input| input.grad())
-    }
+    use crate::kernels::tests::{by_graph, close, random};
 
     #[test]
     fn norms_and_their_gradients_are_those_of_their_definition() {

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{floats, floats_mut};
+use super::{contiguous, floats_mut};
 
 /// The numbers of an update by AdamW that are the same for all parameters.
 #[derive(Debug, Clone, Copy)]
@@ -24,9 +24,8 @@ pub struct AdamW {
 #[must_use]
 pub fn adamw(parameter: &mut Tensor, gradient: &Tensor, moments: [&mut Tensor; 2], by: &AdamW) -> bool {
     let [first, second] = moments;
-    let contiguous = [&*parameter, gradient, &*first, &*second].iter().all(|tensor| tensor.is_contiguous());
     let mut updated = || {
-        let gradient = floats(gradient)?;
+        let gradient = contiguous(gradient)?;
         let ([first, second], parameter) =
             ([floats_mut(first)?, floats_mut(second)?], floats_mut(parameter)?);
         #[expect(
@@ -38,7 +37,7 @@ pub fn adamw(parameter: &mut Tensor, gradient: &Tensor, moments: [&mut Tensor; 2
         }
         Some(())
     };
-    contiguous && updated().is_some()
+    updated().is_some()
 }
 
 #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx2,fma"))]

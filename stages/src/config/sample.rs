@@ -111,7 +111,7 @@ impl Sample {
 }
 
 /// 2: the end tokens of `generation_config.json` end responses. 3: how a response attends to its own tokens has
-/// other last bits.
+/// other last bits. 4: so have norms, gates and draws.
 const VERSION: u32 = 4;
 
 impl Stage for Sample {

@@ -84,6 +84,7 @@ impl Stage for Pretrain {
     }
 
     /// 2: gradients are computed and added in another order; the log has entropies.
+    /// 3: norms, gates, losses and AdamW have other last bits.
     fn version(&self) -> u32 {
         3
     }
@@ -137,6 +138,7 @@ impl Stage for Sft {
 
     /// 2: which of several end tokens ends a completion, and those of `generation_config.json`.
     /// 3: gradients are computed and added in another order; the log has entropies.
+    /// 4: norms, gates, losses and AdamW have other last bits.
     fn version(&self) -> u32 {
         4
     }
@@ -179,6 +181,7 @@ impl Stage for RewardModel {
 
     /// 2: its `config.json` has the end tokens of `generation_config.json`.
     /// 3: gradients are computed and added in another order; the log has entropies.
+    /// 4: norms, gates, losses and AdamW have other last bits.
     fn version(&self) -> u32 {
         4
     }

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tch::{Kind, Tensor};
+use tch::Kind;
 
 use crate::batch::Packed;
 use crate::checkpoint::{load_model, load_tokenizer};
@@ -222,9 +222,7 @@ fn logits(model: &Decoder) -> Result<()> {
             sequences.iter().enumerate().map(|(number, ids)| packed.start(number) + ids.len() as i64 - 1);
         let mut ends: Vec<i64> = ends.collect();
         ends.resize(rounded(ends.len() as i64) as usize, 0);
-        let logits =
-            hidden.index_select(0, &index(&ends, model.device())).linear(&weights.head, None::<&Tensor>);
-        let logits = logits.to_kind(Kind::Float);
+        let logits = weights.logits(&hidden.index_select(0, &index(&ends, model.device())));
         for number in 0..sequences.len() {
             let logits = Vec::try_from(logits.get(number as i64)).map_err(|error| torch(&error))?;
             let line = serde_json::to_string(&LogitsLine { logits })

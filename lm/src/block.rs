@@ -7,6 +7,7 @@ use tch::{Kind, Tensor};
 
 use crate::config::ModelConfig;
 use crate::kernels;
+use crate::matrix::{add_product, addmm, mm};
 use crate::model::{gate, gate_and_up};
 use crate::packing::{Attention, Packing};
 
@@ -97,9 +98,9 @@ impl Weight {
     pub fn learn(&mut self, left: &Tensor, right: &Tensor) {
         let Some(gradient) = &mut self.gradient else { return };
         if gradient.kind() == left.kind() {
-            drop(gradient.addmm_(left, right));
+            add_product(gradient, left, right);
         } else {
-            drop(gradient.g_add_(&left.mm(right)));
+            drop(gradient.g_add_(&mm(left, right)));
         }
     }
 
@@ -118,10 +119,10 @@ impl Linear {
     fn forward(&self, x: &Tensor, residual: Option<&Tensor>) -> Tensor {
         let matrix = self.weight.value.tr();
         let y = match (residual, &self.bias) {
-            (Some(residual), None) => residual.addmm(x, &matrix),
-            (Some(residual), Some(bias)) => residual.addmm(x, &matrix).g_add_(&bias.value),
-            (None, Some(bias)) => bias.value.addmm(x, &matrix),
-            (None, None) => x.mm(&matrix),
+            (Some(residual), None) => addmm(residual, x, &matrix),
+            (Some(residual), Some(bias)) => addmm(residual, x, &matrix).g_add_(&bias.value),
+            (None, Some(bias)) => addmm(&bias.value, x, &matrix),
+            (None, None) => mm(x, &matrix),
         };
         for Adapter { rows: (start, count), a, b, scale } in &self.adapters {
             let low = x.mm(&a.value.tr()).g_mul_scalar_(*scale);
@@ -137,7 +138,7 @@ impl Linear {
         if let Some(bias) = &mut self.bias {
             bias.learn_sum(|| gradient.shallow_clone());
         }
-        let mut back = gradient.mm(&self.weight.value);
+        let mut back = mm(gradient, &self.weight.value);
         for Adapter { rows: (start, count), a, b, scale } in &mut self.adapters {
             let part = gradient.narrow(1, *start, *count);
             let low = x.mm(&a.value.tr()).g_mul_scalar_(*scale);

@@ -432,6 +432,12 @@ pub(crate) mod tests {
         check_invariance(&policy(64, 2, 4, 2), 0.8, 70, 8);
     }
 
+    // Wide enough for products on a matrix unit, where there is one.
+    #[test]
+    fn responses_of_wide_models_do_not_depend_on_their_company() {
+        check_invariance(&policy(192, 2, 6, 2), 1.0, 40, 6);
+    }
+
     #[test]
     fn greedy_responses_do_not_depend_on_their_company() {
         check_invariance(&policy(96, 3, 3, 3), 0.0, 60, 10);
@@ -480,9 +486,7 @@ pub(crate) mod tests {
                 ids.extend(&row.ids);
                 let packed = crate::batch::Packed::new(&[&ids], tch::Device::Cpu);
                 let hidden = packed.forward(&policy.model, &policy.weights, |_, _| ());
-                let all = hidden
-                    .linear(&policy.weights.head, None::<&tch::Tensor>)
-                    .log_softmax(-1, tch::Kind::Float);
+                let all = policy.weights.logits(&hidden).log_softmax(-1, tch::Kind::Float);
                 let mut sum: f64 =
                     (start..ids.len()).map(|at| all.double_value(&[at as i64 - 1, ids[at]])).sum();
                 if let Some(token) = row.end_token {

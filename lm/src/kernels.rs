@@ -5,16 +5,52 @@
 //! graph.
 
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod product;
 mod rows;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod update;
 
 use tch::{Device, Kind, Tensor};
 
 pub use self::attention::{attend, merge};
+pub use self::product::{Split, addmm, mm};
 pub use self::rows::{
     cross_entropy, gate, gate_backward, likelihoods, rms_norm, rms_norm_backward, rotate, rotate_into,
 };
 pub use self::update::{AdamW, adamw};
+
+/// Other processors' matrix units are left to libtorch.
+#[cfg(not(target_arch = "x86_64"))]
+mod product {
+    use tch::Tensor;
+
+    /// There is none.
+    #[derive(Debug)]
+    pub enum Split {}
+
+    impl Split {
+        #[must_use]
+        pub fn new(_: &Tensor) -> Option<Self> {
+            None
+        }
+
+        pub fn product(&self, _: &Tensor) -> Tensor {
+            match *self {}
+        }
+    }
+
+    #[must_use]
+    pub fn mm(_: &Tensor, _: &Tensor) -> Option<Tensor> {
+        None
+    }
+
+    #[must_use]
+    pub fn addmm(_: &Tensor, _: &Tensor, _: &Tensor) -> bool {
+        false
+    }
+}
 
 /// Numbers that are summed side by side.
 const LANES: usize = 16;

@@ -7,7 +7,7 @@
 //! - [`config`], [`checkpoint`]: Hugging Face folders, read and written. [`tensors`]: safetensors files.
 //! - [`model`]: the decoder. [`rope`]: its rotary positions. [`generate`]: sampling responses, in waves ([`wave`]) as large
 //!   as [`memory`] allows. [`cascade`]: the attention of those that began together.
-//!   [`kernels`]: what sampling and training do in one pass each.
+//!   [`kernels`]: what sampling and training do in one pass each. [`matrix`]: products.
 //!   [`draw`]: choosing one token. [`stream`]: random numbers.
 //! - [`batch`]: rows in one stream. [`train`]: the loop of `pretrain`, `sft` and `reward_model`; [`objective`]:
 //!   what is learnt; [`optim`]: optimizers; [`lora`]: adapters; [`initial`]: new models; [`merge`]: means of models.
@@ -30,6 +30,7 @@ pub mod initial;
 pub mod inspect;
 pub mod kernels;
 pub mod lora;
+pub mod matrix;
 pub mod memory;
 pub mod merge;
 pub mod model;

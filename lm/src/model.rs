@@ -12,6 +12,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::config::ModelConfig;
 use crate::kernels;
+use crate::matrix::Matrix;
 use crate::rope::Tables;
 use crate::tensors::Tensors;
 
@@ -35,7 +36,7 @@ pub struct Decoder {
 /// A matrix, and what is added to its products.
 #[derive(Debug)]
 struct Linear {
-    weight: Tensor,
+    weight: Matrix,
     bias: Option<Tensor>,
 }
 
@@ -59,6 +60,8 @@ pub struct Weights {
     pub embedding: Tensor,
     /// `[vocabulary, width]`, or `[1, width]` of a reward model.
     pub head: Tensor,
+    /// The head, for products.
+    readout: Matrix,
     blocks: Vec<Block>,
     norm: Tensor,
 }
@@ -154,7 +157,13 @@ impl Weights {
             (false, true) => embedding.shallow_clone(),
             (false, false) => take("lm_head.weight"),
         };
-        Self { embedding, head, blocks, norm: take("model.norm.weight") }
+        let readout = Matrix::new(head.shallow_clone());
+        Self { embedding, head, readout, blocks, norm: take("model.norm.weight") }
+    }
+
+    /// What the head makes of hidden states `[rows, width]`: `[rows, vocabulary]`.
+    pub fn logits(&self, hidden: &Tensor) -> Tensor {
+        self.readout.apply(hidden, None).to_kind(Kind::Float)
     }
 }
 
@@ -169,7 +178,7 @@ impl Block {
                     0,
                 ),
             };
-            Linear { weight: all("weight"), bias: bias.then(|| all("bias")) }
+            Linear { weight: Matrix::new(all("weight")), bias: bias.then(|| all("bias")) }
         };
         let qkv = joined(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], config.qkv_bias);
         let out = joined(&["self_attn.o_proj"], config.out_bias);
@@ -187,7 +196,7 @@ impl Block {
 
 impl Linear {
     fn apply(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight, self.bias.as_ref())
+        self.weight.apply(x, self.bias.as_ref())
     }
 }
 

@@ -6,6 +6,7 @@ use tch::{Kind, Tensor};
 use crate::block::Weight;
 use crate::error::Result;
 use crate::kernels;
+use crate::matrix::mm;
 use crate::model::index;
 use crate::tokenizer::Tokenizer;
 
@@ -119,11 +120,11 @@ impl Objective for NextToken {
         let step = (LOGITS / vocabulary).max(16);
         for (start, targets) in (0..count).step_by(step as usize).zip(targets.chunks(step as usize)) {
             let hidden = hidden.narrow(0, start, targets.len() as i64);
-            let mut gradient = hidden.mm(&head.value.tr());
+            let mut gradient = mm(&hidden, &head.value.tr());
             let [loss, entropy] = cross_entropy(&mut gradient, targets, scale);
             sums = [sums[0] + loss * scale, sums[1] + entropy];
             head.learn(&gradient.tr(), &hidden);
-            back.push(gradient.mm(&head.value));
+            back.push(mm(&gradient, &head.value));
         }
         let hidden = if back.len() == 1 { back.remove(0) } else { Tensor::cat(&back, 0) };
         Ok(Judged { sums, hidden })

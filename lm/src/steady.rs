@@ -193,7 +193,7 @@ impl Places {
         rows: &mut [Row],
     ) -> Result<Vec<i64>> {
         let drawing = Drawing::from(sampling.settings);
-        let logits = self.hidden.linear(&policy.weights.head, None::<&Tensor>).to_kind(Kind::Float);
+        let logits = policy.weights.logits(&self.hidden);
         let mut uniforms = vec![0.5; self.rows.len()];
         if !drawing.is_greedy() {
             for (uniform, row) in uniforms.iter_mut().zip(&self.rows) {

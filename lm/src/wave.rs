@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 use bstar_stages::config::SampleShard;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use crate::batch::Packed;
 use crate::cascade::{Cascade, Prompts, compact};
@@ -225,7 +225,7 @@ impl<'a> Wave<'a> {
 
     /// Draws a token of every row, and drops rows that are finished: the tokens of the others.
     fn draw(&mut self, hidden: &Tensor) -> Result<Vec<i64>> {
-        let logits = hidden.linear(&self.policy.weights.head, None::<&Tensor>).to_kind(Kind::Float);
+        let logits = self.policy.weights.logits(hidden);
         let mut uniforms: Vec<f64> = Vec::new();
         if !self.drawing.is_greedy() {
             for cohort in &self.cohorts {

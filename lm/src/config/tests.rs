@@ -5,7 +5,7 @@ use super::*;
 #[path = "../../tests/support/shared.rs"]
 mod shared;
 #[path = "../../../cache/tests-support/skipped.rs"]
-mod skipped;
+pub(crate) mod skipped;
 
 /// The shape used in practice by the default pipeline, or a smaller one.
 pub(crate) fn shape(hidden: usize, layers: usize, heads: usize, kv_heads: usize) -> Architecture {

@@ -9,13 +9,15 @@ use object_store::path::Path as ObjectPath;
 
 use super::local::{Local, absent};
 use super::remote::tier::Tier;
-use super::{CONCURRENCY, Place, Store, StoreError, layout, short};
+use super::{CONCURRENCY, Place, Store, StoreError, blocking, layout, short};
 use crate::action::ActionKey;
 use crate::digest::Digest;
 use crate::manifest::{Artifact, Manifest, Unusable};
 
 /// How often a publisher that meets an unusable manifest in its place tries again.
 pub(super) const ATTEMPTS: usize = 4;
+/// Manifests that one thread reads.
+const RUN: usize = 512;
 
 /// The outcome of [`Store::publish`].
 #[derive(Debug, Clone, PartialEq)]
@@ -154,25 +156,26 @@ impl Store {
     /// Reads the manifests that are listed; with a `tier`, those that it has are read there. A manifest is
     /// replaced when its result is made again after its deletion: what is to be deleted is decided without.
     async fn read_manifests(&self, tier: Option<&Tier>) -> Result<(Vec<Manifest>, Vec<String>), StoreError> {
-        let listed = self.list(layout::MANIFESTS).await?;
-        let read = stream::iter(listed)
-            .filter_map(async |(object, _)| Some((layout::parse_manifest(&object)?, object)))
-            .map(async |(key, object)| {
-                if let Some(tier) = tier
-                    && let Some(manifest) = tier.manifest(&key).await?
-                {
-                    return Ok((object, Some(Ok(manifest))));
-                }
-                let manifest = self.read_manifest(&key, &object).await?;
-                if let (Some(tier), Some(Ok(manifest))) = (tier, &manifest) {
-                    tier.keep(manifest).await?;
-                }
-                Ok::<_, StoreError>((object, manifest))
-            })
-            .buffered(CONCURRENCY)
-            .boxed()
-            .try_collect::<Vec<_>>()
-            .await?;
+        let listed = self.list(layout::MANIFESTS).await?.into_iter();
+        let listed = listed.filter_map(|(object, _)| Some((layout::parse_manifest(&object)?, object)));
+        let read = match &self.inner.place {
+            Place::Here(local) => read_runs(local, &listed.collect::<Vec<_>>()).await?,
+            Place::There(_) => {
+                let read = async |(key, object): (ActionKey, String)| {
+                    if let Some(tier) = tier
+                        && let Some(manifest) = tier.manifest(&key).await?
+                    {
+                        return Ok((object, Some(Ok(manifest))));
+                    }
+                    let manifest = self.read_manifest(&key, &object).await?;
+                    if let (Some(tier), Some(Ok(manifest))) = (tier, &manifest) {
+                        tier.keep(manifest).await?;
+                    }
+                    Ok::<_, StoreError>((object, manifest))
+                };
+                stream::iter(listed).map(read).buffered(CONCURRENCY).boxed().try_collect::<Vec<_>>().await?
+            }
+        };
         let (mut manifests, mut unreadable) = (Vec::with_capacity(read.len()), Vec::new());
         for (object, manifest) in read {
             match manifest {
@@ -226,6 +229,27 @@ impl Store {
             }
             Place::There(remote) => remote.first_lost(manifest, remote.tier.as_ref()).await,
         }
+    }
+}
+
+/// The name of a manifest and what is read under it: nothing where it is gone.
+type Read = (String, Option<Result<Manifest, Unusable>>);
+
+/// Reads manifests in runs: one by one, to go to another thread and back would take longer than reading.
+async fn read_runs(local: &Arc<Local>, listed: &[(ActionKey, String)]) -> Result<Vec<Read>, StoreError> {
+    let runs = listed.chunks(RUN).map(|run| {
+        let (local, run) = (Arc::clone(local), run.to_vec());
+        blocking(move || run.into_iter().map(|(key, object)| read_one(&local, &key, object)).collect())
+    });
+    let read: Vec<Vec<Read>> = stream::iter(runs).buffered(CONCURRENCY).try_collect().await?;
+    Ok(read.into_iter().flatten().collect())
+}
+
+fn read_one(local: &Local, key: &ActionKey, object: String) -> Result<Read, StoreError> {
+    match local.with_short(&object, |stored| Manifest::from_stored(stored, key)) {
+        Ok(found) => Ok((object, Some(found))),
+        Err(error) if absent(&error) => Ok((object, None)),
+        Err(error) => Err(StoreError::io(|| format!("read {object}"))(error)),
     }
 }
 

@@ -167,7 +167,7 @@ impl Store {
                     {
                         return Ok((object, Some(Ok(manifest))));
                     }
-                    let manifest = self.read_manifest(&key, &object).await?;
+                    let manifest = self.read_manifest(&key).await?;
                     if let (Some(tier), Some(Ok(manifest))) = (tier, &manifest) {
                         tier.keep(manifest).await?;
                     }
@@ -190,16 +190,12 @@ impl Store {
         Ok((manifests, unreadable))
     }
 
-    async fn read_manifest(
-        &self,
-        key: &ActionKey,
-        object: &str,
-    ) -> Result<Option<Result<Manifest, Unusable>>, StoreError> {
+    async fn read_manifest(&self, key: &ActionKey) -> Result<Option<Result<Manifest, Unusable>>, StoreError> {
         match &self.inner.place {
             Place::There(remote) => remote.read_manifest(key).await,
-            Place::Here(_) => {
-                let stored = self.fetch(&ObjectPath::from(object)).await?;
-                Ok(stored.map(|stored| Manifest::from_stored(&stored, key)))
+            Place::Here(local) => {
+                let (folder, key) = (Arc::clone(local), *key);
+                short(local, 0, move || read(&folder, &key)).await
             }
         }
     }
@@ -210,7 +206,7 @@ impl Store {
     ) -> Result<Vec<(ActionKey, Arc<BTreeMap<String, Artifact>>)>, StoreError> {
         let read = |object: String| async move {
             let Some(key) = layout::parse_manifest(&object) else { return Ok(None) };
-            let manifest = self.read_manifest(&key, &object).await?;
+            let manifest = self.read_manifest(&key).await?;
             Ok(manifest.and_then(Result::ok).map(|manifest| manifest.outputs))
         };
         let all = self.read_known(layout::MANIFESTS, &self.inner.outputs, read).await?;
@@ -239,28 +235,28 @@ type Read = (String, Option<Result<Manifest, Unusable>>);
 async fn read_runs(local: &Arc<Local>, listed: &[(ActionKey, String)]) -> Result<Vec<Read>, StoreError> {
     let runs = listed.chunks(RUN).map(|run| {
         let (local, run) = (Arc::clone(local), run.to_vec());
-        blocking(move || run.into_iter().map(|(key, object)| read_one(&local, &key, object)).collect())
+        blocking(move || run.into_iter().map(|(key, object)| Ok((object, read(&local, &key)?))).collect())
     });
     let read: Vec<Vec<Read>> = stream::iter(runs).buffered(CONCURRENCY).try_collect().await?;
     Ok(read.into_iter().flatten().collect())
 }
 
-fn read_one(local: &Local, key: &ActionKey, object: String) -> Result<Read, StoreError> {
+/// What is stored under a key, if anything is.
+fn read(local: &Local, key: &ActionKey) -> Result<Option<Result<Manifest, Unusable>>, StoreError> {
+    let object = layout::manifest(key);
     match local.with_short(&object, |stored| Manifest::from_stored(stored, key)) {
-        Ok(found) => Ok((object, Some(found))),
-        Err(error) if absent(&error) => Ok((object, None)),
+        Ok(found) => Ok(Some(found)),
+        Err(error) if absent(&error) => Ok(None),
         Err(error) => Err(StoreError::io(|| format!("read {object}"))(error)),
     }
 }
 
 /// [`Store::lookup`] without a detour: a run in which nothing is left to do is nothing but lookups.
 fn find(local: &Local, key: &ActionKey) -> Result<Found, StoreError> {
-    let object = layout::manifest(key);
-    let manifest = match local.with_short(&object, |stored| Manifest::from_stored(stored, key)) {
-        Ok(Ok(manifest)) => manifest,
-        Ok(Err(reason)) => return Ok(Found::Unusable(reason)),
-        Err(error) if absent(&error) => return Ok(Found::Nothing),
-        Err(error) => return Err(StoreError::io(|| format!("read {object}"))(error)),
+    let manifest = match read(local, key)? {
+        Some(Ok(manifest)) => manifest,
+        Some(Err(reason)) => return Ok(Found::Unusable(reason)),
+        None => return Ok(Found::Nothing),
     };
     Ok(match first_absent(local, &manifest.blobs())? {
         None => Found::Usable(Box::new(manifest)),

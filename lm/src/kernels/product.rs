@@ -8,7 +8,7 @@ use std::cell::RefCell;
 
 use tch::{Device, Kind, Tensor};
 
-use super::tiles::{BLOCK, Line, PANEL, STEP, Side, Source, Tiles, fetch};
+use super::tiles::{BLOCK, Line, PANEL, STEP, Side, Source, Tiles, available, fetch};
 use super::{floats, floats_mut, floats_of_view};
 
 /// Matrices with a shorter side are not worth the splitting.
@@ -44,8 +44,7 @@ impl Split {
     /// Splits a matrix for products with it.
     #[must_use]
     pub fn new(matrix: &Tensor) -> Option<Self> {
-        drop(Tiles::take()?);
-        let source = source(matrix)?;
+        let source = source(matrix).filter(|_| available())?;
         let (panels, steps) = (source.rows.div_ceil(PANEL), source.depth.div_ceil(STEP));
         let mut lines = Vec::new();
         split(&source, 0..panels, 0..steps, Side::Right, &mut lines);
@@ -69,32 +68,44 @@ impl Split {
 /// `left` `[rows, depth]` times `right` `[depth, columns]`.
 #[must_use]
 pub fn mm(left: &Tensor, right: &Tensor) -> Option<Tensor> {
-    let out = empty([left.size()[0], right.size()[1]]);
-    put(&out, left, right, false).then_some(out)
+    let sides = Sides::of(left, right)?;
+    let (rows, columns) = (sides.left.rows, sides.right.rows);
+    let mut out = empty([rows as i64, columns as i64]);
+    sides.multiply(Sums { numbers: floats_mut(&mut out)?, rows, columns, width: columns }, false);
+    Some(out)
 }
 
 /// Adds that to `sums`, whose rows may be apart; answers whether it did.
 #[must_use]
 pub fn addmm(sums: &Tensor, left: &Tensor, right: &Tensor) -> bool {
-    put(sums, left, right, true)
+    let add = || {
+        let (sides, shape) = (Sides::of(left, right)?, source(sums)?);
+        let (rows, columns, width) = (shape.rows, shape.depth, shape.across);
+        let fits = shape.lies_by_row() && [rows, columns] == [sides.left.rows, sides.right.rows];
+        fits.then_some(())?;
+        sides.multiply(Sums { numbers: floats_of_view(sums)?, rows, columns, width }, true);
+        Some(())
+    };
+    add().is_some()
 }
 
-fn put(sums: &Tensor, left: &Tensor, right: &Tensor, add: bool) -> bool {
-    let found = || {
+/// The sides of a product that the matrix unit can make; of both the depth is summed over.
+struct Sides<'a> {
+    left: Source<'a>,
+    right: Source<'a>,
+    tiles: Tiles,
+}
+
+impl<'a> Sides<'a> {
+    fn of(left: &'a Tensor, right: &'a Tensor) -> Option<Self> {
         let (left, right) = (source(left)?, source(right)?.turned());
-        let sums = (source(sums)?, floats_of_view(sums)?);
-        Some((left, right, sums, Tiles::take()?))
-    };
-    let Some((left, right, (shape, numbers), tiles)) = found() else { return false };
-    let sums = Sums { numbers, rows: shape.rows, columns: shape.depth, width: shape.across };
-    if !shape.lies_by_row()
-        || left.depth != right.depth
-        || [sums.rows, sums.columns] != [left.rows, right.rows]
-    {
-        return false;
+        (left.depth == right.depth).then_some(())?;
+        Some(Self { left, right, tiles: Tiles::take()? })
     }
-    multiply(&tiles, left, Right::Plain(right), sums, add);
-    true
+
+    fn multiply(self, sums: Sums<'_>, add: bool) {
+        multiply(&self.tiles, self.left, Right::Plain(self.right), sums, add);
+    }
 }
 
 fn empty(size: [i64; 2]) -> Tensor {

@@ -74,7 +74,7 @@ impl Drop for Tiles {
 }
 
 /// Whether the processor has tiles of 16-bit numbers, and the system lets this process use them.
-fn available() -> bool {
+pub(super) fn available() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| is_x86_feature_detected!("avx512f") && has_tiles() && may_use_tiles())
 }
@@ -275,41 +275,6 @@ macro_rules! product {
     };
 }
 
-/// Tiles 0 to 3 are the sums; 4 and 5 the upper and lower of the left side, 6 and 7 of the right one.
-macro_rules! products {
-    ([$($begin:literal),*], $left:ident, $right:ident, $sums:ident, $step:ident, $steps:ident, $later:ident) => {
-        asm!(
-            $($begin,)*
-            "2:",
-            "tileloadd tmm4, [{a} + {line} + 4096]", "tileloadd tmm6, [{b} + {line}]",
-            product!(0, 4, 6, "a", 0), "tileloadd tmm7, [{b} + {line} + 1024]", product!(1, 4, 7, "a", 1),
-            "tileloadd tmm5, [{a} + {line} + 5120]", product!(2, 5, 6, "a", 2), product!(3, 5, 7, "a", 3),
-            "tileloadd tmm4, [{a} + {line} + 2048]", product!(0, 4, 6, "a", 4), product!(1, 4, 7, "a", 5),
-            "tileloadd tmm5, [{a} + {line} + 3072]", product!(2, 5, 6, "a", 6), product!(3, 5, 7, "a", 7),
-            "tileloadd tmm6, [{b} + {line} + 2048]", product!(0, 4, 6, "a", 8), product!(2, 5, 6, "a", 9),
-            "tileloadd tmm7, [{b} + {line} + 3072]", product!(1, 4, 7, "a", 10), product!(3, 5, 7, "a", 11),
-            "tileloadd tmm4, [{a} + {line}]", product!(0, 4, 6, "b", 0), product!(1, 4, 7, "b", 1),
-            "tileloadd tmm5, [{a} + {line} + 1024]", product!(2, 5, 6, "b", 2), product!(3, 5, 7, "b", 3),
-            "tileloadd tmm6, [{b} + {line} + 4096]", product!(0, 4, 6, "b", 4), product!(2, 5, 6, "b", 5),
-            "tileloadd tmm7, [{b} + {line} + 5120]", product!(1, 4, 7, "b", 6), product!(3, 5, 7, "b", 7),
-            "tileloadd tmm6, [{b} + {line}]", product!(0, 4, 6, "b", 8), product!(2, 5, 6, "b", 9),
-            "tileloadd tmm7, [{b} + {line} + 1024]", product!(1, 4, 7, "b", 10), product!(3, 5, 7, "b", 11),
-            ".irp at, 0, 64, 128, 192, 256, 320, 384, 448, 512, 576, 640, 704",
-            "prefetcht1 [{later} + \\at]",
-            ".endr",
-            "add {later}, 768", "add {a}, 6144", "add {b}, 6144", "dec {steps}", "jnz 2b",
-            "tilestored [{upper} + {step}], tmm0", "tilestored [{upper} + {step} + 64], tmm1",
-            "tilestored [{lower} + {step}], tmm2", "tilestored [{lower} + {step} + 64], tmm3",
-            a = inout(reg) $left => _, b = inout(reg) $right => _, later = inout(reg) $later => _,
-            steps = inout(reg) $steps => _, upper = in(reg) $sums, lower = in(reg) $sums.wrapping_add(ROWS * $step),
-            step = in(reg) 4 * $step, line = in(reg) size_of::<Line>(),
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
-        )
-    };
-}
-
 /// Fetches sums that are needed soon, [`PANEL`] rows as far apart as told.
 pub(super) fn fetch(sums: &[f32], step: usize) {
     for row in 0..PANEL {
@@ -342,33 +307,42 @@ impl Tiles {
             unsafe_code,
             reason = "tiles are laid out; what is read and written has the asserted sizes; others are only prefetched"
         )]
+        // Tiles 0 to 3 are the sums; 4 and 5 the upper and lower of the left side, 6 and 7 of the right one.
         unsafe {
-            if add {
-                products!(
-                    [
-                        "tileloadd tmm0, [{upper} + {step}]",
-                        "tileloadd tmm1, [{upper} + {step} + 64]",
-                        "tileloadd tmm2, [{lower} + {step}]",
-                        "tileloadd tmm3, [{lower} + {step} + 64]"
-                    ],
-                    left,
-                    right,
-                    sums,
-                    step,
-                    steps,
-                    later
-                );
-            } else {
-                products!(
-                    ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"],
-                    left,
-                    right,
-                    sums,
-                    step,
-                    steps,
-                    later
-                );
-            }
+            asm!(
+                "test {add}, {add}", "jz 3f",
+                "tileloadd tmm0, [{upper} + {step}]", "tileloadd tmm1, [{upper} + {step} + 64]",
+                "tileloadd tmm2, [{lower} + {step}]", "tileloadd tmm3, [{lower} + {step} + 64]",
+                "jmp 2f",
+                "3:",
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                "2:",
+                "tileloadd tmm4, [{a} + {line} + 4096]", "tileloadd tmm6, [{b} + {line}]",
+                product!(0, 4, 6, "a", 0), "tileloadd tmm7, [{b} + {line} + 1024]", product!(1, 4, 7, "a", 1),
+                "tileloadd tmm5, [{a} + {line} + 5120]", product!(2, 5, 6, "a", 2), product!(3, 5, 7, "a", 3),
+                "tileloadd tmm4, [{a} + {line} + 2048]", product!(0, 4, 6, "a", 4), product!(1, 4, 7, "a", 5),
+                "tileloadd tmm5, [{a} + {line} + 3072]", product!(2, 5, 6, "a", 6), product!(3, 5, 7, "a", 7),
+                "tileloadd tmm6, [{b} + {line} + 2048]", product!(0, 4, 6, "a", 8), product!(2, 5, 6, "a", 9),
+                "tileloadd tmm7, [{b} + {line} + 3072]", product!(1, 4, 7, "a", 10), product!(3, 5, 7, "a", 11),
+                "tileloadd tmm4, [{a} + {line}]", product!(0, 4, 6, "b", 0), product!(1, 4, 7, "b", 1),
+                "tileloadd tmm5, [{a} + {line} + 1024]", product!(2, 5, 6, "b", 2), product!(3, 5, 7, "b", 3),
+                "tileloadd tmm6, [{b} + {line} + 4096]", product!(0, 4, 6, "b", 4), product!(2, 5, 6, "b", 5),
+                "tileloadd tmm7, [{b} + {line} + 5120]", product!(1, 4, 7, "b", 6), product!(3, 5, 7, "b", 7),
+                "tileloadd tmm6, [{b} + {line}]", product!(0, 4, 6, "b", 8), product!(2, 5, 6, "b", 9),
+                "tileloadd tmm7, [{b} + {line} + 1024]", product!(1, 4, 7, "b", 10), product!(3, 5, 7, "b", 11),
+                ".irp at, 0, 64, 128, 192, 256, 320, 384, 448, 512, 576, 640, 704",
+                "prefetcht1 [{later} + \\at]",
+                ".endr",
+                "add {later}, 768", "add {a}, 6144", "add {b}, 6144", "dec {steps}", "jnz 2b",
+                "tilestored [{upper} + {step}], tmm0", "tilestored [{upper} + {step} + 64], tmm1",
+                "tilestored [{lower} + {step}], tmm2", "tilestored [{lower} + {step} + 64], tmm3",
+                a = inout(reg) left => _, b = inout(reg) right => _, later = inout(reg) later => _,
+                steps = inout(reg) steps => _, upper = in(reg) sums, lower = in(reg) sums.wrapping_add(ROWS * step),
+                add = in(reg) u64::from(add), step = in(reg) 4 * step, line = in(reg) size_of::<Line>(),
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
         }
     }
 }

@@ -14,7 +14,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::config::ModelConfig;
 use crate::kernels;
-use crate::model::{Attention, ROWS, index, rounded, sigmoid};
+use crate::model::{Attention, ROWS, index, sigmoid};
 
 /// Positions a cache of responses begins with; it doubles when full.
 const CAPACITY: i64 = 32;
@@ -198,10 +198,10 @@ impl Cascade {
         new
     }
 
-    /// Rows, with those that only fill up.
+    /// Rows that there are.
     #[must_use]
     pub fn rows(&self) -> i64 {
-        rounded(self.owners.len() as i64)
+        self.owners.len() as i64
     }
 
     /// Rows there is memory for.
@@ -229,7 +229,7 @@ impl Cascade {
         // The queries of a group of heads share a product.
         let shared = self.shape[1].trailing_zeros().min(ROWS.trailing_zeros());
         let multiple = if self.greedy { 1 } else { ROWS >> shared };
-        let mut places = vec![0; self.rows() as usize];
+        let mut places = vec![0; self.owners.len()];
         let mut before = 0;
         for prompts in &mut self.prompts {
             let alive: Vec<bool> = prompts.numbers.iter().map(|number| rows.contains_key(number)).collect();
@@ -314,7 +314,9 @@ impl Cascade {
             return merged;
         }
         let share = sigmoid(&(prompt_weight - own_weight)).unsqueeze(-1);
-        let merged = own.to_kind(Kind::Float).lerp_tensor(&prompt.to_kind(Kind::Float), &share);
+        // Not `lerp`, which rounds the last numbers otherwise where they do not fill a vector register.
+        let (own, prompt) = (own.to_kind(Kind::Float), prompt.to_kind(Kind::Float));
+        let merged = &own + (prompt - &own) * share;
         merged.to_kind(self.kind).transpose(1, 2).reshape([rows, -1])
     }
 

@@ -24,6 +24,8 @@ const MAX_ROWS: usize = 1024;
 const LOGIT_BYTES: usize = 8;
 /// Waiting rows begin when this part of the wave's rows is free: each cohort costs a little in every step.
 const FREE: usize = 8;
+/// Finished rows of a cohort are dropped when they are more than this part of it: to drop some costs as much as they do in a few steps.
+const DEAD: usize = 64;
 
 /// Some responses to one query.
 #[derive(Debug, Clone)]
@@ -189,15 +191,13 @@ impl<'a> Wave<'a> {
         let mut hidden: Option<Tensor> = None;
         loop {
             let new = self.refill(plan);
-            let mut states: Vec<Tensor> = hidden.into_iter().chain(new).collect();
-            let states = match states.len() {
-                0 => return Ok(()),
-                1 => states.remove(0),
-                _ => Tensor::cat(&states, 0),
-            };
-            let next = self.draw(&states)?;
+            let states: Vec<Tensor> = hidden.into_iter().chain(new).collect();
+            if states.is_empty() {
+                return Ok(());
+            }
+            let next = self.draw(&filled_up(states))?;
             tick(self.finished)?;
-            hidden = (!next.is_empty()).then(|| self.step(&next));
+            hidden = (!next.is_empty()).then(|| self.step(next));
         }
     }
 
@@ -228,11 +228,10 @@ impl<'a> Wave<'a> {
         let logits = self.policy.weights.logits(hidden);
         let mut uniforms: Vec<f64> = Vec::new();
         if !self.drawing.is_greedy() {
-            for cohort in &self.cohorts {
-                let filled = uniforms.len() + cohort.cascade.rows() as usize;
-                uniforms.extend(cohort.rows.iter().map(|row| self.rows[*row].stream.uniform()));
-                uniforms.resize(filled, 0.5);
+            for row in self.cohorts.iter().flat_map(|cohort| &cohort.rows) {
+                uniforms.push(self.rows[*row].stream.uniform());
             }
+            uniforms.resize(hidden.size()[0] as usize, 0.5);
         }
         let (tokens, logprobs) = self.drawing.choose(&logits, &uniforms)?;
         let (mut next, mut first) = (Vec::with_capacity(tokens.len()), 0);
@@ -249,48 +248,46 @@ impl<'a> Wave<'a> {
                 alive.push(!row.is_finished());
             }
             let mut tokens = tokens[first..first + cohort.rows.len()].to_vec();
-            first += cohort.cascade.rows() as usize;
-            let living = alive.iter().filter(|alive| **alive).count() as i64;
-            if rounded(living) < cohort.cascade.rows() {
-                let kept = compact(&alive);
+            first += cohort.rows.len();
+            let kept = compact(&alive);
+            if DEAD * (alive.len() - kept.len()) > alive.len() || kept.is_empty() {
                 tokens = kept.iter().map(|place| tokens[*place]).collect();
                 cohort.rows = kept.iter().map(|place| cohort.rows[*place]).collect();
-                if living > 0 {
+                if !kept.is_empty() {
                     cohort.cascade.keep(&kept);
                 }
             }
-            if living > 0 {
-                tokens.resize(cohort.cascade.rows() as usize, 0);
-                next.extend(tokens);
-            }
+            next.extend(tokens);
         }
         self.cohorts.retain(|cohort| !cohort.rows.is_empty());
         Ok(next)
     }
 
-    /// Reads the newest tokens: the hidden states before the next ones.
-    fn step(&mut self, tokens: &[i64]) -> Tensor {
+    /// Reads the newest token of each row: the hidden states before the next ones.
+    fn step(&mut self, mut tokens: Vec<i64>) -> Tensor {
         let model = &self.policy.model;
         let most = model.config().context() - 1;
+        let count = tokens.len() as i64;
+        let filled = rounded(count);
+        tokens.resize(filled as usize, 0);
         let mut positions: Vec<i64> = Vec::with_capacity(tokens.len());
         for cohort in &mut self.cohorts {
             if cohort.cascade.is_full() {
                 cohort.cascade.resize();
             }
-            let filled = positions.len() + cohort.cascade.rows() as usize;
             // Finished rows may pass the last position: what they compute is not used.
             let at = |row: &usize| {
                 (self.prompts[self.rows[*row].query].ids.len() as i64 + cohort.length).min(most)
             };
             positions.extend(cohort.rows.iter().map(at));
-            positions.resize(filled, 0);
         }
+        positions.resize(tokens.len(), 0);
         #[cfg(test)]
         self.policy.take_room(tokens.len());
-        let (ids, rotary) = (index(tokens, model.device()), model.rotary(&positions));
+        let (ids, rotary) = (index(&tokens, model.device()), model.rotary(&positions));
         let cohorts = &self.cohorts;
         let hidden = forward(model.config(), &self.policy.weights, &ids, &rotary, |block, attention| {
-            if let [cohort] = &cohorts[..] {
+            if let ([cohort], true) = (&cohorts[..], count == filled) {
                 return cohort.cascade.attend(block, attention);
             }
             let mut first = 0;
@@ -302,13 +299,13 @@ impl<'a> Wave<'a> {
                 first += rows;
                 cohort.cascade.attend(block, &attention)
             });
-            Tensor::cat(&parts.collect::<Vec<Tensor>>(), 0)
+            filled_up(parts.collect())
         });
         for cohort in &mut self.cohorts {
             cohort.length += 1;
             cohort.cascade.advance();
         }
-        hidden
+        hidden.narrow(0, 0, count)
     }
 
     /// Begins a cohort: reads the prompts that were not read yet; the hidden states before the first tokens.
@@ -372,10 +369,6 @@ impl<'a> Wave<'a> {
         let most = units.iter().map(|unit| prompts[unit.query].limit).max().unwrap_or(1);
         let prompt_bytes = units.iter().map(|unit| plan.prompt_bytes(&prompts[unit.query])).sum();
         let cascade = Cascade::new(policy.config(), groups, owners, most, self.drawing.is_greedy());
-        let padding = cascade.rows() - (self.rows.len() - first) as i64;
-        if padding > 0 {
-            states.push(states[0].narrow(0, 0, 1).expand([padding, -1], false));
-        }
         self.cohorts.push(Cohort {
             rows: (first..self.rows.len()).collect(),
             cascade,
@@ -384,6 +377,16 @@ impl<'a> Wave<'a> {
         });
         Tensor::cat(&states, 0)
     }
+}
+
+/// Rows one after the other, and further ones that only fill up the last product.
+fn filled_up(mut parts: Vec<Tensor>) -> Tensor {
+    let count: i64 = parts.iter().map(|part| part.size()[0]).sum();
+    let missing = rounded(count) - count;
+    if missing > 0 {
+        parts.push(parts[0].narrow(0, 0, 1).expand([missing, -1], false));
+    }
+    if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(&parts, 0) }
 }
 
 /// Tokens of a prompt, with its padding.

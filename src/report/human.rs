@@ -28,12 +28,21 @@ pub struct Human {
 struct State {
     bars: MultiProgress,
     live: BTreeMap<String, Live>,
+    cut: BTreeMap<String, Cut>,
     cached: usize,
     saved: f64,
     heartbeat: Instant,
 }
 
-/// A step that is running or unfolded.
+/// A sharded step none of whose shards has run yet: it waits, however long ago it was cut.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cut {
+    /// Shards that were in the store.
+    found: u64,
+    shards: u64,
+}
+
+/// A step that is running, or a shard of which has run.
 struct Live {
     bar: Option<ProgressBar>,
     done: u64,
@@ -50,6 +59,7 @@ impl Default for Human {
         let state = State {
             bars: MultiProgress::with_draw_target(target),
             live: BTreeMap::new(),
+            cut: BTreeMap::new(),
             cached: 0,
             saved: 0.0,
             heartbeat: Instant::now(),
@@ -112,7 +122,7 @@ impl Human {
         }
     }
 
-    fn begin(&self, state: &mut State, step: &str, total: u64, unit: &str) {
+    fn begin(&self, state: &mut State, step: &str, [done, total]: [u64; 2], unit: &str) {
         let bar = (self.terminal && state.live.values().filter(|live| live.bar.is_some()).count() < MAX_BARS)
             .then(|| {
                 let bar = state.bars.add(ProgressBar::new(total));
@@ -122,12 +132,13 @@ impl Human {
                 if let Ok(style) = style {
                     bar.set_style(style.progress_chars("━╸─"));
                 }
+                bar.set_position(done);
                 bar.set_prefix("Running");
                 bar.set_message(step.to_owned());
                 bar.enable_steady_tick(Duration::from_millis(250));
                 bar
             });
-        let live = Live { bar, done: 0, total, unit: unit.to_owned(), since: Instant::now() };
+        let live = Live { bar, done, total, unit: unit.to_owned(), since: Instant::now() };
         state.live.insert(step.to_owned(), live);
     }
 
@@ -201,14 +212,25 @@ impl Report for Human {
                 self.line(state, AnsiColor::Green, "Planned", &text);
             }
             Event::Forecast(forecast) => self.line(state, AnsiColor::Green, "Sweep", &forecast.to_string()),
-            Event::Unfolded { step, shards } => self.begin(state, step, *shards as u64, "shards"),
+            Event::Unfolded { step, shards } => {
+                let cut = Cut { found: 0, shards: *shards as u64 };
+                state.cut.insert(step.clone(), cut);
+            }
             Event::Running { step, attempt, .. } => {
                 if *attempt > 1 {
                     self.line(state, AnsiColor::Yellow, "Retrying", &format!("{step} (attempt {attempt})"));
                 }
-                if sharded_parent(step).is_none() {
-                    self.flush_cached(state);
-                    self.begin(state, step, 0, "");
+                match sharded_parent(step) {
+                    None => {
+                        self.flush_cached(state);
+                        self.begin(state, step, [0, 0], "");
+                    }
+                    Some(parent) => {
+                        if let Some(Cut { found, shards }) = state.cut.remove(parent) {
+                            self.flush_cached(state);
+                            self.begin(state, parent, [found, shards], "shards");
+                        }
+                    }
                 }
             }
             Event::Progress { step, done, total, unit, note } => {
@@ -224,9 +246,13 @@ impl Report for Human {
                 self.heartbeat(state);
             }
             Event::Done { step, shard: true, .. } => {
-                if let Some(live) = sharded_parent(step).and_then(|parent| state.live.get_mut(parent)) {
-                    live.done += 1;
-                    live.bar.iter().for_each(|bar| bar.inc(1));
+                if let Some(parent) = sharded_parent(step) {
+                    if let Some(live) = state.live.get_mut(parent) {
+                        live.done += 1;
+                        live.bar.iter().for_each(|bar| bar.inc(1));
+                    } else if let Some(cut) = state.cut.get_mut(parent) {
+                        cut.found += 1;
+                    }
                 }
                 self.heartbeat(state);
             }
@@ -276,7 +302,33 @@ impl Report for Human {
 mod tests {
     use serde_json::json;
 
-    use super::figures;
+    use super::{Human, figures};
+    use crate::event::Event;
+    use crate::report::Report;
+
+    #[test]
+    fn a_step_that_was_cut_runs_once_one_of_its_shards_does() {
+        let human = Human::default();
+        let running = |step: &str| Event::Running { step: step.to_owned(), stage: "sample", attempt: 1 };
+        let done = |step: &str, cached: bool| Event::Done {
+            step: step.to_owned(),
+            stage: "sample",
+            cached,
+            shard: true,
+            shards: None,
+            key: serde_json::from_value(json!("0".repeat(64))).unwrap(),
+            seconds: 1.0,
+            metrics: serde_json::Map::new(),
+        };
+        let shown = || human.state.lock().unwrap().live.get("explore").map(|live| (live.done, live.total));
+        human.event(&Event::Unfolded { step: "explore".to_owned(), shards: 3 });
+        human.event(&done("explore/0", true));
+        assert_eq!(shown(), None);
+        human.event(&running("explore/1"));
+        assert_eq!(shown(), Some((1, 3)));
+        human.event(&done("explore/1", false));
+        assert_eq!(shown(), Some((2, 3)));
+    }
 
     #[test]
     fn a_finished_step_tells_its_main_figure() {

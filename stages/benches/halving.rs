@@ -7,8 +7,11 @@
 //! no search with fewer samples can be expected to agree more often.
 //!
 //! ```sh
-//! cargo bench -p bstar-stages --bench halving -- FOLDER…
+//! cargo bench -p bstar-stages --bench halving -- [--keep 3] [--n-star 6] [--step 100] FOLDER…
 //! ```
+//!
+//! `--keep` and `--n-star` are the settings of the search; `--step` is the distance of temperatures that count, in
+//! thousandths, so that one recording of a fine grid serves a coarse one too.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,8 +21,6 @@ use bstar_stages::config::{Thresholds, Ties};
 use bstar_stages::files::read_rows;
 use bstar_stages::record::Reward;
 
-const N_STAR: usize = 6;
-const KEEP: f64 = 3.0;
 const ROTATIONS: usize = 5;
 /// Repetitions of the whole search, for each recording.
 const AGAIN: usize = 50;
@@ -27,33 +28,53 @@ const AGAIN: usize = 50;
 /// Temperature (in thousandths) → the candidates of each query, in the order of the queries.
 type Recording = BTreeMap<i64, Vec<Vec<Candidate>>>;
 
+/// Settings of the search.
+struct Rules {
+    keep: f64,
+    n_star: usize,
+    grid: Vec<f64>,
+}
+
 #[expect(clippy::print_stdout, reason = "the answer of the benchmark")]
 fn main() {
-    let folders: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let grid = Thresholds { from: -1.0, to: 1.0, by: 0.1 }.values();
+    let (mut rules, mut step, mut folders) = (Rules { keep: 3.0, n_star: 6, grid }, 100, Vec::new());
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut value = || words.next().and_then(|value| value.parse::<u16>().ok()).expect("a whole number");
+        match word.as_str() {
+            "--keep" => rules.keep = value().into(),
+            "--n-star" => rules.n_star = value().into(),
+            "--step" => step = value().into(),
+            "--bench" => {}
+            _ => folders.push(word),
+        }
+    }
     if folders.is_empty() {
         println!("halving: no recorded rewards are given; see the top of benches/halving.rs");
         return;
     }
-    let recordings: Vec<Recording> = folders.iter().map(|folder| read(Path::new(folder))).collect();
-    report_noise(&recordings);
+    let recordings: Vec<Recording> = folders.iter().map(|folder| read(Path::new(folder), step)).collect();
+    report_noise(&rules, &recordings);
     for shares in [
         vec![0.07, 0.14, 0.22],
+        vec![0.12, 0.25, 0.5],
         vec![0.2, 0.5, 1.0],
         vec![0.25, 0.5, 1.0],
         vec![0.1, 0.3, 1.0],
         vec![0.5, 1.0],
     ] {
-        report(&recordings, &shares);
+        report(&rules, &recordings, &shares);
     }
 }
 
 #[expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "the answer of the benchmark")]
-fn report(recordings: &[Recording], shares: &[f64]) {
+fn report(rules: &Rules, recordings: &[Recording], shares: &[f64]) {
     let (mut same, mut close, mut trials, mut lost, mut cost) = (0, 0, 0, 0.0, 0.0);
     for recording in recordings {
         let all: Vec<i64> = recording.keys().copied().collect();
         let queries = recording.values().map(Vec::len).min().unwrap_or(0);
-        let whole = ranked(recording, &all, &places(0, queries, queries));
+        let whole = ranked(rules, recording, &all, &places(0, queries, queries));
         for rotation in 0..ROTATIONS {
             let first = queries * rotation / ROTATIONS;
             let (mut left, mut drawn, mut before) = (all.clone(), 0.0, 0.0);
@@ -61,7 +82,7 @@ fn report(recordings: &[Recording], shares: &[f64]) {
                 drawn += (share - before) * left.len() as f64 / all.len() as f64;
                 before = *share;
                 let chosen = places(first, number(queries, *share), queries);
-                let order = ranked(recording, &left, &chosen);
+                let order = ranked(rules, recording, &left, &chosen);
                 let keep = if rung + 1 == shares.len() { 1 } else { left.len().div_ceil(2) };
                 left = order.into_iter().take(keep).map(|(temperature, _)| temperature).collect();
             }
@@ -98,7 +119,7 @@ fn number(queries: usize, share: f64) -> usize {
 
 /// The whole search against itself, on queries drawn with replacement.
 #[expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "the answer of the benchmark")]
-fn report_noise(recordings: &[Recording]) {
+fn report_noise(rules: &Rules, recordings: &[Recording]) {
     let mut state = 1_u64;
     let mut draw = |most: usize| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -108,10 +129,10 @@ fn report_noise(recordings: &[Recording]) {
     for recording in recordings {
         let all: Vec<i64> = recording.keys().copied().collect();
         let queries = recording.values().map(Vec::len).min().unwrap_or(0);
-        let whole = ranked(recording, &all, &places(0, queries, queries))[0].0;
+        let whole = ranked(rules, recording, &all, &places(0, queries, queries))[0].0;
         for _ in 0..AGAIN {
             let chosen: Vec<usize> = (0..queries).map(|_| draw(queries)).collect();
-            let found = ranked(recording, &all, &chosen)[0].0;
+            let found = ranked(rules, recording, &all, &chosen)[0].0;
             trials += 1;
             same += usize::from(found == whole);
             close += usize::from((found - whole).abs() <= 100);
@@ -131,13 +152,13 @@ fn places(first: usize, count: usize, queries: usize) -> Vec<usize> {
 }
 
 /// Temperatures by their best balance score on these queries; best first.
-fn ranked(recording: &Recording, temperatures: &[i64], chosen: &[usize]) -> Vec<(i64, f64)> {
-    let grid = Thresholds { from: -1.0, to: 1.0, by: 0.1 }.values();
+fn ranked(rules: &Rules, recording: &Recording, temperatures: &[i64], chosen: &[usize]) -> Vec<(i64, f64)> {
     let mut order = Vec::new();
     for temperature in temperatures {
         let queries = &recording[temperature];
         let pools = [(0.0, Pool::new(chosen.iter().map(|place| queries[*place].as_slice())))];
-        let found: Option<Choice> = best(&surface(&pools, &grid, Some(KEEP), N_STAR), Ties::Kept);
+        let found: Option<Choice> =
+            best(&surface(&pools, &rules.grid, Some(rules.keep), rules.n_star), Ties::Kept);
         order.push((*temperature, found.map_or(0.0, |choice| choice.outcome.balance_score)));
     }
     order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
@@ -145,14 +166,18 @@ fn ranked(recording: &Recording, temperatures: &[i64], chosen: &[usize]) -> Vec<
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "a temperature in thousandths")]
-fn read(folder: &Path) -> Recording {
+fn read(folder: &Path, step: i64) -> Recording {
     let rewards: Vec<Reward> = read_rows(folder).unwrap_or_else(|error| panic!("{error}"));
     let mut positions: BTreeMap<String, usize> = BTreeMap::new();
     let mut recording = Recording::new();
     for reward in rewards {
         let next = positions.len();
         let position = *positions.entry(reward.query_id).or_insert(next);
-        let queries = recording.entry((reward.temperature * 1000.0).round() as i64).or_default();
+        let temperature = (reward.temperature * 1000.0).round() as i64;
+        if temperature % step != 0 {
+            continue;
+        }
+        let queries = recording.entry(temperature).or_default();
         if queries.len() <= position {
             queries.resize(position + 1, Vec::new());
         }

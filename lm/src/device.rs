@@ -24,7 +24,7 @@ pub fn single_thread() {
     tch::set_num_interop_threads(1);
 }
 
-/// The device called `cpu` or `cuda:N`.
+/// The device called `cpu` or `cuda:N`; `cuda` is the first of these.
 ///
 /// # Errors
 /// When there is no such device, or what it needs is not installed.
@@ -32,7 +32,10 @@ pub fn find(name: &str) -> Result<Device> {
     if name == "cpu" {
         return Ok(Device::Cpu);
     }
-    let index = name.strip_prefix("cuda:").and_then(|index| index.parse::<usize>().ok());
+    let index = match name {
+        "cuda" => Some(0),
+        _ => name.strip_prefix("cuda:").and_then(|index| index.parse::<usize>().ok()),
+    };
     let Some(index) = index else {
         return Err(StageError::invalid(format!("`{name}` is not a device")).hint("use `cpu` or `cuda:N`"));
     };
@@ -170,7 +173,7 @@ mod tests {
     #[test]
     fn devices_are_found_by_name() {
         assert_eq!(find("cpu").unwrap(), Device::Cpu);
-        for name in ["gpu", "cuda", "cuda:x", ""] {
+        for name in ["gpu", "cuda:", "cuda:x", ""] {
             assert!(find(name).unwrap_err().message.contains("is not a device"));
         }
     }

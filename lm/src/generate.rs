@@ -6,7 +6,10 @@
 //! not on the wave, its order, or who else is in it (on a CPU, bit by bit; that the kernels of a GPU keep to it has
 //! not been tried).
 
+use std::collections::HashSet;
+
 use bstar_stages::config::SampleShard;
+use bstar_stages::protocol::StageError;
 use bstar_stages::record::{FinishReason, Query, Response};
 
 use crate::config::ModelConfig;
@@ -138,12 +141,21 @@ impl Waiting {
         }
     }
 
-    fn put_back(&mut self, prompts: &[Prompt], query: usize, sample: u32) {
+    /// Lets just these responses wait, by query and sample index.
+    fn begin_again(&mut self, prompts: &[Prompt], missing: &[(usize, u32)]) {
         match self {
-            Self::Waves(plan) => plan.put_back(query, sample),
-            Self::Steady(queue) => queue.put_back(prompts, query, sample),
+            Self::Waves(plan) => plan.begin_again(missing),
+            Self::Steady(queue) => queue.begin_again(prompts, missing),
         }
     }
+}
+
+/// The responses that are to be drawn and are not among these, by query and sample index.
+fn missing(prompts: &[Prompt], settings: &SampleShard, done: &[Row]) -> Vec<(usize, u32)> {
+    let done: HashSet<(usize, u32)> = done.iter().map(|row| (row.query, row.sample)).collect();
+    let all = (0..prompts.len())
+        .flat_map(|query| (settings.start..settings.end).map(move |sample| (query, sample)));
+    all.filter(|name| !done.contains(name)).collect()
 }
 
 impl Policy {
@@ -236,16 +248,18 @@ impl Policy {
             let mut rows = Vec::new();
             let draw = || waiting.run(self, prompts, sampling, &mut rows, &mut tick);
             let failure = memory::attempt(draw).err();
-            let (finished, mut others): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(Row::is_finished);
-            done.extend(finished);
+            done.extend(rows.into_iter().filter(Row::is_finished));
             if let Some(error) = failure {
                 if !memory::is_short(&error) || !waiting.halve() {
                     return Err(error);
                 }
                 // Nothing of a response depends on when it is drawn.
-                others.sort_by_key(|row| (row.query, row.sample));
-                others.iter().rev().for_each(|row| waiting.put_back(prompts, row.query, row.sample));
+                waiting.begin_again(prompts, &missing(prompts, sampling.settings, &done));
             }
+        }
+        if done.len() != total {
+            let message = format!("{} of {total} responses were drawn", done.len());
+            return Err(StageError::failed(message));
         }
         done.sort_by_key(|row| (row.query, row.sample));
         Ok(done)
@@ -282,7 +296,10 @@ impl Policy {
         stop: &[String],
     ) -> Result<()> {
         row.logprobs.push(logprob);
-        if self.ends.binary_search(&token).is_ok() {
+        // A special token has no text that a stop text could be found in.
+        if self.ends.binary_search(&token).is_ok()
+            || stop.iter().any(|stop| self.tokenizer.special(stop) == Some(token))
+        {
             row.end_token = Some(token);
             row.end = Some((FinishReason::Stop, None));
             return Ok(());
@@ -504,7 +521,8 @@ pub(crate) mod tests {
         let queries: Vec<Query> = (0..9).map(|id| query(id, 5 + id)).collect();
         let settings = settings(1.0, 0, 20, 30);
         let all = sample(&policy, &queries, &settings, 1 << 30);
-        for room in [100, 32, 16] {
+        // Memory is taken for prompts, for steps, and for the logits of both.
+        for room in [179, 100, 32, 16] {
             policy.room.set(room);
             let found = sample(&policy, &queries, &settings, 1 << 30);
             assert!(all.iter().map(bits).eq(found.iter().map(bits)), "room for {room} rows");
@@ -556,6 +574,33 @@ pub(crate) mod tests {
         }
         for (free, stopped) in free.iter().zip(&stopped) {
             assert!(free.text.starts_with(&stopped.text) && !stopped.text.contains(" has"));
+        }
+    }
+
+    #[test]
+    fn a_special_token_ends_a_response_where_a_stop_text_is_its_own() {
+        let mut policy = policy(64, 1, 2, 2);
+        policy.end_at(Vec::new());
+        let mut settings = settings(1.0, 0, 32, 40);
+        let special = policy.tokenizer.decode(&[0]).unwrap();
+        assert_eq!(special, "", "the first token is a special one");
+        let (stop, text) = (AtomicBool::new(false), "<pad>");
+        assert_eq!(policy.tokenizer.special(text), Some(0));
+        assert_eq!(policy.tokenizer.special(" has"), None);
+        let draw = |settings: &SampleShard| {
+            let sampling = Sampling { settings, seed: 5, memory: 1 << 30 };
+            let prompts = [policy.prompt(&query(0, 10), &sampling).unwrap()];
+            policy.draw(&prompts, &sampling, &mut Control::new(&stop, |_| ())).unwrap()
+        };
+        let free = draw(&settings);
+        settings.stop = vec![text.to_owned()];
+        let stopped = draw(&settings);
+        assert!(free.iter().any(|row| row.ids.contains(&0)));
+        for (free, stopped) in free.iter().zip(&stopped) {
+            let ends = free.ids.iter().position(|id| *id == 0);
+            assert_eq!(stopped.ids, free.ids[..ends.unwrap_or(free.ids.len())]);
+            assert_eq!(stopped.end_token, ends.map(|_| 0));
+            assert_eq!(stopped.finish_reason() == FinishReason::Stop, ends.is_some());
         }
     }
 

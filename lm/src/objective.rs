@@ -73,7 +73,7 @@ impl TextRow {
                 target.len(),
                 completion.chars().take(60).collect::<String>(),
             ))
-            .hint("raise `training.max_length`, or leave such rows out"));
+            .hint("raise `training.max_length`, at most to the positions that the model has, or leave such rows out"));
         }
         drop(ids.drain(..(ids.len() + target.len()).saturating_sub(max_length)));
         // Nothing predicts the first token of all.

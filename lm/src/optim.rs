@@ -183,7 +183,7 @@ impl Optimizer {
         for (name, moment) in &tensors {
             let parameter = name.split_once('.').and_then(|(_, name)| parameters.get(name));
             if parameter.is_none_or(|parameter| parameter.size() != moment.size()) {
-                return Err(invalid(format!("`{name}` does not belong to this model")));
+                return Err(invalid(format!("`{name}` belongs to no weight that is trained here")));
             }
         }
         let all = |name: &String| tensors.contains_key(&format!("first.{name}"));

@@ -78,9 +78,12 @@ impl Queue {
         halved
     }
 
-    /// Lets a response wait again.
-    pub fn put_back(&mut self, prompts: &[Prompt], query: usize, sample: u32) {
-        self.class(&prompts[query]).push_front((query, sample));
+    /// Lets just these responses wait, by query and sample index, in that order.
+    pub fn begin_again(&mut self, prompts: &[Prompt], missing: &[(usize, u32)]) {
+        self.waiting.clear();
+        for &(query, sample) in missing {
+            self.class(&prompts[query]).push_back((query, sample));
+        }
     }
 
     /// Draws until nothing waits; `tick` hears how many responses are finished and may end it. `rows` are

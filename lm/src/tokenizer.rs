@@ -173,6 +173,13 @@ impl Tokenizer {
         Ok((ids, encoding.get_offsets().iter().map(|(start, _)| *start).collect()))
     }
 
+    /// The special token with just this text.
+    #[must_use]
+    pub fn special(&self, text: &str) -> Option<i64> {
+        let special = self.inner.get_added_vocabulary().is_special_token(text);
+        special.then(|| self.inner.token_to_id(text).map(i64::from)).flatten()
+    }
+
     /// The text of tokens, without special ones.
     ///
     /// # Errors

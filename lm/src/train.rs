@@ -163,7 +163,7 @@ fn diverged(update: usize, [loss, norm]: [f64; 2], saved: usize, scratch: &Path)
     let message = format!("training diverged at update {update}: loss {loss}, gradient norm {norm}");
     let advice = "lower the learning rate, or warm up longer";
     StageError::failed(message).hint(if saved == 0 {
-        advice.to_owned()
+        format!("{advice}; there is no checkpoint yet (see `training.checkpoint_every`)")
     } else {
         let place = checkpoint(scratch);
         format!("{advice}; weights and optimizer after update {saved} are in `{}`", place.display())

@@ -125,13 +125,14 @@ impl Plan {
         halved
     }
 
-    /// Lets a response wait again.
-    pub fn put_back(&mut self, query: usize, sample: u32) {
-        match self.waiting.front_mut() {
-            Some(unit) if unit.query == query && unit.samples.start == sample + 1 => {
-                unit.samples.start = sample;
+    /// Lets just these responses wait, by query and sample index, in that order.
+    pub fn begin_again(&mut self, missing: &[(usize, u32)]) {
+        self.waiting.clear();
+        for &(query, sample) in missing {
+            match self.waiting.back_mut() {
+                Some(unit) if unit.query == query && unit.samples.end == sample => unit.samples.end += 1,
+                _ => self.waiting.push_back(Unit { query, samples: sample..sample + 1 }),
             }
-            _ => self.waiting.push_front(Unit { query, samples: sample..sample + 1 }),
         }
     }
 
@@ -225,6 +226,8 @@ impl<'a> Wave<'a> {
 
     /// Draws a token of every row, and drops rows that are finished: the tokens of the others.
     fn draw(&mut self, hidden: &Tensor) -> Result<Vec<i64>> {
+        #[cfg(test)]
+        self.policy.take_room(hidden.size()[0] as usize);
         let logits = self.policy.weights.logits(hidden);
         let mut uniforms: Vec<f64> = Vec::new();
         if !self.drawing.is_greedy() {
@@ -311,6 +314,8 @@ impl<'a> Wave<'a> {
     /// Begins a cohort: reads the prompts that were not read yet; the hidden states before the first tokens.
     fn begin(&mut self, units: &[Unit], plan: &Plan) -> Tensor {
         let (policy, prompts) = (self.policy, self.prompts);
+        #[cfg(test)]
+        policy.take_room(units.iter().map(|unit| unit.samples.len()).sum());
         let model = &policy.model;
         let (known, new): (Vec<usize>, Vec<usize>) =
             (0..units.len()).partition(|number| self.read.contains_key(&units[*number].query));

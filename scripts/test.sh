@@ -5,6 +5,19 @@ set -eu
 export OMP_NUM_THREADS=1 RUST_BACKTRACE=0
 BSTAR_SKIPPED=$(mktemp)
 export BSTAR_SKIPPED
+# Some tests compare with transformers and PEFT themselves, where a Python has them.
+has_peers='import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ["torch", "transformers", "peft"])))'
+if [ -z "${BSTAR_PYTHON:-}" ]; then
+    for python in "${VIRTUAL_ENV:-none}/bin/python" .venv/bin/python venv/bin/python python3; do
+        if "$python" -c "$has_peers" 2>/dev/null; then
+            BSTAR_PYTHON=$python
+            # Tests run in the folders of their packages.
+            case $python in */*) BSTAR_PYTHON=$(cd "$(dirname "$python")" && pwd)/python ;; esac
+            export BSTAR_PYTHON
+            break
+        fi
+    done
+fi
 conclude() {
     status=$?
     echo "tests: $(wc -l <"$BSTAR_SKIPPED") skipped"

@@ -27,14 +27,15 @@ def main(folder):
     model = load(folder, "start", True).eval()
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW([p for _, p in named], lr=told["rate"], betas=told["betas"], weight_decay=told["decay"])
-    targets = sum(len(row) - 1 for row in told["rows"])
+    rows = list(zip(told["rows"], told["starts"]))
+    targets = sum(len(row) - start for row, start in rows)
     losses = []
     for _ in range(told["updates"]):
         optimizer.zero_grad()
         loss = 0
-        for row in told["rows"]:
-            logits = model(torch.tensor([row[:-1]])).logits[0]
-            loss = loss + torch.nn.functional.cross_entropy(logits, torch.tensor(row[1:]), reduction="sum") / targets
+        for row, start in rows:
+            logits = model(torch.tensor([row[:-1]])).logits[0, start - 1:]
+            loss = loss + torch.nn.functional.cross_entropy(logits, torch.tensor(row[start:]), reduction="sum") / targets
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for _, p in named], 1.0)
         optimizer.step()

@@ -13,7 +13,7 @@ those drawn until a response ends.
 
 With `--loose` there is a second bstar, whose rows of products are not filled up: what batch invariance costs.
 
-At last one process and two at a time draw `plain`: tokens per second of wall time, as two workers would.
+At last one process, two at a time, and one with two threads draw `plain`: tokens per second of wall time.
 """
 
 import argparse
@@ -189,6 +189,12 @@ def main():
             second.ask(dict(queries=2, samples=16, prompt=16, tokens=4, ends=0, memory=1 << 30))
             one, two = (walls(pair, scenes["plain"], options.rounds) for pair in ([second], [sides["bstar"], second]))
             print(f"| {pathlib.Path(folder).name} | plain | two processes | {two:,.0f} a second of wall time, one {one:,.0f} | | | {two / one:.2f} times | |")
+            both = {**large_pages, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "BENCH_THREADS": "2"}
+            wide = Side([binaries[0], folder], both)
+            wide.ask(dict(queries=2, samples=16, prompt=16, tokens=4, ends=0, memory=1 << 30))
+            threads = walls([wide], scenes["plain"], options.rounds)
+            print(f"| {pathlib.Path(folder).name} | plain | one process with two threads | {threads:,.0f} a second of wall time | | | two processes {two / threads:.2f} times | |")
+            wide.process.stdin.close()
             second.process.stdin.close()
         for side in sides.values():
             side.process.stdin.close()

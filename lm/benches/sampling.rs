@@ -33,6 +33,9 @@ struct Ask {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     device::single_thread();
+    if let Some(threads) = std::env::var("BENCH_THREADS").ok().and_then(|threads| threads.parse().ok()) {
+        tch::set_num_threads(threads);
+    }
     memory::keep_freed();
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let Some(folder) = arguments.first() else {

@@ -27,7 +27,7 @@ pub(super) fn apply(draft: &mut Draft) {
             let uses = entry.get("uses").and_then(Value::as_str).unwrap_or_default().to_owned();
             let place = join(&join(section, stage), "with");
             let Some(with) = entry.get_mut("with").and_then(Value::as_object_mut) else { continue };
-            let given = [settings(name, section, &uses, with), scale(name, &uses, with)];
+            let given = [settings(name, &uses, with), grader(name, section, &uses), scale(name, &uses, with)];
             for given in given {
                 fill(with, given, &|field| removed.contains(&join(&place, field)), "");
             }
@@ -39,7 +39,7 @@ pub(super) fn apply(draft: &mut Draft) {
 }
 
 /// What a preset gives a stage.
-fn settings(preset: &str, section: &str, uses: &str, with: &Map<String, Value>) -> Value {
+fn settings(preset: &str, uses: &str, with: &Map<String, Value>) -> Value {
     let paper = json!({"select": "all", "n_i": "total"});
     let official = json!({"k_max": 64, "answered_only": true, "average": "selected", "ties": "first"});
     // By the published code, with both ends: 1.0 is never tried.
@@ -58,9 +58,16 @@ fn settings(preset: &str, section: &str, uses: &str, with: &Map<String, Value>) 
                 json!({"rules": official})
             }
         }
-        // While it learns, the published code compares answers character by character.
-        ("official", "score") if section == "iteration" => json!({"grader": "exact"}),
         _ => json!({}),
+    }
+}
+
+/// While it learns, the published code compares answers character by character.
+fn grader(preset: &str, section: &str, uses: &str) -> Value {
+    if preset == "official" && section == "iteration" && matches!(uses, "score" | "halving") {
+        json!({"grader": "exact"})
+    } else {
+        json!({})
     }
 }
 

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 
 use super::chart::{Curve, curves, escaped, heat_map};
-use super::table::{iterations_table, largest, number};
+use super::table::{iterations_table, largest, number, temperatures_table};
 use super::variants::variants_table;
 use crate::event::{SeedSummary, Summary, VariantSummary};
 use crate::run_record::RunInfo;
@@ -162,6 +162,13 @@ fn one_pipeline(page: &mut String, summary: &Summary, surfaces: &Surfaces) {
             ("balance score", vec![figure("balance score", &["balance_score"])]),
         ],
     );
+    let temperatures = temperatures_table(summary);
+    if !temperatures.is_empty() {
+        page.push_str(
+            "<h2>Temperatures</h2>\n<p>The same measures at the temperatures that <code>evaluate.at</code> names.</p>\n",
+        );
+        table(page, &temperatures);
+    }
     if !surfaces.is_empty() {
         page.push_str(
             "<h2>Balance scores</h2>\n<p>Every configuration that was compared; the chosen one is framed.</p>\n\
@@ -254,7 +261,7 @@ mod tests {
         let iteration = |index: usize, pass: f64| {
             row(
                 json!({"iteration": index, "pass_at_1": pass, "pass_at_k": {"8": pass + 0.1}, "temperature": 0.7,
-                "threshold": 0.0, "balance_score": 0.4, "precision": 0.9}),
+                "threshold": 0.0, "balance_score": 0.4, "precision": 0.9, "at": {"0.5": {"mean_accuracy": 0.625}}}),
             )
         };
         let summary = Summary {
@@ -265,7 +272,7 @@ mod tests {
         let point = |temperature, balance_score| Point { temperature, threshold: 0.0, balance_score };
         let page = html(&run(Some(summary)), &vec![(0, vec![point(0.7, 0.4), point(1.0, 0.2)])]);
         assert!(page.contains("a&lt;b") && !page.contains("a<b"));
-        for part in ["Pass@8", "Exploitation", "iteration 0", "<polyline", "<rect", "balance score"] {
+        for part in ["Pass@8", "62.5", "Exploitation", "iteration 0", "<polyline", "<rect", "balance score"] {
             assert!(page.contains(part), "{part}");
         }
         for outside in ["http:", "https:", "<script", "<link", "src="] {

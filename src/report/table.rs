@@ -87,13 +87,40 @@ pub fn iterations_table(summary: &Summary) -> Vec<Vec<String>> {
     if rows.is_empty() {
         return Vec::new();
     }
-    let columns: Vec<Column> = columns(&rows)
-        .into_iter()
-        .filter(|column| rows.iter().any(|row| !(column.cell)(row).is_empty()))
-        .collect();
+    let columns = columns(&rows);
+    filled(&rows, columns)
+}
+
+/// The cells of columns that have any text, headings first.
+fn filled(rows: &[&Row], mut columns: Vec<Column>) -> Vec<Vec<String>> {
+    columns.retain(|column| rows.iter().any(|row| !(column.cell)(row).is_empty()));
     let heading = columns.iter().map(|column| column.title.clone()).collect();
     let body = rows.iter().map(|row| columns.iter().map(|column| (column.cell)(row)).collect());
     std::iter::once(heading).chain(body).collect()
+}
+
+/// What was measured at further temperatures (`evaluate.at`), a row for each of every iteration; empty when
+/// nothing was.
+#[must_use]
+pub(super) fn temperatures_table(summary: &Summary) -> Vec<Vec<String>> {
+    let mut cells: Vec<Row> = Vec::new();
+    for row in rows(summary) {
+        for (temperature, measured) in row.get("at").and_then(Value::as_object).into_iter().flatten() {
+            let Some(measured) = measured.as_object() else { continue };
+            let mut cell = measured.clone();
+            cell.extend(row.get("iteration").map(|iteration| ("iteration".to_owned(), iteration.clone())));
+            cell.extend(temperature.parse::<f64>().map(|value| ("temperature".to_owned(), value.into())));
+            cells.push(cell);
+        }
+    }
+    let rows: Vec<&Row> = cells.iter().collect();
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    let mut columns: Vec<Column> = columns(&rows);
+    columns.push(column("mean accuracy", |row| number(row, &["mean_accuracy"]).map(percent)));
+    columns.push(column("entropy", |row| number(row, &["entropy"]).map(|value| format!("{value:.2}"))));
+    filled(&rows, columns)
 }
 
 /// The table as text that is also Markdown; `None` when nothing was measured.
@@ -123,8 +150,29 @@ pub(super) fn markdown(cells: &[Vec<String>], first: CellAlignment) -> Option<St
 mod tests {
     use serde_json::json;
 
-    use super::iterations_table;
+    use super::{iterations_table, temperatures_table};
     use crate::event::Summary;
+
+    #[test]
+    fn a_row_a_temperature_that_was_measured() {
+        let at = json!({"0.7": {"mean_accuracy": 0.5, "pass_at_k": {"8": 0.7}, "entropy": 1.234},
+                        "1": {"mean_accuracy": 0.25, "pass_at_k": {"8": 0.75}, "entropy": 2.0}});
+        let row = |value: serde_json::Value| value.as_object().cloned().expect("an object");
+        let summary = Summary {
+            start: row(json!({"pass_at_1": 0.31})),
+            iterations: vec![row(json!({"iteration": 0, "temperature": 1.0, "at": at}))],
+            ..Summary::default()
+        };
+        assert_eq!(
+            temperatures_table(&summary),
+            [
+                ["iteration", "t", "Pass@8", "mean accuracy", "entropy"],
+                ["0", "0.70", "70.0", "50.0", "1.23"],
+                ["0", "1.00", "75.0", "25.0", "2.00"],
+            ]
+        );
+        assert!(temperatures_table(&Summary::default()).is_empty());
+    }
 
     #[test]
     fn a_row_an_iteration_and_no_empty_column() {

@@ -45,6 +45,24 @@ fn a_preset_gives_what_the_file_does_not() {
     let StageConfig::Score(score) = of(&with_model, "rewards") else { panic!("a score") };
     assert_eq!((score.scale, score.unfinished), (Scale::Fifth, Some(-5.0)));
 
+    // The same of the stages that score by themselves.
+    let halving = "iteration.search={uses: halving, with: {policy: policy, queries: problems.validation, temperature: [0.5, 1], \
+                   limits: [4], samples: 4, max_tokens: 8, reward_model: sft.policy, keep_per_query: 2}}";
+    let official = good(&["preset=official", halving, "iteration.explore=null", "iteration.explored=null"]);
+    let StageConfig::Halving(halving) = of(&official, "search") else { panic!("a search by halving") };
+    assert_eq!(
+        (halving.grader, halving.scale, halving.unfinished),
+        (Grader::Exact, Scale::Fifth, Some(-5.0))
+    );
+    assert_eq!((halving.rules, halving.n_star), (rules, Some(8)));
+    let evaluate = "iteration.evaluate.reward_model=sft.policy";
+    let official = good(&["preset=official", evaluate]);
+    let StageConfig::Evaluate(evaluate) = of(&official, "evaluate") else { panic!("an evaluation") };
+    assert_eq!(
+        (evaluate.grader, evaluate.scale, evaluate.unfinished),
+        (Grader::Math, Scale::Fifth, Some(-5.0))
+    );
+
     // A field that is given, and a threshold that is fixed, stay.
     let more = ["preset=official", "iteration.search.rules={ties: kept}", "iteration.dataset.threshold=0.5"];
     let official = good(&more);

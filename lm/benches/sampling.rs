@@ -61,6 +61,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             top_p: 1.0,
             top_k: 0,
             min_p: 0.0,
+            logprobs: false,
             precision: bstar_stages::config::Precision::default(),
             stop: Vec::new(),
         };

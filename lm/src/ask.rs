@@ -270,6 +270,7 @@ fn generate(folder: &Path, drawing: &DrawingArgs, computing: &Computing) -> Resu
         stop: stop.clone(),
         // The model is loaded in its numbers already.
         precision: Precision::default(),
+        logprobs: false,
     };
     let sampling = Sampling { settings: &settings, seed: *seed, memory };
     let mut prompts: Vec<Prompt> = Vec::new();

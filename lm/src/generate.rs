@@ -339,6 +339,7 @@ impl Policy {
             tokens: u32::try_from(row.logprobs.len()).unwrap_or(u32::MAX),
             logprob: row.logprobs.iter().fold(0.0, |sum, logprob| sum + logprob),
             finish_reason: row.finish_reason(),
+            logprobs: sampling.settings.logprobs.then_some(row.logprobs),
         })
     }
 
@@ -394,6 +395,7 @@ pub(crate) mod tests {
             min_p: 0.0,
             stop: Vec::new(),
             precision: Default::default(),
+            logprobs: false,
         }
     }
 
@@ -563,6 +565,17 @@ pub(crate) mod tests {
         settings.stop = vec![" has".to_owned(), " 3".to_owned()];
         let stopped = sample(&policy, &[query(0, 10)], &settings, 1 << 30);
         assert!(stopped.iter().any(|response| response.tokens < 40));
+        settings.logprobs = true;
+        for (with, without) in sample(&policy, &[query(0, 10)], &settings, 1 << 30).iter().zip(&stopped) {
+            let each = with.logprobs.as_ref().unwrap();
+            assert_eq!(each.len(), with.tokens as usize);
+            assert_eq!(
+                each.iter().fold(0.0, |sum, logprob| sum + logprob).to_bits(),
+                without.logprob.to_bits()
+            );
+            assert!(without.logprobs.is_none() && with.text == without.text);
+        }
+        settings.logprobs = false;
         // Filters and stop texts look at a row alone.
         (settings.top_p, settings.min_p) = (0.95, 0.02);
         let queries: Vec<Query> = (0..5).map(|id| query(id, 10 + id)).collect();

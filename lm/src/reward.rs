@@ -294,6 +294,7 @@ mod tests {
             text: text.to_owned(),
             tokens: 1,
             logprob: 0.0,
+            logprobs: None,
             finish_reason: FinishReason::Stop,
         };
         (query, response)

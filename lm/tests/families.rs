@@ -156,6 +156,7 @@ fn settings(temperature: f64, start: u32, end: u32) -> SampleShard {
         min_p: 0.0,
         stop: Vec::new(),
         precision: Default::default(),
+        logprobs: false,
     }
 }
 

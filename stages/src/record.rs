@@ -72,6 +72,9 @@ pub struct Response {
     pub tokens: u32,
     /// Sum of the drawn tokens' log-probabilities under the sampling distribution at temperature 1.
     pub logprob: f64,
+    /// That of each, where `sample` was asked to keep them (`logprobs: true`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<Vec<f64>>,
     /// Why it ended.
     pub finish_reason: FinishReason,
 }

@@ -43,6 +43,9 @@ pub struct Sample {
     /// In which numbers the policy computes.
     #[serde(default, skip_serializing_if = "Precision::is_default")]
     pub precision: Precision,
+    /// Keep the log-probability of every token drawn, beside their sum.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub logprobs: bool,
     /// Queries a shard (no influence on responses).
     #[serde(default = "default_shard_queries")]
     pub shard_queries: usize,
@@ -80,6 +83,19 @@ pub struct SampleShard {
     pub stop: Vec<String>,
     #[serde(default, skip_serializing_if = "Precision::is_default")]
     pub precision: Precision,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub logprobs: bool,
+}
+
+/// What is in the key only where it is asked for.
+fn unusual(precision: Precision, logprobs: bool, usual: Ingredient) -> Ingredient {
+    match precision.beside(usual) {
+        Ingredient::Map(mut fields) if logprobs => {
+            fields.insert("logprobs".to_owned(), true.into());
+            Ingredient::Map(fields)
+        }
+        other => other,
+    }
 }
 
 impl Sample {
@@ -104,6 +120,7 @@ impl Sample {
             stop: Vec::new(),
             limit: None,
             precision: Precision::default(),
+            logprobs: false,
             shard_queries: default_shard_queries(),
             shard_samples: default_shard_samples(),
         }
@@ -148,6 +165,7 @@ impl Stage for Sample {
             stop,
             limit,
             precision,
+            logprobs,
             shard_queries: _,
             shard_samples: _,
         } = self;
@@ -171,7 +189,7 @@ impl Stage for Sample {
             ("stop", stop.clone().into()),
             ("limit", (*limit).into()),
         ]);
-        precision.beside(usual)
+        unusual(*precision, *logprobs, usual)
     }
 
     fn check(&self) -> Vec<Problem> {
@@ -237,6 +255,7 @@ impl Stage for Sample {
                             min_p: self.min_p,
                             stop: self.stop.clone(),
                             precision: self.precision,
+                            logprobs: self.logprobs,
                         }),
                         inputs: vec![
                             ("policy".to_owned(), ShardInput::Whole("policy".to_owned())),
@@ -285,7 +304,8 @@ impl Stage for SampleShard {
     }
 
     fn identity(&self) -> Ingredient {
-        let Self { temperature, start, end, max_tokens, top_p, top_k, min_p, stop, precision } = self;
+        let Self { temperature, start, end, max_tokens, top_p, top_k, min_p, stop, precision, logprobs } =
+            self;
         let usual = Ingredient::map([
             ("temperature", (*temperature).into()),
             ("start", (*start).into()),
@@ -296,7 +316,7 @@ impl Stage for SampleShard {
             ("min_p", (*min_p).into()),
             ("stop", stop.clone().into()),
         ]);
-        precision.beside(usual)
+        unusual(*precision, *logprobs, usual)
     }
 
     fn check(&self) -> Vec<Problem> {

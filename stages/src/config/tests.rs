@@ -305,6 +305,7 @@ fn settings_that_matter_are_identity() {
         json!({"min_p": 0.1}),
         json!({"stop": ["x"]}),
         json!({"limit": 10}),
+        json!({"logprobs": true}),
     ];
     let identities: HashSet<String> =
         changes.iter().map(|changes| format!("{:?}", sample(changes).stage().identity())).collect();

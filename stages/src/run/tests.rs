@@ -65,6 +65,7 @@ fn response(query_id: &str, sample_index: u32, text: &str) -> Response {
         text: text.to_owned(),
         tokens: 5,
         logprob: -1.0,
+        logprobs: None,
         finish_reason: FinishReason::Stop,
     }
 }

@@ -92,46 +92,81 @@ fn targets_are_rounded_up() {
 }
 
 /// The selection as the paper words it: k from 1 upwards, selecting anew each time.
-fn brute_force(queries: &[Vec<Candidate>], threshold: f64, target: Option<usize>, n_star: usize) -> Outcome {
-    let most = queries.iter().map(Vec::len).max().unwrap_or(0);
+fn brute_force(
+    rules: Rules,
+    queries: &[Vec<Candidate>],
+    threshold: f64,
+    target: Option<usize>,
+    n_star: usize,
+) -> Outcome {
+    let distinct = |candidates: &[Candidate]| {
+        let mut distinct: Vec<Candidate> = Vec::new();
+        for candidate in candidates {
+            if distinct.iter().all(|other| other.text != candidate.text) {
+                distinct.push(*candidate);
+            }
+        }
+        distinct
+    };
+    let ranks = |candidates: &Vec<Candidate>| {
+        if rules.distinct_ranks { distinct(candidates).len() } else { candidates.len() }
+    };
+    let most = queries.iter().map(ranks).max().unwrap_or(0).min(rules.k_max.unwrap_or(usize::MAX));
+    // The best k of each query, duplicates included.
     let select = |k: usize| -> Vec<Vec<Candidate>> {
         let select_one = |candidates: &Vec<Candidate>| {
             let mut above: Vec<Candidate> =
                 candidates.iter().copied().filter(|c| c.score > threshold).collect();
-            above.sort_by(Candidate::rank);
-            above.truncate(k);
-            let mut distinct: Vec<Candidate> = Vec::new();
-            for candidate in above {
-                if distinct.iter().all(|other| other.text != candidate.text) {
-                    distinct.push(candidate);
-                }
+            above.sort_by(|a, b| {
+                b.score.total_cmp(&a.score).then(a.text.cmp(&b.text)).then(a.sample.cmp(&b.sample))
+            });
+            if rules.distinct_ranks {
+                above = distinct(&above);
             }
-            distinct
+            above.truncate(k);
+            above
         };
         queries.iter().map(select_one).collect()
     };
-    let total = |k: usize| select(k).iter().map(Vec::len).sum::<usize>();
+    let total = |k: usize| select(k).iter().map(|best| distinct(best).len()).sum::<usize>();
     let k = match target {
         None => most,
         Some(target) => (most.min(1)..=most).find(|k| total(*k) >= target).unwrap_or(most),
     };
-    let selected = select(k);
     let mut outcome = Outcome { balance_score: 0.0, kept: 0, correct: 0, covered: 0, k };
-    for kept in &selected {
-        let (n, correct) = (kept.len(), kept.iter().filter(|candidate| candidate.correct).count());
-        outcome.kept += n;
+    for best in select(k) {
+        let kept = distinct(&best);
+        let correct = kept.iter().filter(|candidate| candidate.correct).count();
+        outcome.kept += kept.len();
         outcome.correct += correct;
-        outcome.covered += usize::from(n > 0);
-        if n > 0 {
+        outcome.covered += usize::from(!kept.is_empty());
+        if !kept.is_empty() {
+            let n = if rules.n_i == Counted::Total { best.len() } else { kept.len() };
             #[expect(clippy::cast_precision_loss, reason = "small counts")]
             let (n, correct, wanted) = (n as f64, correct as f64, n_star as f64);
             outcome.balance_score += (correct / wanted).min(1.0) * correct / n;
         }
     }
+    let averaged = if rules.average == Average::All { queries.len() } else { outcome.covered };
     #[expect(clippy::cast_precision_loss, reason = "small counts")]
-    let count = queries.len().max(1) as f64;
+    let count = averaged.max(1) as f64;
     outcome.balance_score /= count;
     outcome
+}
+
+fn rules() -> impl Strategy<Value = Rules> {
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    (flags, proptest::option::of(1_usize..8)).prop_map(
+        |((all, distinct_ranks, total, selected, first), k_max)| Rules {
+            select: if all { Select::All } else { Select::TopK },
+            k_max,
+            distinct_ranks,
+            n_i: if total { Counted::Total } else { Counted::Unique },
+            average: if selected { Average::Selected } else { Average::All },
+            ties: if first { Ties::First } else { Ties::Kept },
+            ..Rules::default()
+        },
+    )
 }
 
 fn queries() -> impl Strategy<Value = Vec<Vec<Candidate>>> {
@@ -158,13 +193,53 @@ proptest! {
         let threshold = f64::from(threshold) / 4.0;
         let pool = pool(&queries);
         let outcome = pool.outcome(threshold, target, n_star);
-        prop_assert_eq!(outcome, brute_force(&queries, threshold, target, n_star));
+        prop_assert_eq!(outcome, brute_force(Rules::default(), &queries, threshold, target, n_star));
         let kept = pool.kept(threshold, target);
         prop_assert_eq!(kept.iter().map(Vec::len).sum::<usize>(), outcome.kept);
         for (kept, candidates) in kept.iter().zip(&queries) {
             prop_assert!(kept.iter().all(|position| candidates[*position].score > threshold));
             prop_assert!(kept.is_sorted_by(|a, b| candidates[*a].rank(&candidates[*b]).is_lt()));
         }
+    }
+
+    #[test]
+    fn the_best_configuration_is_the_best_of_all(
+        rules in rules(),
+        temperatures in proptest::collection::vec(queries(), 1..4),
+        keep in proptest::option::of(0_u8..8),
+        n_star in 1_usize..6,
+    ) {
+        let keep = keep.map(|keep| f64::from(keep) / 2.0);
+        let thresholds: Vec<f64> = (-5..8).map(|step| f64::from(step) / 4.0).collect();
+        let hot = |number: usize| 0.5 + 0.1 * f64::from(u8::try_from(number).unwrap());
+        let pools: Vec<(f64, Pool)> = temperatures
+            .iter()
+            .enumerate()
+            .map(|(number, queries)| (hot(number), Pool::by(rules, queries.iter().map(Vec::as_slice))))
+            .collect();
+        let found = best(&surface(&pools, &thresholds, keep, n_star), rules.ties).unwrap();
+        let mut expected: Option<(f64, f64, Outcome)> = None;
+        // From hot to cold and from high thresholds to low ones.
+        for (number, queries) in temperatures.iter().enumerate().rev() {
+            for threshold in thresholds.iter().rev() {
+                let keep = keep.filter(|_| rules.select == Select::TopK);
+                let wanted = keep.map(|keep| target(keep, queries.len()));
+                let outcome = brute_force(rules, queries, *threshold, wanted, n_star);
+                let better = expected.is_none_or(|(temperature, _, best)| {
+                    let (score, than) = (outcome.balance_score, best.balance_score);
+                    let colder = temperature > hot(number);
+                    match rules.ties {
+                        Ties::Kept => score > than || score == than && (outcome.kept > best.kept || outcome.kept == best.kept && colder),
+                        Ties::First => score >= than,
+                    }
+                });
+                if better {
+                    expected = Some((hot(number), *threshold, outcome));
+                }
+            }
+        }
+        let (temperature, threshold, outcome) = expected.unwrap();
+        prop_assert_eq!((found.temperature, found.threshold, found.outcome), (temperature, threshold, outcome));
     }
 
     #[test]

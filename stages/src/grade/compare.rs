@@ -28,6 +28,8 @@ impl Comparison<'_> {
             return true;
         }
         // What a parameter is called does not matter.
+        let parameter = parameter.or_else(|| constant_of_integration(gold));
+        let other = other.or_else(|| constant_of_integration(answer));
         match (parameter, other) {
             (Some(parameter), Some(other)) if parameter != other => {
                 let renamed = answer.mapped(&|part| match part {
@@ -183,6 +185,14 @@ fn without_conditions(expr: &Expr) -> (&Expr, Option<Name>) {
         [answer, conditions @ ..] if conditions.iter().all(condition) => (answer, None),
         _ => (expr, None),
     }
+}
+
+/// The `C` (or `c`) at the end of an integral. Beside `A` or `B` it is one of several names.
+fn constant_of_integration(expr: &Expr) -> Option<Name> {
+    let Expr::Sum(terms) = expr else { return None };
+    let Some(Expr::Variable(last)) = terms.last() else { return None };
+    let beside = |part: &Expr| matches!(part, Expr::Variable(name) if ["a", "b", "A", "B"].map(Name::of).contains(name));
+    (["c", "C"].map(Name::of).contains(last) && !expr.any(&beside)).then_some(*last)
 }
 
 /// With every `±` replaced by its two values.

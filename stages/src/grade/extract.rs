@@ -3,13 +3,13 @@
 //! In this order: what follows `# Answer` on a line of its own, the last `#### …` line, the last
 //! `\boxed{…}` (several, when they are joined by "and", "or" or a comma), what follows "the answer is".
 //! A "final answer" stated after a box counts more than the box. Without any of these the whole response
-//! is the answer, if it can be read as one; [`last_values`] finds the last formula or number otherwise.
+//! is the answer, if it can be read as one; [`last_value`] finds the last formula or number otherwise.
 
 mod last;
 
 use std::borrow::Cow;
 
-pub(super) use last::last_values;
+pub(super) use last::last_value;
 
 use super::lex::braced;
 use crate::config::AnswerStyle;
@@ -58,7 +58,7 @@ pub fn find(response: &str, style: AnswerStyle) -> Option<Cow<'_, str>> {
         AnswerStyle::Boxed => boxes(text)?.0,
         AnswerStyle::Any => match answer(response) {
             Found { text, announced: true } => text,
-            Found { .. } => Cow::Borrowed(last_values(text).into_iter().next()?),
+            Found { .. } => Cow::Borrowed(last_value(text)?),
         },
     };
     (!found.trim().is_empty()).then_some(found)

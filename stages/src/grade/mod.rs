@@ -29,8 +29,10 @@
 //! - **Congruences** are compared by residue: `10 (mod 7)` is `3 (mod 7)`; a missing modulus does not matter.
 //! - **Unknowns** have names: `5x` is not `5t`. Under roots they are positive: `\sqrt{x^2}` is `x`, but `|x|` is not.
 //!   The parameter of a family (`k ∈ ℤ`) may have any name.
-//! - **Text** is compared without case, type and final punctuation; lists of words have no order. A choice is
-//!   its letter, or its text where the reference says both.
+//! - **Text** is compared without case, type and final punctuation; lists of words have no order. In formulas
+//!   case counts: `\pi R^2` is not `\pi r^2`. A choice is its letter, or its text where the reference says both.
+//! - **Words around a value** that take it back or make it a bound count: "not 7", "at least 7" and "7 or more" are
+//!   not `7`.
 //!
 //! The `official` grader is that of the published B-STaR code, string by string; `exact` compares
 //! characters.
@@ -73,7 +75,7 @@ use crate::config::Grader;
 
 /// The version of the `math` grader; part of the key of every result that it judged. A change that can
 /// make a verdict differ raises it.
-pub const GRADER_VERSION: u32 = 2;
+pub const GRADER_VERSION: u32 = 3;
 
 /// A judgement and its reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,7 +209,7 @@ fn math_within(gold: &str, response: &str, comparison: &Comparison<'_>) -> Verdi
             return Verdict::of(true, "equal values");
         }
     }
-    for text in extract::last_values(answer).into_iter().filter(|_| prose) {
+    if prose && let Some(text) = extract::last_value(answer) {
         if plain::same(gold, text) {
             return Verdict::of(true, "same text");
         }

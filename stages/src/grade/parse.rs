@@ -13,6 +13,8 @@ mod product;
 mod unit;
 mod word;
 
+pub(super) use function::is_reserved;
+
 use super::expr::{Expr, Joint, Relation, SetOperation};
 use super::lex::{Lexed, Reading, Token, tokens};
 

@@ -53,18 +53,73 @@ const TYPES: [&str; 10] = [
     "\\mathit",
 ];
 
-/// Lower case, without type commands, articles, quotes, and punctuation at the end.
+/// Commands that are words.
+const NAMED: [&str; 2] = ["\\triangle", "\\angle"];
+
+/// In longer arguments of type commands case counts.
+const MAX_TYPED: usize = 300;
+
+/// What an open brace belongs to.
+enum Brace {
+    Formula,
+    /// A type command, perhaps around words.
+    Type {
+        words: bool,
+    },
+}
+
+/// Whether it is made of words, not of letters that mean something each: case does not matter there.
+fn is_prose(text: &str) -> bool {
+    let mut rest = text;
+    let mut words = false;
+    // Of open braces: how many there are, and outside of which a type command's argument ends.
+    let (mut depth, mut typed) = (0_u32, None);
+    while let Some(first) = rest.chars().next() {
+        if let Some(command) = TYPES.iter().chain(&NAMED).find(|command| rest.starts_with(**command)) {
+            rest = &rest[command.len()..];
+            if rest.starts_with('{') {
+                typed = typed.or(Some(depth));
+            }
+            continue;
+        }
+        let length = rest.find(|c: char| !c.is_alphabetic()).unwrap_or(rest.len());
+        let word = &rest[..length];
+        match first {
+            '{' => depth += 1,
+            '}' => {
+                depth = depth.saturating_sub(1);
+                typed = typed.filter(|outside| depth > *outside);
+            }
+            '\\' if typed.is_none() && rest[1..].starts_with(|next: char| next.is_ascii_alphabetic()) => {
+                return false;
+            }
+            '^' | '_' | '=' | '+' | '*' | '<' | '>' | '|' if typed.is_none() => return false,
+            _ => {}
+        }
+        words |= word.eq_ignore_ascii_case("no")
+            || word.chars().nth(2).is_some() && !super::parse::is_reserved(word);
+        rest = &rest[length.max(first.len_utf8())..];
+    }
+    words
+}
+
+/// Words in lower case, without type commands, articles, quotes, and punctuation at the end.
 pub(super) fn normal(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text;
-    // For every open brace: whether it is one of the formula, not of a type command.
+    let prose = is_prose(text);
+    // Inside of how many type commands around words this is.
+    let mut typed = 0_u32;
     let mut braces = Vec::new();
     while let Some(first) = rest.chars().next() {
         if first == '\\' {
             if let Some(command) = TYPES.iter().find(|command| rest.starts_with(**command)) {
                 rest = &rest[command.len()..];
                 if let Some(inner) = rest.strip_prefix('{') {
-                    braces.push(false);
+                    let end = inner.bytes().take(MAX_TYPED).position(|byte| byte == b'}');
+                    let words = end.is_some_and(|end| is_prose(&inner[..end]));
+                    braces.push(Brace::Type { words });
+                    typed += u32::from(words);
                     rest = inner;
                 }
                 continue;
@@ -87,12 +142,16 @@ pub(super) fn normal(text: &str) -> String {
             '$' | '"' | '“' | '”' | '`' => {}
             '*' if rest.starts_with("**") => rest = &rest[1..],
             '{' => {
-                braces.push(true);
+                braces.push(Brace::Formula);
                 plain.push(first);
             }
-            '}' if braces.pop() == Some(false) => {}
+            '}' => match braces.pop() {
+                Some(Brace::Type { words }) => typed -= u32::from(words),
+                _ => plain.push(first),
+            },
             '~' => plain.push(' '),
-            _ => plain.extend(first.to_lowercase()),
+            _ if prose || typed > 0 => plain.extend(first.to_lowercase()),
+            _ => plain.push(first),
         }
         rest = &rest[first.len_utf8()..];
     }
@@ -143,6 +202,93 @@ pub(super) fn after_text(text: &str) -> Option<&str> {
     let mut words = words.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty()).peekable();
     let plain = words.peek().is_some() && words.all(|word| !CHANGING.contains(&word.to_lowercase().as_str()));
     (plain && value.contains(|c: char| c.is_ascii_digit())).then_some(value)
+}
+
+/// Words that end what was said before them.
+const TURNS: [&str; 9] = ["but", "so", "therefore", "thus", "hence", "then", "because", "since", "instead"];
+/// Words between a comparison and its value: "less than or equal to 7".
+const FILLERS: [&str; 8] = ["or", "equal", "to", "the", "a", "about", "exactly", "only"];
+/// Signs of relations other than equality.
+const UNEQUAL: [&str; 16] = [
+    "\\ne",
+    "\\neq",
+    "\\le",
+    "\\leq",
+    "\\leqslant",
+    "\\lt",
+    "\\ge",
+    "\\geq",
+    "\\geqslant",
+    "\\gt",
+    "≠",
+    "≤",
+    "≥",
+    "<",
+    "!=",
+    ">=",
+];
+/// How many words may stand between "not" and what it denies.
+const REACH: usize = 4;
+
+/// Whether the words before a value, in its clause, say that it is another one: "not equal to", "at least".
+pub(super) fn deny(before: &str) -> bool {
+    let before = before.trim_end_matches(|c: char| c.is_whitespace() || matches!(c, '$' | '*' | '{' | '('));
+    let greater = before.strip_suffix('>').is_some_and(|arrow| !arrow.ends_with(['=', '-', '>']));
+    if greater || UNEQUAL.iter().any(|sign| before.ends_with(sign)) {
+        return true;
+    }
+    let (mut next, mut touches) = ("", true);
+    let mut words = before.split_whitespace().rev().enumerate().peekable();
+    while let Some((distance, word)) = words.next() {
+        let end = word.ends_with(['.', ',', ';', ':', '!', '?']);
+        let plain = word.trim_matches(|c: char| !c.is_alphanumeric());
+        let is = |list: &[&str]| list.iter().any(|entry| plain.eq_ignore_ascii_case(entry));
+        if end || plain.contains(|c: char| c.is_ascii_digit()) || is(&TURNS) {
+            return false;
+        }
+        let denies = is(&["not", "never", "cannot", "neither", "nor"])
+            || plain.ends_with("n't")
+            || plain.ends_with("n’t")
+            || is(&["no"]) && matches!(next, "way" | "chance" | "possibility");
+        if distance <= REACH && denies {
+            return true;
+        }
+        if touches {
+            let bound = is(&["least", "most"])
+                && words.peek().is_some_and(|(_, word)| word.eq_ignore_ascii_case("at"));
+            let compares = is(&["than", "over", "under", "above", "below", "except", "between", "minus"]);
+            if bound || compares || is(&["negative"]) {
+                return true;
+            }
+            touches = is(&FILLERS);
+        } else if distance > REACH {
+            return false;
+        }
+        next = plain;
+    }
+    false
+}
+
+/// Whether the words after a value take it back: "7 is not the answer", "7 or more".
+pub(super) fn withdraw(after: &str) -> bool {
+    let after = after.trim_start_matches([' ', '$', '*', ')', '}', '"']);
+    const WITHDRAWN: [&str; 14] = [
+        "is not ",
+        "isn't ",
+        "is wrong",
+        "is incorrect",
+        "is false",
+        "is too ",
+        "cannot ",
+        "can't ",
+        "or more",
+        "or less",
+        "or fewer",
+        "or greater",
+        "at most",
+        "at least",
+    ];
+    WITHDRAWN.iter().any(|words| after.starts_with(words))
 }
 
 const ORDINALS: [&str; 12] = [
@@ -248,7 +394,8 @@ pub(super) fn time_of_day(text: &str) -> Option<(u32, bool)> {
         }
         _ => {}
     }
-    let plain: String = normal(text).chars().filter(|c| !matches!(c, ' ' | '.' | '\\' | '(' | ')')).collect();
+    let visible = |c: &char| !matches!(c, ' ' | '.' | '\\' | '(' | ')');
+    let plain: String = normal(text).to_lowercase().chars().filter(visible).collect();
     let (clock, half) = match (plain.strip_suffix("am"), plain.strip_suffix("pm")) {
         (Some(clock), _) => (clock, Some(0)),
         (_, Some(clock)) => (clock, Some(12)),

@@ -1,20 +1,25 @@
 //! The last formula or number of a text, where nothing announces an answer.
 
-/// The last formula or number of a text, whichever ends later; then the other.
-pub(in crate::grade) fn last_values(text: &str) -> Vec<&str> {
+use super::super::words;
+
+/// The last formula or number of a text, whichever ends later; `None` where the words around it say that the
+/// answer is another one.
+pub(in crate::grade) fn last_value(text: &str) -> Option<&str> {
+    let whole = text;
     let text = without_remark(text);
     let formula = last_formula(text);
     let number = last_number(text);
-    let mut found: Vec<(usize, &str)> = formula.into_iter().chain(number).collect();
-    found.sort_by_key(|(end, _)| std::cmp::Reverse(*end));
-    // A number inside of the last formula is a part of it.
-    if let (Some((end, formula)), Some((number_end, _))) = (formula, number)
-        && number_end <= end
-        && number_end + formula.len() >= end
-    {
-        return vec![formula];
-    }
-    found.into_iter().take(1).map(|(_, text)| text).collect()
+    let (end, value) = match (formula, number) {
+        // A number inside of the last formula is a part of it.
+        (Some((end, formula)), Some((number_end, _)))
+            if number_end <= end && number_end + formula.len() >= end =>
+        {
+            (end, formula)
+        }
+        _ => formula.into_iter().chain(number).max_by_key(|(end, _)| *end)?,
+    };
+    let start = text[..end].rfind(value)?;
+    (!words::deny(&text[..start]) && !words::withdraw(&whole[end..])).then_some(value)
 }
 
 /// Without a remark in brackets at the end: `5 (since 5 - 2 = 3)`.

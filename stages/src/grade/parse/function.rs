@@ -37,7 +37,7 @@ pub(super) fn named(name: &str) -> Option<Function> {
 }
 
 /// Words that are mathematics wherever they stand.
-pub(super) fn is_reserved(word: &str) -> bool {
+pub(in crate::grade) fn is_reserved(word: &str) -> bool {
     (named(word).is_some() && word != "min")
         || matches!(
             word,

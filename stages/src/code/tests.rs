@@ -1,5 +1,7 @@
 use super::*;
 use crate::at_hand::{sandbox, shared};
+use crate::protocol::FailureKind;
+use crate::run::Grading;
 
 fn judge() -> Option<Judge> {
     Some(Judge::new(sandbox()?, Rules { seconds: 1, ..Rules::default() }))
@@ -38,6 +40,7 @@ fn programs_read_and_print() {
     assert!(reason(correct("print(1/0)")).starts_with("ZeroDivisionError"));
     assert!(reason(correct("while True: pass")).contains("time limit"));
     assert!(reason(correct("while True: print('x' * 1000)")).contains("output"));
+    assert_eq!(reason(correct("import ctypes\nctypes.string_at(0)")), "ended by signal 11");
 }
 
 #[test]
@@ -53,6 +56,79 @@ fn functions_are_called() {
     assert_eq!(wrong.passed, 1);
     let absent = judge.judge("def other(a, b): pass", &tests).unwrap();
     assert!(absent.reason.unwrap().contains("pairs"));
+}
+
+/// Python compares whole numbers by all their digits, with floating-point ones too.
+#[test]
+fn whole_numbers_of_any_size_are_exact() {
+    let Some(mut judge) = judge() else { return };
+    let mut judged = |body: &str, input: &str, output: &str| {
+        let tests = format!(r#"{{"fn_name": "f", "inputs": [{input}], "outputs": [{output}]}}"#);
+        let tests: Tests = serde_json::from_str(&exact(&tests)).unwrap();
+        judge.judge(&format!("def f(*x): return {body}"), &tests).unwrap().correct
+    };
+    let right = [
+        ("2**60 + 1", "[]", "1152921504606846977"),
+        ("2**53 + 1", "[]", "9007199254740993"),
+        ("-2**53 - 1", "[]", "-9007199254740993"),
+        ("2**53", "[]", "9007199254740992.0"),
+        ("2.0**53", "[]", "9007199254740992"),
+        ("2**64 + 3", "[]", "18446744073709551619"),
+        ("-2**64 - 3", "[]", "[-18446744073709551619]"),
+        ("2.0**70", "[]", "1180591620717411303424"),
+        ("[10**17]", "[]", "[100000000000000000]"),
+        ("[10**17]", "[]", "[[100000000000000000]]"),
+        ("{'a': (2**64 + 3, True)}", "[]", r#"{"a": [18446744073709551619, 1]}"#),
+        ("x[0] + 2", "[18446744073709551619]", "18446744073709551621"),
+        (
+            "x[0]['n'][0] - x[1]",
+            r#"[{"n": [-36893488147419103233]}, 9007199254740993]"#,
+            "-36902495346673844226",
+        ),
+        ("[type(x[0]) is int, type(x[1]) is float]", "[100000000000000000000, 1e20]", "[true, true]"),
+        ("x[0]", r#"["18446744073709551619"]"#, r#"["18446744073709551619"]"#),
+        (
+            "{**x[0], 5: 1}",
+            r#"[{"18446744073709551619": 2, "4": 3}]"#,
+            r#"{"18446744073709551619": 2, "4": 3, "5": 1}"#,
+        ),
+        ("math.factorial(30)", "[]", "265252859812191058636308480000000"),
+    ];
+    for (body, input, output) in right {
+        assert!(judged(body, input, output), "f({input}) -> {body} is {output}");
+    }
+    let wrong = [
+        ("2**60 + 1", "[]", "1152921504606846976"),
+        ("2**53", "[]", "9007199254740993"),
+        ("2.0**53", "[]", "9007199254740993"),
+        ("2**53 + 1", "[]", "9007199254740992.0"),
+        ("2**64", "[]", "18446744073709551619"),
+        ("2**64 + 3", "[]", "-18446744073709551619"),
+        ("float(2**64 + 3)", "[]", "18446744073709551619"),
+        ("[10**17]", "[]", "[100000000000000001]"),
+        ("'18446744073709551619'", "[]", "18446744073709551619"),
+        ("hex(2**64 + 3)", "[]", "18446744073709551619"),
+    ];
+    for (body, input, output) in wrong {
+        assert!(!judged(body, input, output), "f({input}) -> {body} is not {output}");
+    }
+}
+
+#[test]
+fn numbers_beyond_64_bits_are_kept_in_json() {
+    let same = [
+        r#"{"a": [1, -2, 1e30, 18446744073709551615, -9223372036854775808, 1.5, "99999999999999999999"]}"#,
+        "",
+    ];
+    for json in same {
+        assert_eq!(exact(json), json);
+    }
+    assert_eq!(
+        exact(r#"["\"", 18446744073709551616,-99999999999999999999]"#),
+        r#"["\"", {"$int":"18446744073709551616"},{"$int":"-99999999999999999999"}]"#
+    );
+    let text = |json: &str| compare::text(&serde_json::from_str(&exact(json)).unwrap());
+    assert_eq!(text(r#"[18446744073709551616, "a", 3]"#), "18446744073709551616\na\n3");
 }
 
 #[test]
@@ -123,6 +199,64 @@ fn verdicts_cannot_be_forged() {
     // And the judge is as good as before.
     let honest = "def f(x):\n    return {1: 2, 2: 3, 3: [7]}[x]";
     assert_eq!(judge.judge(honest, &asserted).unwrap(), Verdict::passed(3));
+}
+
+/// What a program is told need not fit into a pipe that it does not read.
+#[test]
+fn programs_that_do_not_listen_are_ended() {
+    let Some(Judge { sandbox, rules, .. }) = judge() else { return };
+    let tests =
+        asserts(&["assert f('') is None", "import time; time.sleep(1)", "assert f('x' * 300_000) == 1"]);
+    let deaf = [
+        "import os, signal, threading\ndef f(x):\n    \
+         threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGSTOP)).start()",
+        "import os, time\nfor n in range(64):\n    try: os.write(n, b'{\"names\": {\"f\": {\"r\": 0}}}\\n{\"value\": null}\\n')\n    \
+         except OSError: pass\ntime.sleep(10**6)",
+    ];
+    std::thread::scope(|scope| {
+        for code in deaf {
+            let (mut judge, tests) = (Judge::new(sandbox.clone(), rules), &tests);
+            scope.spawn(move || {
+                let verdict = judge.judge(code, tests).unwrap();
+                assert!(!verdict.correct, "{code}");
+                assert_eq!(verdict.reason, Some(Ended::Time.to_string()), "{code}");
+            });
+        }
+    });
+}
+
+/// Where there is no bubblewrap programs are refused, not run; this test hides it from itself.
+#[test]
+fn without_a_sandbox_programs_are_refused_unless_that_is_allowed() {
+    const HIDDEN: &str = "BSTAR_TEST_HIDES_BWRAP";
+    if std::env::var_os(HIDDEN).is_none() {
+        if sandbox().is_none() {
+            return;
+        }
+        let name = "code::tests::without_a_sandbox_programs_are_refused_unless_that_is_allowed";
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut command = std::process::Command::new("bwrap");
+        command.args(["--dev-bind", "/", "/"]);
+        let folders = std::env::split_paths(&path).chain(["/usr/bin".into(), "/usr/local/bin".into()]);
+        for program in folders.map(|folder| folder.join("bwrap")).filter(|program| program.is_file()) {
+            command.args(["--dev-bind", "/dev/null"]).arg(program);
+        }
+        let this = std::env::current_exe().unwrap();
+        let output = command.arg(this).args(["--exact", name]).env(HIDDEN, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    let grading = |code: Value| {
+        let config = serde_json::json!({"grader": "code", "aggregate": null, "code": code});
+        Grading::new(&serde_json::from_value(config).unwrap())
+    };
+    let refused = grading(serde_json::json!({})).unwrap_err();
+    assert_eq!(refused.kind, FailureKind::Invalid);
+    assert!(refused.message.contains("`bwrap` is not installed"), "{refused:?}");
+    let hint = refused.hint.unwrap();
+    assert!(hint.contains("apt install bubblewrap") && hint.contains("unsafe_no_sandbox"), "{hint}");
+    assert!(grading(serde_json::json!({"unsafe_no_sandbox": true})).is_ok());
 }
 
 #[test]

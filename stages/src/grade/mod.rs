@@ -18,9 +18,10 @@
 //!   equal when they are the same number: `3.14` is not `3.14159`.
 //! - **Chains.** Of `3 + 4 = 7` the last side is the answer; whether the equation holds is not judged.
 //! - **Ratios.** `3:4` is `6:8` and `3/4`, but `3:1` is not `3`, nor `5:2` `2.5`.
-//! - **Units.** A missing unit does not matter. Two known ones are converted (`60 min` is `1 h`) and must
-//!   measure the same; words that are no unit ("apples") do not count. Degrees are a unit: `45°` is `45`,
-//!   not `π/4`.
+//! - **Units.** A missing unit does not matter. Two known ones are converted (`60 min` is `1 h`, `10 m/s` is
+//!   `36 km/h`) and must measure the same. Words that are no unit ("apples") do not count beside others, but are not
+//!   `cm`. What money is paid for may be left out: `$12 per hour` is `$12`. Degrees are a unit: `45°` is `45`, not
+//!   `π/4`.
 //! - **Arithmetic left undone** is equal to its result: `10/2` is `5`, `\frac{2}{4}` is `1/2`.
 //! - **Names.** `x = 5` equals `5`, and also `y = 5`.
 //! - **Bases.** Where the reference is `2516_8`, `2516` is right and `2516_9` is not; where it is `5`, `5_6` is

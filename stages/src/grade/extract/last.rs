@@ -9,7 +9,7 @@ pub(in crate::grade) fn last_value(text: &str) -> Option<&str> {
     let text = without_remark(text);
     let formula = last_formula(text);
     let number = last_number(text);
-    let (end, value) = match (formula, number) {
+    let (_, value) = match (formula, number) {
         // A number inside of the last formula is a part of it.
         (Some((end, formula)), Some((number_end, _)))
             if number_end <= end && number_end + formula.len() >= end =>
@@ -18,8 +18,9 @@ pub(in crate::grade) fn last_value(text: &str) -> Option<&str> {
         }
         _ => formula.into_iter().chain(number).max_by_key(|(end, _)| *end)?,
     };
-    let start = text[..end].rfind(value)?;
-    (!words::deny(&text[..start]) && !words::withdraw(&whole[end..])).then_some(value)
+    let start = value.as_ptr().addr() - whole.as_ptr().addr();
+    let (before, after) = (&whole[..start], &whole[start + value.len()..]);
+    (!words::deny(before) && !words::withdraw(after)).then_some(value)
 }
 
 /// Without a remark in brackets at the end: `5 (since 5 - 2 = 3)`.

@@ -52,7 +52,7 @@ impl Parser<'_> {
                     self.at += 1;
                     self.degrees(base)
                 }
-                Some(Token::Symbol('\'')) => {
+                Some(Token::Symbol('\'')) if matches!(base, Expr::Variable(_)) => {
                     self.at += 1;
                     primed(base)?
                 }
@@ -68,12 +68,31 @@ impl Parser<'_> {
             Some(Token::Letter(scale @ ('C' | 'F'))) if last || !self.spaced() => {
                 self.at += 1;
                 match scale {
-                    'F' => Expr::Quantity(Box::new(value), Unit::of(Measure::Fahrenheit, Rational::ONE)),
+                    'F' => Expr::Quantity(Box::new(value), Unit::of(Measure::FAHRENHEIT, Rational::ONE)),
                     _ => Expr::Degrees(Box::new(value)),
                 }
             }
-            _ => Expr::Degrees(Box::new(value)),
+            _ => {
+                let minutes = self.part_of_a_degree(1, 60);
+                let seconds = self.part_of_a_degree(2, 3600);
+                let parts: Vec<Expr> = minutes.into_iter().chain(seconds).collect();
+                if parts.is_empty() {
+                    return Expr::Degrees(Box::new(value));
+                }
+                Expr::Degrees(Box::new(Expr::Sum(std::iter::once(value).chain(parts).collect())))
+            }
         }
+    }
+
+    /// The `30'` after `45^\circ`.
+    fn part_of_a_degree(&mut self, primes: usize, parts: i128) -> Option<Expr> {
+        let Some(Token::Number(number)) = self.peek() else { return None };
+        let prime = |at| self.peek_at(at).is_some_and(|lexed| matches!(lexed.token, Token::Symbol('\'')));
+        if (1..=primes).any(|at| !prime(at)) || prime(primes + 1) {
+            return None;
+        }
+        self.at += 1 + primes;
+        Some(Expr::Number(number).quotient(Expr::integer(parts)))
     }
 
     pub(super) fn exponent(&mut self) -> Option<Exponent> {

@@ -43,6 +43,7 @@ mod clean;
 mod compare;
 mod complex;
 mod conventions;
+mod equations;
 mod evaluate;
 mod expr;
 mod extract;
@@ -67,11 +68,12 @@ use expr::{Expr, SetOperation};
 use lex::Reading;
 use work::Work;
 
-pub use self::choice::{choice, choice_letter, choice_prompt, choices, choose};
+pub use self::choice::{CHOICE_VERSION, choice, choice_letter, choice_prompt, choices, choose};
 pub use self::conventions::{Conventions, Percent, Rounding};
-pub use self::extract::find;
-pub use self::official::{mathd_form, official, prm800k_form};
-pub use self::response::{ANSWER_MARKER, STEP_SEPARATOR, equations, extract, steps};
+pub use self::equations::{EQUATIONS_VERSION, equations};
+pub use self::extract::{find, style_version};
+pub use self::official::{OFFICIAL_VERSION, mathd_form, official, prm800k_form};
+pub use self::response::{ANSWER_MARKER, STEP_SEPARATOR, extract, steps};
 use crate::config::Grader;
 
 /// The version of the `math` grader; part of the key of every result that it judged. A change that can

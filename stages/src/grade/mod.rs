@@ -15,7 +15,7 @@
 //! - **Brackets.** `(1,2)` is not `[1,2]`.
 //! - **Decimals.** A decimal equals a value without end when it is that value rounded or cut, has at least
 //!   four digits, and differs by at most 1/10,000: `0.3333` is `1/3`, `9.42` is not `3π`. Two decimals are
-//!   equal when they are the same number: `3.14` is not `3.14159`.
+//!   equal when they are the same number: `3.14` is not `3.14159`. `0.333...` goes on and is `1/3`.
 //! - **Chains.** Of `3 + 4 = 7` the last side is the answer; whether the equation holds is not judged.
 //! - **Ratios.** `3:4` is `6:8` and `3/4`, but `3:1` is not `3`, nor `5:2` `2.5`.
 //! - **Units.** A missing unit does not matter. Two known ones are converted (`60 min` is `1 h`, `10 m/s` is
@@ -29,7 +29,7 @@
 //! - **Equations** are equal when one is a multiple of the other; inequalities equal their intervals.
 //! - **Congruences** are compared by residue: `10 (mod 7)` is `3 (mod 7)`; a missing modulus does not matter.
 //! - **Unknowns** have names: `5x` is not `5t`. Under roots they are positive: `\sqrt{x^2}` is `x`, but `|x|` is not.
-//!   The parameter of a family (`k ∈ ℤ`) may have any name.
+//!   The parameter of a family (`k ∈ ℤ`, or `k`, `m` or `n` beside π) may have any name.
 //! - **Text** is compared without case, type and final punctuation; lists of words have no order. In formulas
 //!   case counts: `\pi R^2` is not `\pi r^2`. A choice is its letter, or its text where the reference says both.
 //! - **Words around a value** that take it back or make it a bound count: "not 7", "at least 7" and "7 or more" are
@@ -189,7 +189,8 @@ fn math_within(gold: &str, response: &str, comparison: &Comparison<'_>) -> Verdi
     }
     let answers = if whole { readings(answer) } else { Vec::new() };
     if !answers.is_empty() {
-        let correct = comparison.any_readings((gold, &golds), (answer, &answers));
+        let correct = comparison.any_readings((gold, &golds), (answer, &answers))
+            || comparison.said_twice(&golds, answer);
         return Verdict::of(correct, comparison.reason(correct));
     }
     let spelled = |text: &str, others: &[Read]| {
@@ -225,6 +226,10 @@ fn math_within(gold: &str, response: &str, comparison: &Comparison<'_>) -> Verdi
     if comparison.words(gold, answer) || words::says(answer, gold) {
         return Verdict::of(true, "same words");
     }
+    let said = words::said_number(answer).map(Expr::rational);
+    if said.is_some_and(|said| golds.iter().any(|gold| comparison.equal(&gold.expr, &said))) {
+        return Verdict::of(true, "same number in words");
+    }
     Verdict::of(false, "no answer that can be read")
 }
 
@@ -251,6 +256,19 @@ impl Comparison<'_> {
             || equal(golds, &said(answer))
             || equal(&said(gold), answers)
             || (text(golds) && self.words(gold, answer))
+    }
+
+    /// Whether it says the value, and in brackets again as a decimal or in percent: `1/4 (25%)`.
+    fn said_twice(&self, golds: &[Read], answer: &str) -> bool {
+        let Some((value, again)) = answer.strip_suffix(')').and_then(|answer| answer.rsplit_once(" ("))
+        else {
+            return false;
+        };
+        let equal = |text| {
+            let read = readings(clean(text));
+            read.iter().any(|read| golds.iter().any(|gold| self.equal_readings(gold, read)))
+        };
+        again.contains(['%', '.', '≈']) && equal(value) && equal(again)
     }
 
     fn reason(&self, correct: bool) -> &'static str {
@@ -325,6 +343,13 @@ fn same_words(gold: &str, answer: &str) -> Option<bool> {
     };
     if wordy(gold) && wordy(answer) && words::same_text(gold, answer) {
         return Some(true);
+    }
+    if let (Some(parts), Some(others)) = (words::remainder(gold), words::remainder(answer)) {
+        return Some(parts == others);
+    }
+    // `ABD` could be a name; beside `A, B, D` it is three choices.
+    if let (Some((letters, true)), Some((others, false))) = (words::choices(gold), words::choices(answer)) {
+        return Some(letters == others);
     }
     match (words::time_of_day(gold), words::time_of_day(answer)) {
         (Some((time, true)), Some((other, true))) => Some(time == other),

@@ -89,11 +89,18 @@ fn last_number(text: &str) -> Option<(usize, &str)> {
     if word.contains('\\') && !word.contains("\\)") && !word.contains("\\$") {
         return Some((word_end, word.trim_end_matches(['.', ',', ';', ':', '$'])));
     }
+    let exponent = |start: usize, letter: usize| {
+        let short = last - start < 3 && !bytes[start..=last].contains(&b'.');
+        short && letter > 0 && bytes[letter - 1].is_ascii_digit()
+    };
     let mut start = last;
     while let Some(before) = start.checked_sub(1) {
         let kept = match bytes[before] {
             b'0'..=b'9' | b'.' => true,
             b',' | b'/' | b':' => before > 0 && bytes[before - 1].is_ascii_digit(),
+            // `1e2`, `1e-2`
+            b'e' | b'E' => exponent(start, before),
+            b'-' if before > 0 => matches!(bytes[before - 1], b'e' | b'E') && exponent(start, before - 1),
             _ => false,
         };
         if !kept {

@@ -1,6 +1,6 @@
 //! What stands behind a value: powers, factorials, percent and degree signs, primes.
 
-use super::super::expr::Expr;
+use super::super::expr::{Expr, Name};
 use super::super::lex::Token;
 use super::super::rational::Rational;
 use super::super::units::{Measure, Unit};
@@ -17,7 +17,7 @@ impl Parser<'_> {
                         Exponent::Degrees => self.degrees(base),
                         Exponent::Ordinal => base,
                         Exponent::Prime => primed(base)?,
-                        Exponent::Power(power) => Expr::Power(Box::new(base), Box::new(power)),
+                        Exponent::Power(power) => raised(base, power),
                     }
                 }
                 Some(Token::Symbol('*'))
@@ -123,6 +123,18 @@ impl Parser<'_> {
             if parser.is_symbol('^') { parser.behind(base) } else { Some(base) }
         })?;
         Some(Exponent::Power(if negative { Expr::Negative(Box::new(power)) } else { power }))
+    }
+}
+
+/// A power; `[1, 2]^T` is a column.
+fn raised(base: Expr, power: Expr) -> Expr {
+    let transposed =
+        matches!(power, Expr::Variable(name) if [Name::of("T"), Name::of("top")].contains(&name));
+    match base {
+        Expr::Tuple(_, _, items) if transposed => {
+            Expr::Matrix(items.into_iter().map(|item| vec![item]).collect())
+        }
+        base => Expr::Power(Box::new(base), Box::new(power)),
     }
 }
 

@@ -190,7 +190,8 @@ fn math_within(gold: &str, response: &str, comparison: &Comparison<'_>) -> Verdi
     let answers = if whole { readings(answer) } else { Vec::new() };
     if !answers.is_empty() {
         let correct = comparison.any_readings((gold, &golds), (answer, &answers))
-            || comparison.said_twice(&golds, answer);
+            || comparison.said_twice(&golds, answer)
+            || comparison.said_twice(&answers, gold);
         return Verdict::of(correct, comparison.reason(correct));
     }
     let spelled = |text: &str, others: &[Read]| {
@@ -258,15 +259,14 @@ impl Comparison<'_> {
             || (text(golds) && self.words(gold, answer))
     }
 
-    /// Whether it says the value, and in brackets again as a decimal or in percent: `1/4 (25%)`.
-    fn said_twice(&self, golds: &[Read], answer: &str) -> bool {
-        let Some((value, again)) = answer.strip_suffix(')').and_then(|answer| answer.rsplit_once(" ("))
-        else {
+    /// Whether it says the other's value, and in brackets again as a decimal or in percent: `1/4 (25%)`.
+    fn said_twice(&self, others: &[Read], text: &str) -> bool {
+        let Some((value, again)) = text.strip_suffix(')').and_then(|text| text.rsplit_once(" (")) else {
             return false;
         };
         let equal = |text| {
             let read = readings(clean(text));
-            read.iter().any(|read| golds.iter().any(|gold| self.equal_readings(gold, read)))
+            read.iter().any(|read| others.iter().any(|other| self.equal_readings(other, read)))
         };
         again.contains(['%', '.', '≈']) && equal(value) && equal(again)
     }
@@ -348,7 +348,10 @@ fn same_words(gold: &str, answer: &str) -> Option<bool> {
         return Some(parts == others);
     }
     // `ABD` could be a name; beside `A, B, D` it is three choices.
-    if let (Some((letters, true)), Some((others, false))) = (words::choices(gold), words::choices(answer)) {
+    if let (Some((letters, listed)), Some((others, other_listed))) =
+        (words::choices(gold), words::choices(answer))
+        && listed != other_listed
+    {
         return Some(letters == others);
     }
     match (words::time_of_day(gold), words::time_of_day(answer)) {

@@ -380,7 +380,9 @@ pub(super) fn said_number(sentence: &str) -> Option<Rational> {
 
 /// Quotient and remainder: `7 R 2`, "7 remainder 2".
 pub(super) fn remainder(text: &str) -> Option<(u64, u64)> {
-    if text.len() > 60 || !text.contains(['R', 'r']) {
+    let numbers =
+        text.starts_with(|c: char| c.is_ascii_digit()) && text.ends_with(|c: char| c.is_ascii_digit());
+    if !numbers || text.len() > 60 || !text.contains(['R', 'r']) {
         return None;
     }
     let lower = normal(text).to_lowercase();
@@ -392,7 +394,7 @@ pub(super) fn remainder(text: &str) -> Option<(u64, u64)> {
 
 /// The letters of several choices: `A, B, D`, `A and C`, `ABD`.
 pub(super) fn choices(text: &str) -> Option<(Vec<char>, bool)> {
-    if text.len() > 80 {
+    if text.len() > 80 || text.bytes().any(|byte| byte.is_ascii_digit()) {
         return None;
     }
     let typed = TYPES.iter().find_map(|command| text.strip_prefix(command));
@@ -401,10 +403,13 @@ pub(super) fn choices(text: &str) -> Option<(Vec<char>, bool)> {
     let listed = spelled.contains(',');
     let mut letters: Vec<char> =
         spelled.chars().filter(|c| !listed || !matches!(c, ',' | ' ' | '(' | ')')).collect();
-    letters.sort_unstable();
-    let distinct = letters.windows(2).all(|pair| pair[0] != pair[1]);
+    // Letters that are not in order are a name.
+    if listed {
+        letters.sort_unstable();
+    }
+    let ascending = letters.windows(2).all(|pair| pair[0] < pair[1]);
     let choices = letters.len() > 1 && letters.iter().all(|letter| matches!(letter, 'A'..='J'));
-    (choices && distinct).then_some((letters, listed))
+    (choices && ascending).then_some((letters, listed))
 }
 
 /// Words for parts, from a third on.

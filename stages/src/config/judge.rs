@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
 use crate::code::{CODE_VERSION, Comparison};
-use crate::grade::{Conventions, GRADER_VERSION};
+use crate::grade::{
+    CHOICE_VERSION, Conventions, EQUATIONS_VERSION, GRADER_VERSION, OFFICIAL_VERSION, style_version,
+};
 use crate::sandbox::Python;
 
 /// How answers are compared.
@@ -130,16 +132,28 @@ pub(super) fn judging(
 ) -> Vec<(&'static str, Ingredient)> {
     let version = grader.version().map(|version| ("grader_version", version.into()));
     let style = (!answer.is_default()).then(|| ("answer", answer.name().into()));
+    // Programs have neither an answer nor equations; a choice is not looked for by style.
+    let equations = (grader != Grader::Code).then(|| later(EQUATIONS_VERSION)).flatten();
+    let equations = equations.map(|version| ("equations_version", version.into()));
+    let found = (!matches!(grader, Grader::Code | Grader::Choice)).then(|| later(style_version(answer)));
+    let found = found.flatten().map(|version| ("answer_version", version.into()));
     let rules = (grader == Grader::Code).then(|| ("code", code.identity()));
     let agreed = grader == Grader::Math && !conventions.is_default();
     let agreed = agreed.then(|| ("conventions", identity(conventions)));
     [("grader", grader.name().into())]
         .into_iter()
         .chain(version)
+        .chain(equations)
         .chain(style)
+        .chain(found)
         .chain(rules)
         .chain(agreed)
         .collect()
+}
+
+/// A version that leaves a trace in keys: the first one has none.
+fn later(version: u32) -> Option<u32> {
+    (version > 1).then_some(version)
 }
 
 /// What of conventions is in a key.
@@ -191,7 +205,12 @@ impl Grader {
     /// The version of the code that judges, where it has had more than one.
     #[must_use]
     pub fn version(self) -> Option<u32> {
-        (self == Self::Math).then_some(GRADER_VERSION)
+        match self {
+            Self::Math => Some(GRADER_VERSION),
+            Self::Official => later(OFFICIAL_VERSION),
+            Self::Choice => later(CHOICE_VERSION),
+            Self::Exact | Self::Code => None,
+        }
     }
 
     /// What is wrong with these conventions.

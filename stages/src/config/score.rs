@@ -358,15 +358,36 @@ mod tests {
             Ingredient::Map(fields) => fields.into_keys().collect::<Vec<_>>(),
             _ => panic!("a map"),
         };
-        assert_eq!(fields(json!({})), ["aggregate", "grader", "grader_version"]);
+        assert_eq!(fields(json!({})), ["aggregate", "equations_version", "grader", "grader_version"]);
         let usual = json!({
             "reward_model": "m", "reading": {"answer": true}, "scale": "share", "precision": "float32",
             "conventions": {"rounding": 4},
         });
-        assert_eq!(fields(usual), ["aggregate", "grader", "grader_version"]);
+        assert_eq!(fields(usual), ["aggregate", "equations_version", "grader", "grader_version"]);
         let unused =
             json!({"reading": {"at": "step"}, "scale": "fifth", "unfinished": -5, "precision": "bfloat16"});
         assert_eq!(score(unused).identity(), score(json!({})).identity(), "there is no reward model");
+    }
+
+    #[test]
+    fn versions_are_in_the_key_of_what_they_change() {
+        let fields = |settings| match score(settings).identity() {
+            Ingredient::Map(fields) => fields.into_keys().collect::<Vec<_>>(),
+            _ => panic!("a map"),
+        };
+        for grader in ["official", "choice", "exact"] {
+            assert_eq!(fields(json!({"grader": grader})), ["aggregate", "equations_version", "grader"]);
+        }
+        assert_eq!(
+            fields(json!({"grader": "official", "answer": "any"})),
+            ["aggregate", "answer", "answer_version", "equations_version", "grader"]
+        );
+        assert_eq!(
+            fields(json!({"grader": "official", "answer": "boxed"})),
+            ["aggregate", "answer", "equations_version", "grader"]
+        );
+        let code = fields(json!({"grader": "code", "code": {"python": "3.11"}}));
+        assert_eq!(code, ["aggregate", "code", "grader"]);
     }
 
     #[test]

@@ -4,6 +4,9 @@ use serde_json::Value;
 
 use super::Verdict;
 
+/// The version of how a choice is found; part of the key of every result that was judged by it, from 2 on.
+pub const CHOICE_VERSION: u32 = 1;
+
 /// The letter that [`choice_prompt`] gives to a position; `None` beyond `Z`.
 #[must_use]
 pub fn choice_letter(position: usize) -> Option<char> {
@@ -137,8 +140,10 @@ fn named(choices: &[(String, String)], clause: &str) -> Option<usize> {
 
 /// The only choice with these words.
 fn saying(choices: &[(String, String)], words: &str) -> Option<usize> {
-    let words = super::words::normal(words);
-    let mut same = choices.iter().enumerate().filter(|(_, (_, text))| super::words::normal(text) == words);
+    // Case does not even count in formulas: no two choices differ in nothing else.
+    let normal = |text: &str| super::words::normal(&text.to_lowercase());
+    let words = normal(words);
+    let mut same = choices.iter().enumerate().filter(|(_, (_, text))| normal(text) == words);
     let first = same.next().map(|(at, _)| at);
     first.filter(|_| same.next().is_none())
 }

@@ -5,9 +5,14 @@ pub(super) fn clean(text: &str) -> &str {
     let mut text = text;
     loop {
         let before = text.len();
-        text = text.trim_matches(|c: char| {
-            c.is_whitespace() || matches!(c, '"' | '`' | '“' | '”' | '\u{feff}' | '\u{200b}')
-        });
+        let shown = |c: char| !c.is_whitespace() && !matches!(c, '`' | '“' | '”' | '\u{feff}' | '\u{200b}');
+        text = text.trim_matches(|c: char| !shown(c));
+        text = match text.strip_prefix('"') {
+            Some(rest) => rest.trim_end_matches('"'),
+            // `18"` are inches.
+            None if text.trim_end_matches('"').ends_with(|c: char| c.is_ascii_digit()) => text,
+            None => text.trim_end_matches('"'),
+        };
         for (open, close) in PAIRS {
             if let Some(inner) = text.strip_prefix(open).and_then(|rest| rest.strip_suffix(close))
                 && !inner.contains(close)

@@ -7,7 +7,7 @@ mod relation;
 mod scalar;
 
 use super::Conventions;
-use super::expr::{Bracket, Expr, Joint, Known, Name, Relation, SetOperation};
+use super::expr::{Bracket, Constant, Expr, Joint, Known, Name, Relation, SetOperation};
 use super::words;
 use super::work::Work;
 
@@ -28,8 +28,8 @@ impl Comparison<'_> {
             return true;
         }
         // What a parameter is called does not matter.
-        let parameter = parameter.or_else(|| constant_of_integration(gold));
-        let other = other.or_else(|| constant_of_integration(answer));
+        let named = |expr| constant_of_integration(expr).or_else(|| multiple_of_pi(expr));
+        let (parameter, other) = (parameter.or_else(|| named(gold)), other.or_else(|| named(answer)));
         match (parameter, other) {
             (Some(parameter), Some(other)) if parameter != other => {
                 let renamed = answer.mapped(&|part| match part {
@@ -185,6 +185,25 @@ fn without_conditions(expr: &Expr) -> (&Expr, Option<Name>) {
         [answer, conditions @ ..] if conditions.iter().all(condition) => (answer, None),
         _ => (expr, None),
     }
+}
+
+/// The `k` (or `m`, `n`) of `\frac{\pi}{4} + k\pi`, the only variable there.
+fn multiple_of_pi(expr: &Expr) -> Option<Name> {
+    let value = value(expr);
+    let variable = |part: &Expr| match part {
+        Expr::Variable(name) => Some(*name),
+        _ => None,
+    };
+    let turns = |part: &Expr| matches!(part, Expr::Constant(Constant::Pi) | Expr::Degrees(_));
+    let name = ["k", "m", "n"].map(Name::of).into_iter().find(|name| {
+        let multiple = |part: &Expr| {
+            matches!(part, Expr::Product(factors)
+                if factors.iter().any(|factor| variable(factor) == Some(*name)) && part.any(&turns))
+        };
+        value.any(&multiple)
+    })?;
+    let others = |part: &Expr| variable(part).is_some_and(|other| other != name);
+    (!value.any(&others)).then_some(name)
 }
 
 /// The `C` (or `c`) at the end of an integral. Beside `A` or `B` it is one of several names.

@@ -14,6 +14,16 @@ pub(super) use last::last_value;
 use super::lex::braced;
 use crate::config::AnswerStyle;
 
+/// The version of how answers are found in a style; part of the key of every result that holds answers in that
+/// style, from 2 on. A change that can make one differ raises it.
+#[must_use]
+pub fn style_version(style: AnswerStyle) -> u32 {
+    match style {
+        AnswerStyle::Section | AnswerStyle::Hashes | AnswerStyle::Boxed => 1,
+        AnswerStyle::Any => 2,
+    }
+}
+
 /// How many boxes or phrases are looked at, from the end: nobody needs more, and time stays linear.
 const MAX_TRIES: usize = 40;
 

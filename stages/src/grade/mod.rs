@@ -15,12 +15,13 @@
 //! - **Brackets.** `(1,2)` is not `[1,2]`.
 //! - **Decimals.** A decimal equals a value without end when it is that value rounded or cut, has at least
 //!   four digits, and differs by at most 1/10,000: `0.3333` is `1/3`, `9.42` is not `3π`. Two decimals are
-//!   equal when they are the same number: `3.14` is not `3.14159`.
+//!   equal when they are the same number: `3.14` is not `3.14159`. `0.333...` goes on and is `1/3`.
 //! - **Chains.** Of `3 + 4 = 7` the last side is the answer; whether the equation holds is not judged.
 //! - **Ratios.** `3:4` is `6:8` and `3/4`, but `3:1` is not `3`, nor `5:2` `2.5`.
-//! - **Units.** A missing unit does not matter. Two known ones are converted (`60 min` is `1 h`) and must
-//!   measure the same; words that are no unit ("apples") do not count. Degrees are a unit: `45°` is `45`,
-//!   not `π/4`.
+//! - **Units.** A missing unit does not matter. Two known ones are converted (`60 min` is `1 h`, `10 m/s` is
+//!   `36 km/h`) and must measure the same. Words that are no unit ("apples") do not count beside others, but are not
+//!   `cm`. What money is paid for may be left out: `$12 per hour` is `$12`. Degrees are a unit: `45°` is `45`, not
+//!   `π/4`.
 //! - **Arithmetic left undone** is equal to its result: `10/2` is `5`, `\frac{2}{4}` is `1/2`.
 //! - **Names.** `x = 5` equals `5`, and also `y = 5`.
 //! - **Bases.** Where the reference is `2516_8`, `2516` is right and `2516_9` is not; where it is `5`, `5_6` is
@@ -28,7 +29,7 @@
 //! - **Equations** are equal when one is a multiple of the other; inequalities equal their intervals.
 //! - **Congruences** are compared by residue: `10 (mod 7)` is `3 (mod 7)`; a missing modulus does not matter.
 //! - **Unknowns** have names: `5x` is not `5t`. Under roots they are positive: `\sqrt{x^2}` is `x`, but `|x|` is not.
-//!   The parameter of a family (`k ∈ ℤ`) may have any name.
+//!   The parameter of a family (`k ∈ ℤ`, or `k`, `m` or `n` beside π) may have any name.
 //! - **Text** is compared without case, type and final punctuation; lists of words have no order. In formulas
 //!   case counts: `\pi R^2` is not `\pi r^2`. A choice is its letter, or its text where the reference says both.
 //! - **Words around a value** that take it back or make it a bound count: "not 7", "at least 7" and "7 or more" are
@@ -42,6 +43,7 @@ mod clean;
 mod compare;
 mod complex;
 mod conventions;
+mod equations;
 mod evaluate;
 mod expr;
 mod extract;
@@ -66,11 +68,12 @@ use expr::{Expr, SetOperation};
 use lex::Reading;
 use work::Work;
 
-pub use self::choice::{choice, choice_letter, choice_prompt, choices, choose};
+pub use self::choice::{CHOICE_VERSION, choice, choice_letter, choice_prompt, choices, choose};
 pub use self::conventions::{Conventions, Percent, Rounding};
-pub use self::extract::find;
-pub use self::official::{mathd_form, official, prm800k_form};
-pub use self::response::{ANSWER_MARKER, STEP_SEPARATOR, equations, extract, steps};
+pub use self::equations::{EQUATIONS_VERSION, equations};
+pub use self::extract::{find, style_version};
+pub use self::official::{OFFICIAL_VERSION, mathd_form, official, prm800k_form};
+pub use self::response::{ANSWER_MARKER, STEP_SEPARATOR, extract, steps};
 use crate::config::Grader;
 
 /// The version of the `math` grader; part of the key of every result that it judged. A change that can
@@ -186,7 +189,9 @@ fn math_within(gold: &str, response: &str, comparison: &Comparison<'_>) -> Verdi
     }
     let answers = if whole { readings(answer) } else { Vec::new() };
     if !answers.is_empty() {
-        let correct = comparison.any_readings((gold, &golds), (answer, &answers));
+        let correct = comparison.any_readings((gold, &golds), (answer, &answers))
+            || comparison.said_twice(&golds, answer)
+            || comparison.said_twice(&answers, gold);
         return Verdict::of(correct, comparison.reason(correct));
     }
     let spelled = |text: &str, others: &[Read]| {
@@ -222,6 +227,10 @@ fn math_within(gold: &str, response: &str, comparison: &Comparison<'_>) -> Verdi
     if comparison.words(gold, answer) || words::says(answer, gold) {
         return Verdict::of(true, "same words");
     }
+    let said = words::said_number(answer).map(Expr::rational);
+    if said.is_some_and(|said| golds.iter().any(|gold| comparison.equal(&gold.expr, &said))) {
+        return Verdict::of(true, "same number in words");
+    }
     Verdict::of(false, "no answer that can be read")
 }
 
@@ -248,6 +257,18 @@ impl Comparison<'_> {
             || equal(golds, &said(answer))
             || equal(&said(gold), answers)
             || (text(golds) && self.words(gold, answer))
+    }
+
+    /// Whether it says the other's value, and in brackets again as a decimal or in percent: `1/4 (25%)`.
+    fn said_twice(&self, others: &[Read], text: &str) -> bool {
+        let Some((value, again)) = text.strip_suffix(')').and_then(|text| text.rsplit_once(" (")) else {
+            return false;
+        };
+        let equal = |text| {
+            let read = readings(clean(text));
+            read.iter().any(|read| others.iter().any(|other| self.equal_readings(other, read)))
+        };
+        again.contains(['%', '.', '≈']) && equal(value) && equal(again)
     }
 
     fn reason(&self, correct: bool) -> &'static str {
@@ -322,6 +343,16 @@ fn same_words(gold: &str, answer: &str) -> Option<bool> {
     };
     if wordy(gold) && wordy(answer) && words::same_text(gold, answer) {
         return Some(true);
+    }
+    if let (Some(parts), Some(others)) = (words::remainder(gold), words::remainder(answer)) {
+        return Some(parts == others);
+    }
+    // `ABD` could be a name; beside `A, B, D` it is three choices.
+    if let (Some((letters, listed)), Some((others, other_listed))) =
+        (words::choices(gold), words::choices(answer))
+        && listed != other_listed
+    {
+        return Some(letters == others);
     }
     match (words::time_of_day(gold), words::time_of_day(answer)) {
         (Some((time, true)), Some((other, true))) => Some(time == other),

@@ -1,6 +1,4 @@
-//! The parts of a response: its answer, its steps, its equations.
-
-use std::collections::BTreeSet;
+//! The parts of a response: its answer and its steps.
 
 /// What precedes the answer in a response.
 pub const ANSWER_MARKER: &str = "# Answer\n\n";
@@ -32,28 +30,6 @@ pub fn steps(response: &str) -> Vec<&str> {
     pieces
 }
 
-/// The distinct equations of a response, as `a op b = c` without spaces, sorted. Words before an
-/// equation (`first`, `so`) do not count.
-#[must_use]
-pub fn equations(response: &str) -> Vec<String> {
-    let found: BTreeSet<String> = response.lines().filter_map(equation).collect();
-    found.into_iter().collect()
-}
-
-fn equation(line: &str) -> Option<String> {
-    let start = line.find(|character: char| character.is_ascii_digit())?;
-    if !line[..start].chars().all(|character| character.is_alphabetic() || character.is_whitespace()) {
-        return None;
-    }
-    let text: String = line[start..].chars().filter(|character| !character.is_whitespace()).collect();
-    let (sum, result) = text.split_once('=')?;
-    let (left, right) = sum.split_once(['+', '-', '*', '/'])?;
-    let number =
-        |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    let numbers = number(left) && number(right) && number(result);
-    numbers.then_some(text)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -77,13 +53,6 @@ mod tests {
         assert_eq!(steps("3 * 4 = 12"), ["3 * 4 = 12"]);
         assert_eq!(steps("# Answer\n\n7"), ["# Answer\n\n", "7"]);
         assert!(steps("").is_empty());
-    }
-
-    #[test]
-    fn equations_are_distinct_and_free_of_words() {
-        let response = "first 3 * 4 = 12\n\nso 12 - 5 = 7\n\n12 - 5 = 7\n\n# Answer\n\n7";
-        assert_eq!(equations(response), ["12-5=7", "3*4=12"]);
-        assert!(equations("3 * 4 =\n\n= 12\n\n3 = 4").is_empty());
     }
 
     proptest! {

@@ -7,6 +7,8 @@ use super::rational::Rational;
 pub(super) fn same_text(a: &str, b: &str) -> bool {
     let spelled = |text: &str| match normal(text) {
         short if short == "dne" => "does not exist".to_owned(),
+        letter if letter == "T" => "true".to_owned(),
+        letter if letter == "F" => "false".to_owned(),
         long if long == "infinitely many solutions" => "infinitely many".to_owned(),
         words if words.contains("\\") => words.replace("\\triangle", "triangle").replace("\\angle", "angle"),
         words => words,
@@ -169,7 +171,7 @@ pub(super) fn normal(text: &str) -> String {
 
 /// The set that words name.
 pub(super) fn known_set(text: &str) -> Option<Expr> {
-    if text.len() > 40 || !text.contains(' ') {
+    if text.len() > 40 || !(text.contains(' ') || text.trim_end_matches('}').ends_with("one")) {
         return None;
     }
     let infinity = || Expr::Constant(Constant::Infinity);
@@ -184,7 +186,7 @@ pub(super) fn known_set(text: &str) -> Option<Expr> {
     }
     let known = match words.as_str() {
         "all real numbers" | "all reals" | "real numbers" | "all real values" => Known::Reals,
-        "empty set" | "no solution" | "no solutions" | "no real solution" | "no real solutions" => {
+        "none" | "empty set" | "no solution" | "no solutions" | "no real solution" | "no real solutions" => {
             Known::Empty
         }
         _ => return None,
@@ -357,6 +359,57 @@ pub(super) fn number(text: &str) -> Option<i128> {
         any = true;
     }
     any.then_some(total.checked_add(group)?)
+}
+
+/// The number that a sentence without digits says: "There are twenty-five ways".
+pub(super) fn said_number(sentence: &str) -> Option<Rational> {
+    if sentence.len() > 300 || sentence.bytes().any(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let sentence = sentence.trim_end_matches(['.', '!', ' ']);
+    let verbs = [" is ", " are ", " was ", " were ", " be ", " equals "];
+    let said =
+        verbs.iter().filter_map(|verb| Some(sentence.rsplit_once(verb)?.1)).min_by_key(|said| said.len())?;
+    let words: Vec<&str> = said.split_whitespace().take(8).collect();
+    // At most what is counted follows.
+    (words.len().saturating_sub(1).max(1)..=words.len()).rev().find_map(|count| {
+        let text = words[..count].join(" ");
+        fraction(&text).or_else(|| number(&text).map(Rational::integer))
+    })
+}
+
+/// Quotient and remainder: `7 R 2`, "7 remainder 2".
+pub(super) fn remainder(text: &str) -> Option<(u64, u64)> {
+    let numbers =
+        text.starts_with(|c: char| c.is_ascii_digit()) && text.ends_with(|c: char| c.is_ascii_digit());
+    if !numbers || text.len() > 60 || !text.contains(['R', 'r']) {
+        return None;
+    }
+    let lower = normal(text).to_lowercase();
+    let (quotient, rest) = lower.split_once('r')?;
+    let rest = rest.strip_prefix("emainder").unwrap_or(rest);
+    let quotient = quotient.trim_end().trim_end_matches([',']).trim_end_matches("with a");
+    Some((quotient.trim().parse().ok()?, rest.trim_start_matches([' ', ':', '=']).parse().ok()?))
+}
+
+/// The letters of several choices: `A, B, D`, `A and C`, `ABD`.
+pub(super) fn choices(text: &str) -> Option<(Vec<char>, bool)> {
+    if text.len() > 80 || text.bytes().any(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let typed = TYPES.iter().find_map(|command| text.strip_prefix(command));
+    let plain = typed.and_then(super::lex::braced).map_or(text, |(inner, _)| inner).trim();
+    let spelled = plain.replace("\\text{ and }", ",").replace(" and ", ",");
+    let listed = spelled.contains(',');
+    let mut letters: Vec<char> =
+        spelled.chars().filter(|c| !listed || !matches!(c, ',' | ' ' | '(' | ')')).collect();
+    // Letters that are not in order are a name.
+    if listed {
+        letters.sort_unstable();
+    }
+    let ascending = letters.windows(2).all(|pair| pair[0] < pair[1]);
+    let choices = letters.len() > 1 && letters.iter().all(|letter| matches!(letter, 'A'..='J'));
+    (choices && ascending).then_some((letters, listed))
 }
 
 /// Words for parts, from a third on.

@@ -3,7 +3,7 @@
 use super::super::evaluate::{ELSEWHERE, exact, float, residue};
 use super::super::expr::{Constant, Expr, Function, Name};
 use super::super::rational::Rational;
-use super::super::units::{Measure, Unit};
+use super::super::units::{Comparable, Known, Measure, Unit, known_letter, product};
 use super::super::{Percent, Rounding};
 use super::Comparison;
 
@@ -29,28 +29,36 @@ impl Comparison<'_> {
         let ((value, unit), (other, other_unit)) = (measured(a), measured(b));
         match (unit, other_unit) {
             (None, None) => self.values(a, b),
-            (
-                Some(Unit { known: Some((measure, scale)), .. }),
-                Some(Unit { known: Some(other_known), .. }),
-            ) => {
-                let (other_measure, other_scale) = other_known;
-                if self.conventions.units_ignored || measure == other_measure && scale == other_scale {
-                    return self.values(value, other);
-                }
-                let times =
-                    |value: &Expr, scale: Rational| Expr::Product(vec![value.clone(), Expr::rational(scale)]);
-                measure == other_measure && self.values(&times(value, scale), &times(other, other_scale))
-            }
+            (Some(unit), Some(other_unit)) => self.quantities((value, unit), (other, other_unit)),
             (Some(unit), None) => self.with_unit(value, unit, other),
             (None, Some(unit)) => self.with_unit(other, unit, value),
-            _ => self.values(value, other),
+        }
+    }
+
+    fn quantities(&self, (value, unit): (&Expr, Unit), (other, other_unit): (&Expr, Unit)) -> bool {
+        if self.conventions.units_ignored {
+            return self.values(value, other);
+        }
+        let times = |value: &Expr, size: Rational| Expr::Product(vec![value.clone(), Expr::rational(size)]);
+        match unit.comparable(other_unit) {
+            Comparable::Never => false,
+            Comparable::Values => self.values(value, other),
+            Comparable::Sizes(size, other_size) if size == other_size => self.values(value, other),
+            Comparable::Sizes(size, other_size) => {
+                self.values(&times(value, size), &times(other, other_size))
+            }
         }
     }
 
     /// Whether `value unit` is the other value, which has no unit.
     fn with_unit(&self, value: &Expr, unit: Unit, other: &Expr) -> bool {
         match unit.letter {
-            _ if unit.measure() == Some(Measure::Percent) => self.percent(value, other),
+            _ if unit.measure() == Some(Measure::PERCENT) => self.percent(value, other),
+            _ if unit.known.is_some() && !other.is_constant() && letters(other).is_some() => letters(other)
+                .is_some_and(|(factors, (measure, size))| {
+                    let other_unit = Unit::of(measure, size);
+                    self.quantities((value, unit), (&Expr::Product(factors), other_unit))
+                }),
             // `3 m` is a product where the other side has variables.
             Some(letter) if !other.is_constant() => {
                 let variable = Expr::Variable(Name::of(letter.encode_utf8(&mut [0; 4])));
@@ -202,10 +210,43 @@ fn infinite(expr: &Expr) -> Option<bool> {
 pub(super) fn measured(expr: &Expr) -> (&Expr, Option<Unit>) {
     match expr {
         Expr::Quantity(inner, unit) => (inner, Some(*unit)),
-        Expr::Percent(inner) => (inner, Some(Unit::of(Measure::Percent, Rational::ONE))),
-        Expr::Degrees(inner) => (inner, Some(Unit::of(Measure::Angle, Rational::ONE))),
+        Expr::Percent(inner) => (inner, Some(Unit::of(Measure::PERCENT, Rational::ONE))),
+        Expr::Degrees(inner) => (inner, Some(Unit::of(Measure::ANGLE, Rational::ONE))),
         _ => (expr, None),
     }
+}
+
+/// The factors of a product like `9.8m/s^2`, and the unit that its letters are.
+fn letters(expr: &Expr) -> Option<(Vec<Expr>, Known)> {
+    fn split(expr: &Expr, power: i8, factors: &mut Vec<Expr>, unit: &mut Option<Known>) -> Option<()> {
+        let whole = |power: &Expr| {
+            let (negative, number) = power.literal()?;
+            let power = i8::try_from(number.exact?.as_integer()?).ok()?;
+            if negative { power.checked_neg() } else { Some(power) }
+        };
+        match expr {
+            Expr::Product(parts) => parts.iter().try_for_each(|part| split(part, power, factors, unit))?,
+            Expr::Inverse(inner) if !inner.is_constant() => {
+                split(inner, power.checked_neg()?, factors, unit)?;
+            }
+            Expr::Power(base, exponent) if !base.is_constant() => {
+                split(base, power.checked_mul(whole(exponent)?)?, factors, unit)?;
+            }
+            Expr::Variable(name) => {
+                let letter = ['m', 's', 'g', 'h', 'L', 'l']
+                    .into_iter()
+                    .find(|letter| *name == Name::of(letter.encode_utf8(&mut [0; 4])))?;
+                let known = known_letter(letter)?;
+                *unit = Some(product(unit.unwrap_or((Measure::NOTHING, Rational::ONE)), known, power)?);
+            }
+            constant if constant.is_constant() && power == 1 => factors.push(constant.clone()),
+            _ => return None,
+        }
+        Some(())
+    }
+    let (mut factors, mut unit) = (Vec::new(), None);
+    split(expr, 1, &mut factors, &mut unit)?;
+    Some((factors, unit?)).filter(|(factors, _)| !factors.is_empty())
 }
 
 /// Arithmetic that was left undone: `2 + 3`, `10/2` and `2^2`, but not `1/2` or `1 1/2`.

@@ -9,7 +9,7 @@ pub(in crate::grade) fn last_value(text: &str) -> Option<&str> {
     let text = without_remark(text);
     let formula = last_formula(text);
     let number = last_number(text);
-    let (end, value) = match (formula, number) {
+    let (_, value) = match (formula, number) {
         // A number inside of the last formula is a part of it.
         (Some((end, formula)), Some((number_end, _)))
             if number_end <= end && number_end + formula.len() >= end =>
@@ -18,8 +18,9 @@ pub(in crate::grade) fn last_value(text: &str) -> Option<&str> {
         }
         _ => formula.into_iter().chain(number).max_by_key(|(end, _)| *end)?,
     };
-    let start = text[..end].rfind(value)?;
-    (!words::deny(&text[..start]) && !words::withdraw(&whole[end..])).then_some(value)
+    let start = value.as_ptr().addr() - whole.as_ptr().addr();
+    let (before, after) = (&whole[..start], &whole[start + value.len()..]);
+    (!words::deny(before) && !words::withdraw(after)).then_some(value)
 }
 
 /// Without a remark in brackets at the end: `5 (since 5 - 2 = 3)`.
@@ -88,11 +89,18 @@ fn last_number(text: &str) -> Option<(usize, &str)> {
     if word.contains('\\') && !word.contains("\\)") && !word.contains("\\$") {
         return Some((word_end, word.trim_end_matches(['.', ',', ';', ':', '$'])));
     }
+    let exponent = |start: usize, letter: usize| {
+        let short = last - start < 3 && !bytes[start..=last].contains(&b'.');
+        short && letter > 0 && bytes[letter - 1].is_ascii_digit()
+    };
     let mut start = last;
     while let Some(before) = start.checked_sub(1) {
         let kept = match bytes[before] {
             b'0'..=b'9' | b'.' => true,
             b',' | b'/' | b':' => before > 0 && bytes[before - 1].is_ascii_digit(),
+            // `1e2`, `1e-2`
+            b'e' | b'E' => exponent(start, before),
+            b'-' if before > 0 => matches!(bytes[before - 1], b'e' | b'E') && exponent(start, before - 1),
             _ => false,
         };
         if !kept {

@@ -66,10 +66,16 @@ impl<'a> Lexer<'a> {
                 // "5. Then …" is no answer, "5.}" is.
                 fraction = Some("");
                 end += 1;
-                if !rest.starts_with(['}', ' ', '\\', ',', '$', ')']) {
+                if !rest.starts_with(['}', ' ', '\\', ',', '$', ')']) && bracketed(rest).is_none() {
                     return None;
                 }
             }
+        }
+        if let Some(fraction) = fraction
+            && let Some((number, after)) = endless(whole, fraction, &text[end..])
+        {
+            self.push(Token::Number(number), spaced, &text[..text.len() - after.len()])?;
+            return Some(after);
         }
         let (exponent, length) = exponent(&text[end..]);
         end += length;
@@ -141,6 +147,40 @@ fn exponent(text: &str) -> (i32, usize) {
         Some((value, text.len() - after.len()))
     };
     read().unwrap_or((0, 0))
+}
+
+/// The number whose decimals go on: `0.333...`, `0.1212\ldots` at the end, and `0.(3)`; with what follows it.
+fn endless<'a>(whole: &str, fraction: &str, rest: &'a str) -> Option<(Number, &'a str)> {
+    if fraction.is_empty() {
+        let (period, after) = bracketed(rest)?;
+        return Some((Number::decimal(whole, Some(""), 0)?.repeating(period)?, after));
+    }
+    let after = ["...", "…", "\\ldots", "\\dots", "\\cdots"]
+        .iter()
+        .find_map(|dots| rest.trim_start().strip_prefix(dots))?;
+    if !after.trim().is_empty() || fraction.len() > MAX_ENDLESS {
+        return None;
+    }
+    // One digit that stands there three times, or more digits that stand there twice.
+    let start = (1..=fraction.len() / 2).find_map(|length| {
+        let times = if length == 1 { 3 } else { 2 };
+        let start = fraction.len().checked_sub(length * times)?;
+        let period = &fraction[fraction.len() - length..];
+        let repeats = fraction[start..] == period.repeat(times);
+        repeats.then_some((fraction.len() - length, period))
+    });
+    let (end, period) = start?;
+    Some((Number::decimal(whole, Some(&fraction[..end]), 0)?.repeating(period)?, after))
+}
+
+/// Longer fractions are what they are.
+const MAX_ENDLESS: usize = 12;
+
+/// The digits of `(63)`, and what follows.
+fn bracketed(text: &str) -> Option<(&str, &str)> {
+    let (period, after) = text.strip_prefix('(')?.split_once(')')?;
+    let whole = !period.is_empty() && period.len() <= 12 && digits(period) == period.len();
+    whole.then_some((period, after))
 }
 
 /// `\overline{63}`: the period and its length.

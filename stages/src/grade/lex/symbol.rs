@@ -9,7 +9,7 @@ use super::Token;
 pub(super) fn symbol(character: char) -> Option<Token<'static>> {
     Some(match character {
         '+' | '-' | '*' | '/' | '^' | '_' | '(' | ')' | '[' | ']' | '{' | '}' | '|' | ',' | ';' | ':'
-        | '=' | '<' | '>' | '!' | '%' | '&' | '\'' => Token::Symbol(character),
+        | '=' | '<' | '>' | '!' | '%' | '&' | '\'' | '"' => Token::Symbol(character),
         '−' | '–' | '—' | '‐' | '‑' | '﹣' | '－' => Token::Symbol('-'),
         '，' | '、' => Token::Symbol(','),
         '（' => Token::Symbol('('),
@@ -19,6 +19,7 @@ pub(super) fn symbol(character: char) -> Option<Token<'static>> {
         '＋' => Token::Symbol('+'),
         '％' => Token::Symbol('%'),
         '’' | '′' => Token::Symbol('\''),
+        '″' => Token::Symbol('"'),
         '⋅' | '·' | '∙' | '•' | '∗' => Token::Symbol('*'),
         '…' | '⋯' => Token::Command("dots"),
         '×' | '✕' => Token::Command("times"),

@@ -101,6 +101,11 @@ const STRUCTURE: &[&str] = &[
     "mod",
 ];
 
+/// Longer sums and products are not written out.
+const MAX_TERMS: usize = 100;
+/// Nor are those with more parts in all terms together.
+const MAX_SERIES: usize = 2000;
+
 impl<'a> Parser<'a> {
     /// Whether a command begins a value.
     pub(super) fn starts_value(name: &str) -> bool {
@@ -128,7 +133,12 @@ impl<'a> Parser<'a> {
             }
             Token::Letter('e') if !self.is_symbol('_') => Some(Expr::Constant(Constant::E)),
             Token::Letter('i') if !self.is_symbol('_') => Some(Expr::Constant(Constant::I)),
+            Token::Letter('C') if self.counted_pair() => {
+                let Expr::Tuple(_, _, items) = self.primary()? else { return None };
+                Some(Expr::Call(Function::Binomial, items))
+            }
             Token::Letter(letter) => self.variable(letter.encode_utf8(&mut [0; 4])),
+            Token::Symbol('_') => self.combinations(),
             Token::Word(word) => self.word(word),
             Token::Text(text) => Some(Expr::Text(text.to_owned())),
             Token::Currency(_) => self.primary(),
@@ -136,6 +146,86 @@ impl<'a> Parser<'a> {
             Token::Command(name) => self.command(name),
             Token::Superscript(_) | Token::RowEnd => None,
         }
+    }
+
+    /// Whether `(5, 2)` follows, which after a `C` are numbers of things.
+    fn counted_pair(&self) -> bool {
+        let token = |ahead| self.peek_at(ahead).map(|lexed| lexed.token);
+        matches!(
+            (token(0), token(1), token(2), token(3), token(4)),
+            (
+                Some(Token::Symbol('(')),
+                Some(Token::Number(_)),
+                Some(Token::Symbol(',')),
+                Some(Token::Number(_)),
+                Some(Token::Symbol(')'))
+            )
+        )
+    }
+
+    /// `_5C_2`, after its first sign.
+    pub(super) fn combinations(&mut self) -> Option<Expr> {
+        let top = self.index()?;
+        let Token::Letter('C') = self.peek()? else { return None };
+        self.at += 1;
+        if !self.take_symbol('_') {
+            return None;
+        }
+        let bottom = self.index()?;
+        Some(Expr::Call(Function::Binomial, vec![top, bottom]))
+    }
+
+    /// A number, in braces or without.
+    fn index(&mut self) -> Option<Expr> {
+        if let Token::Number(number) = self.peek()? {
+            self.at += 1;
+            return Some(Expr::Number(number));
+        }
+        self.piece()
+    }
+
+    /// After `\sum` or `\prod`: what a few terms or factors from one whole number to another are.
+    fn series(&mut self, product: bool) -> Option<Expr> {
+        let whole = |expr: &Expr| {
+            let (negative, number) = expr.literal()?;
+            let value = number.exact?.as_integer()?;
+            Some(if negative { -value } else { value })
+        };
+        if !self.take_symbol('_') || !self.take_symbol('{') {
+            return None;
+        }
+        let Token::Letter(letter) = self.peek()? else { return None };
+        self.at += 1;
+        if !self.take_symbol('=') {
+            return None;
+        }
+        let first = whole(&self.sum()?)?;
+        if !self.take_symbol('}') || !self.take_symbol('^') {
+            return None;
+        }
+        let last = whole(&self.index()?)?;
+        let body = self.deeper(Self::product)?;
+        let count = usize::try_from(last.checked_sub(first)?.checked_add(1)?).ok()?;
+        if count > MAX_TERMS || count * body.size() > MAX_SERIES {
+            return None;
+        }
+        let name = Name::of(letter.encode_utf8(&mut [0; 4]));
+        let term = |value: i128| {
+            body.mapped(&|part| {
+                let index = match part {
+                    Expr::Variable(found) => *found == name,
+                    Expr::Constant(Constant::I) => letter == 'i',
+                    _ => false,
+                };
+                index.then(|| Expr::integer(value))
+            })
+        };
+        let terms: Vec<Expr> = (first..=last).map(term).collect();
+        Some(match (terms.is_empty(), product) {
+            (true, _) => Expr::integer(i128::from(product)),
+            (_, true) => Expr::Product(terms),
+            (_, false) => Expr::Sum(terms),
+        })
     }
 
     /// `2516_8` and `4210_{5}`.
@@ -217,6 +307,13 @@ impl<'a> Parser<'a> {
             "cbrt" => {
                 let inner = self.piece()?;
                 Some(Expr::Root(Box::new(inner), Some(Box::new(Expr::integer(3)))))
+            }
+            "sum" | "prod" => {
+                let start = self.at;
+                self.series(name == "prod").or_else(|| {
+                    self.at = start;
+                    self.variable(name)
+                })
             }
             "pi" => Some(Expr::Constant(Constant::Pi)),
             "imath" => Some(Expr::Constant(Constant::I)),

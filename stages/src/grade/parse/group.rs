@@ -63,7 +63,8 @@ impl<'a> Parser<'a> {
     /// After `{`: TeX's own braces, which only hold together. `{a \over b}` is a fraction.
     pub(super) fn inside_braces(&mut self) -> Option<Expr> {
         if self.take_symbol('}') {
-            return Some(Expr::Product(Vec::new()));
+            // `{}_5C_2`
+            return if self.take_symbol('_') { self.combinations() } else { Some(Expr::Product(Vec::new())) };
         }
         let bars = std::mem::take(&mut self.bars);
         let inner = self.list(true)?;

@@ -1,6 +1,6 @@
 //! What stands behind a value: powers, factorials, percent and degree signs, primes.
 
-use super::super::expr::Expr;
+use super::super::expr::{Expr, Name};
 use super::super::lex::Token;
 use super::super::rational::Rational;
 use super::super::units::{Measure, Unit};
@@ -17,7 +17,7 @@ impl Parser<'_> {
                         Exponent::Degrees => self.degrees(base),
                         Exponent::Ordinal => base,
                         Exponent::Prime => primed(base)?,
-                        Exponent::Power(power) => Expr::Power(Box::new(base), Box::new(power)),
+                        Exponent::Power(power) => raised(base, power),
                     }
                 }
                 Some(Token::Symbol('*'))
@@ -52,7 +52,7 @@ impl Parser<'_> {
                     self.at += 1;
                     self.degrees(base)
                 }
-                Some(Token::Symbol('\'')) => {
+                Some(Token::Symbol('\'')) if matches!(base, Expr::Variable(_)) => {
                     self.at += 1;
                     primed(base)?
                 }
@@ -68,12 +68,31 @@ impl Parser<'_> {
             Some(Token::Letter(scale @ ('C' | 'F'))) if last || !self.spaced() => {
                 self.at += 1;
                 match scale {
-                    'F' => Expr::Quantity(Box::new(value), Unit::of(Measure::Fahrenheit, Rational::ONE)),
+                    'F' => Expr::Quantity(Box::new(value), Unit::of(Measure::FAHRENHEIT, Rational::ONE)),
                     _ => Expr::Degrees(Box::new(value)),
                 }
             }
-            _ => Expr::Degrees(Box::new(value)),
+            _ => {
+                let minutes = self.part_of_a_degree(1, 60);
+                let seconds = self.part_of_a_degree(2, 3600);
+                let parts: Vec<Expr> = minutes.into_iter().chain(seconds).collect();
+                if parts.is_empty() {
+                    return Expr::Degrees(Box::new(value));
+                }
+                Expr::Degrees(Box::new(Expr::Sum(std::iter::once(value).chain(parts).collect())))
+            }
         }
+    }
+
+    /// The `30'` after `45^\circ`.
+    fn part_of_a_degree(&mut self, primes: usize, parts: i128) -> Option<Expr> {
+        let Some(Token::Number(number)) = self.peek() else { return None };
+        let prime = |at| self.peek_at(at).is_some_and(|lexed| matches!(lexed.token, Token::Symbol('\'')));
+        if (1..=primes).any(|at| !prime(at)) || prime(primes + 1) {
+            return None;
+        }
+        self.at += 1 + primes;
+        Some(Expr::Number(number).quotient(Expr::integer(parts)))
     }
 
     pub(super) fn exponent(&mut self) -> Option<Exponent> {
@@ -104,6 +123,18 @@ impl Parser<'_> {
             if parser.is_symbol('^') { parser.behind(base) } else { Some(base) }
         })?;
         Some(Exponent::Power(if negative { Expr::Negative(Box::new(power)) } else { power }))
+    }
+}
+
+/// A power; `[1, 2]^T` is a column.
+fn raised(base: Expr, power: Expr) -> Expr {
+    let transposed =
+        matches!(power, Expr::Variable(name) if [Name::of("T"), Name::of("top")].contains(&name));
+    match base {
+        Expr::Tuple(_, _, items) if transposed => {
+            Expr::Matrix(items.into_iter().map(|item| vec![item]).collect())
+        }
+        base => Expr::Power(Box::new(base), Box::new(power)),
     }
 }
 

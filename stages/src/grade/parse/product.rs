@@ -24,7 +24,7 @@ impl<'a> Parser<'a> {
                         continue;
                     }
                     if let Some(found) = self.unit(&factors) {
-                        unit = Some(found);
+                        unit = Some(currency.map_or(found, |currency| currency.then(found)));
                         break;
                     }
                     if factors.last().is_some_and(is_set)
@@ -50,8 +50,8 @@ impl<'a> Parser<'a> {
             _ => Expr::Product(factors),
         };
         Some(match unit {
-            Some(unit) if unit.measure() == Some(Measure::Percent) => Expr::Percent(Box::new(value)),
-            Some(unit) if unit.measure() == Some(Measure::Angle) => Expr::Degrees(Box::new(value)),
+            Some(unit) if unit.measure() == Some(Measure::PERCENT) => Expr::Percent(Box::new(value)),
+            Some(unit) if unit.measure() == Some(Measure::ANGLE) => Expr::Degrees(Box::new(value)),
             Some(unit) => match self.smaller_quantity(unit) {
                 Some((rest, smaller, times)) => {
                     let larger = Expr::Product(vec![value, Expr::rational(times)]);

@@ -1,8 +1,8 @@
 //! Units after a number.
 
 use super::super::expr::Expr;
-use super::super::lex::Token;
-use super::super::units::{self, Unit};
+use super::super::lex::{Lexed, Token};
+use super::super::units::{self, Phrase, Unit};
 use super::power::Exponent;
 use super::{Parser, function};
 
@@ -43,32 +43,23 @@ impl Parser<'_> {
                 self.at += 1;
                 return Some(unit);
             }
-            Token::Letter(letter) => {
-                if !self.spaced() || !matches!(factors, [Expr::Number(_)]) {
-                    return None;
-                }
-                let ahead = |ahead: usize| self.peek_at(ahead).map(|lexed| lexed.token);
-                // `12 m/s`, `9.8 m/s^2`
-                let length = match (ahead(1), ahead(2), ahead(3)) {
-                    (None, ..) => 1,
-                    (Some(Token::Symbol('/')), Some(Token::Letter(_)), None) => 3,
-                    (Some(Token::Symbol('/')), Some(Token::Letter(_)), Some(Token::Symbol('^')))
-                        if matches!((ahead(4), ahead(5)), (Some(Token::Number(_)), None)) =>
-                    {
-                        5
-                    }
-                    _ => return None,
+            Token::Letter(_) => return self.unit_letters(factors),
+            Token::Command("frac" | "dfrac" | "tfrac") => return self.unit_fraction(),
+            // Feet and inches: `5'6''`.
+            Token::Symbol('\'' | '"') if !self.spaced() && matches!(factors, [Expr::Number(_)]) => {
+                let inches = self.take_symbol('"') || {
+                    self.at += 1;
+                    self.take_symbol('\'')
                 };
-                let unit = Unit::of_letter(letter)?;
-                self.at += length;
-                return Some(if length == 1 { unit } else { Unit::UNKNOWN });
+                return units::lookup(if inches { "inch" } else { "foot" });
             }
             _ => return None,
         }
         let known = match self.peek()? {
-            Token::Text(text) => {
-                text.split_whitespace().next().is_some_and(|word| units::lookup(word).is_some())
-            }
+            Token::Text(text) => text
+                .split(|c: char| !c.is_alphabetic())
+                .next()
+                .is_some_and(|word| units::lookup(word).is_some()),
             _ => false,
         };
         (known || factors.iter().all(Expr::is_constant)).then(|| self.unit_words())
@@ -82,73 +73,110 @@ impl Parser<'_> {
         }
     }
 
+    /// `12 m`, `12 m/s`, `9.8 m/s^2`, at the end of an answer.
+    fn unit_letters(&mut self, factors: &[Expr]) -> Option<Unit> {
+        if !self.spaced() || !matches!(factors, [Expr::Number(_)]) {
+            return None;
+        }
+        let Some(Token::Letter(letter)) = self.peek() else { return None };
+        let alone = Unit::of_letter(letter)?;
+        let start = self.at;
+        if self.peek_at(1).is_none() {
+            self.at += 1;
+            return Some(alone);
+        }
+        let unit = self.unit_words();
+        if unit.known.is_none() || !matches!(self.peek(), None | Some(Token::Symbol(','))) {
+            self.at = start;
+            return None;
+        }
+        Some(unit)
+    }
+
+    /// `\frac{\text{miles}}{\text{hour}}`
+    fn unit_fraction(&mut self) -> Option<Unit> {
+        let words = |lexed: Option<&Lexed<'_>>| {
+            lexed.is_some_and(|lexed| match lexed.token {
+                Token::Text(word) | Token::Word(word) => units::lookup(word).is_some(),
+                _ => false,
+            })
+        };
+        let letter = |lexed: Option<&Lexed<'_>>| {
+            lexed.is_some_and(
+                |lexed| matches!(lexed.token, Token::Letter(letter) if units::known_letter(letter).is_some()),
+            )
+        };
+        let (top, bottom) = (self.peek_at(2), self.peek_at(5));
+        let units = (words(top) && (words(bottom) || letter(bottom))) || (letter(top) && words(bottom));
+        if !units {
+            return None;
+        }
+        let start = self.at;
+        self.at += 1;
+        let mut phrase = Phrase::default();
+        let whole = self.take_symbol('{') && {
+            self.unit_phrase(&mut phrase);
+            phrase.per();
+            self.take_symbol('}') && self.take_symbol('{')
+        };
+        let whole = whole && {
+            self.unit_phrase(&mut phrase);
+            self.take_symbol('}')
+        };
+        let unit = phrase.finish();
+        if !whole || unit.known.is_none() {
+            self.at = start;
+            return None;
+        }
+        Some(unit)
+    }
+
     /// Takes words up to the end of the answer or to what cannot belong to a unit.
     fn unit_words(&mut self) -> Unit {
-        let mut unit: Option<Unit> = None;
-        let mut power = 1_u8;
-        let mut plain = true;
-        let mut started = false;
+        let mut phrase = Phrase::default();
+        self.unit_phrase(&mut phrase);
+        phrase.finish()
+    }
+
+    fn unit_phrase(&mut self, phrase: &mut Phrase) {
         loop {
-            let word = match self.peek() {
+            match self.peek() {
                 Some(Token::Word(word))
                     if word.eq_ignore_ascii_case("and") || word.eq_ignore_ascii_case("or") =>
                 {
                     break;
                 }
-                Some(Token::Word(word) | Token::Text(word)) => word,
-                Some(Token::Letter(_)) if unit.is_some() => {
-                    self.at += 1;
-                    plain = false;
-                    continue;
-                }
-                Some(Token::Symbol('/' | '\'' | '.')) if unit.is_some() && self.unit_goes_on() => {
-                    self.at += 1;
-                    plain = false;
-                    continue;
-                }
+                Some(Token::Word(word) | Token::Text(word)) => phrase.text(word),
+                Some(Token::Letter(letter)) => match units::known_letter(letter) {
+                    Some(known) => phrase.unit(known),
+                    None if phrase.started() => phrase.text(letter.encode_utf8(&mut [0; 4])),
+                    None => break,
+                },
+                Some(Token::Symbol('/')) if phrase.started() && self.unit_goes_on() => phrase.per(),
+                Some(Token::Symbol('\'' | '.') | Token::Command("dots"))
+                    if phrase.started() && self.unit_goes_on() => {}
                 // "sq. cm", `kg\cdot m`
-                Some(Token::Command(sign @ ("dots" | "cdot"))) if started && self.unit_goes_on() => {
+                Some(Token::Command("cdot") | Token::Symbol('*'))
+                    if phrase.started() && self.unit_goes_on() =>
+                {
+                    phrase.times();
+                }
+                Some(Token::Symbol('^')) if phrase.started() => {
                     self.at += 1;
-                    plain &= sign == "dots";
+                    let power = match self.exponent() {
+                        Some(Exponent::Power(power)) => power.literal().and_then(|(negative, number)| {
+                            let value = i8::try_from(number.exact?.as_integer()?).ok()?;
+                            if negative { value.checked_neg() } else { Some(value) }
+                        }),
+                        _ => None,
+                    };
+                    phrase.power(power);
                     continue;
                 }
-                Some(Token::Symbol('^')) => {
-                    self.at += 1;
-                    match self.exponent() {
-                        Some(Exponent::Power(Expr::Number(number))) => {
-                            let value = number.exact.and_then(|value| u8::try_from(value.as_integer()?).ok());
-                            power = value.unwrap_or(0);
-                        }
-                        _ => plain = false,
-                    }
-                    continue;
-                }
-                Some(Token::Superscript(value)) => {
-                    self.at += 1;
-                    power = u8::try_from(value).unwrap_or(0);
-                    continue;
-                }
+                Some(Token::Superscript(value)) if phrase.started() => phrase.power(Some(value)),
                 _ => break,
-            };
-            self.at += 1;
-            started = true;
-            for word in word.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()) {
-                if let Some(found) = units::power_of(word) {
-                    power = found;
-                    continue;
-                }
-                match (units::lookup(word), unit) {
-                    (Some(found), None) => unit = Some(found),
-                    _ => {
-                        plain = false;
-                        unit.get_or_insert(Unit::UNKNOWN);
-                    }
-                }
             }
-        }
-        match unit {
-            Some(unit) if plain => unit.power(power),
-            _ => Unit::UNKNOWN,
+            self.at += 1;
         }
     }
 

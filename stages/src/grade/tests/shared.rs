@@ -27,11 +27,8 @@ fn labelled_cases_are_judged_as_labelled() {
             false_accepts += usize::from(correct && !expected);
         }
     }
-    assert!(right * 100 >= rows.len() * 96, "{right} of {}", rows.len());
-    assert!(
-        false_accepts * 100 <= undisputed,
-        "{false_accepts} of {undisputed} undisputed rows accepted falsely"
-    );
+    assert!(right * 1000 >= rows.len() * 985, "{right} of {}", rows.len());
+    assert_eq!(false_accepts, 0, "of {undisputed} undisputed rows");
 }
 
 #[test]

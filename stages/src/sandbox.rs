@@ -15,12 +15,12 @@ mod tests;
 mod watch;
 
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{Errno, ioctl_fionbio};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
 use serde_json::json;
 
@@ -176,6 +176,8 @@ impl Sandbox {
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(io::Error::other("the program has no standard input and output").into());
         };
+        // Whoever tells it something does not wait for it to listen.
+        ioctl_fionbio(&input, true).map_err(io::Error::from)?;
         Ok(Session { child, root, input, output, heard: Vec::new(), limits, looked: Instant::now() })
     }
 }
@@ -204,22 +206,9 @@ impl Session {
     /// Says a line (without its end) and waits for one.
     ///
     /// # Errors
-    /// When none comes within that time, or within the limits. Nothing can be asked any more then.
+    /// When it is not taken, or none comes, within that time and the limits. Nothing can be asked any more then.
     pub fn ask(&mut self, line: &str, time: Duration) -> Result<String, Ended> {
-        self.say(line)?;
-        self.hear(time)
-    }
-
-    /// Says a line.
-    ///
-    /// # Errors
-    /// When nobody listens.
-    pub fn say(&mut self, line: &str) -> Result<(), Ended> {
-        let told = self.input.write_all(line.as_bytes()).and_then(|()| self.input.write_all(b"\n"));
-        told.map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe => Ended::Exited,
-            _ => Ended::Failed(error),
-        })
+        self.exchange(format!("{line}\n").as_bytes(), time)
     }
 
     /// Waits for a line.
@@ -227,37 +216,74 @@ impl Session {
     /// # Errors
     /// As [`Session::ask`].
     pub fn hear(&mut self, time: Duration) -> Result<String, Ended> {
+        self.exchange(&[], time)
+    }
+
+    /// Says all of that and waits for a line, which may come before all is said. Neither may take for ever: a
+    /// program need not read what it is told.
+    fn exchange(&mut self, mut said: &[u8], time: Duration) -> Result<String, Ended> {
         let deadline = Instant::now() + time;
         let mut searched = 0;
         loop {
-            if let Some(end) = self.heard[searched..].iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.heard.drain(..=searched + end).collect();
-                return Ok(String::from_utf8_lossy(&line[..line.len() - 1]).into_owned());
+            let end = self.heard[searched..].iter().position(|byte| *byte == b'\n').map(|at| searched + at);
+            if let (Some(end), true) = (end, said.is_empty()) {
+                let line: Vec<u8> = self.heard.drain(..=end).collect();
+                return Ok(String::from_utf8_lossy(&line[..end]).into_owned());
             }
-            searched = self.heard.len();
-            if searched > self.limits.output {
-                return Err(Ended::Output);
+            if end.is_none() {
+                searched = self.heard.len();
+                if searched > self.limits.output {
+                    return Err(Ended::Output);
+                }
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(Ended::Time);
             }
-            let ready = {
-                let mut files = [PollFd::from_borrowed_fd(self.output.as_fd(), PollFlags::IN)];
-                let tick = left.min(TICK).try_into().map_err(io::Error::other)?;
-                poll(&mut files, Some(&tick)).map_err(io::Error::from)? > 0
-            };
+            let (takes, tells) = self.ready(!said.is_empty(), end.is_none(), left.min(TICK))?;
             if let Some(root) = self.root.filter(|_| self.looked.elapsed() >= TICK) {
                 watch::look(root, self.limits)?;
                 self.looked = Instant::now();
             }
-            if ready {
+            if takes {
+                said = &said[self.take(said)?..];
+            }
+            if tells {
                 let mut chunk = [0; 1 << 16];
                 match self.output.read(&mut chunk)? {
                     0 => return Err(Ended::Exited),
                     count => self.heard.extend_from_slice(&chunk[..count]),
                 }
             }
+        }
+    }
+
+    /// Waits until it can be told something, or has something to tell, whichever of the two is wanted.
+    fn ready(&self, say: bool, hear: bool, time: Duration) -> io::Result<(bool, bool)> {
+        // What is not wanted is not looked at: a closed end would always be ready.
+        let say = say.then(|| PollFd::new(&self.input, PollFlags::OUT));
+        let hear = hear.then(|| PollFd::new(&self.output, PollFlags::IN));
+        let (says, hears) = (say.is_some(), hear.is_some());
+        let mut files: Vec<PollFd<'_>> = say.into_iter().chain(hear).collect();
+        let time = time.try_into().map_err(io::Error::other)?;
+        match poll(&mut files, Some(&time)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut ready = files.iter().map(|file| !file.revents().is_empty());
+        let takes = says && ready.next() == Some(true);
+        Ok((takes, hears && ready.next() == Some(true)))
+    }
+
+    /// Tells it the beginning of that; returns how much.
+    fn take(&mut self, said: &[u8]) -> Result<usize, Ended> {
+        match self.input.write(said) {
+            Ok(count) => Ok(count),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(0),
+                io::ErrorKind::BrokenPipe => Err(Ended::Exited),
+                _ => Err(Ended::Failed(error)),
+            },
         }
     }
 }
@@ -271,6 +297,8 @@ impl Drop for Session {
         if let Some(group) = Pid::from_raw(self.child.id().cast_signed()) {
             let _gone_already = kill_process_group(group, Signal::KILL);
         }
+        // Where there is no sandbox it may have left its group.
+        let _gone_already = self.child.kill();
         drop(self.child.wait());
         if let Some(root) = self.root {
             // It is ours to bury since this process adopts orphans; elsewhere someone else does it.

@@ -125,6 +125,28 @@ fn verdicts_cannot_be_forged() {
     assert_eq!(judge.judge(honest, &asserted).unwrap(), Verdict::passed(3));
 }
 
+/// What a program is told need not fit into a pipe that it does not read.
+#[test]
+fn programs_that_do_not_listen_are_ended() {
+    let Some(Judge { sandbox, rules, .. }) = judge() else { return };
+    let tests = asserts(&["assert f('') is None", "time.sleep(1)", "assert f('x' * 300_000) == 1"]);
+    let deaf = [
+        "import os, signal, threading\ndef f(x):\n    \
+         threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGSTOP)).start()",
+        "import os, time\nfor n in range(64):\n    try: os.write(n, b'{\"names\": {\"f\": {\"r\": 0}}}\\n{\"value\": null}\\n')\n    \
+         except OSError: pass\ntime.sleep(10**6)",
+    ];
+    std::thread::scope(|scope| {
+        for code in deaf {
+            let (mut judge, tests) = (Judge::new(sandbox.clone(), rules), &tests);
+            scope.spawn(move || {
+                let verdict = judge.judge(code, tests).unwrap();
+                assert_eq!(verdict, Verdict::failed(0, Ended::Time.to_string()), "{code}");
+            });
+        }
+    });
+}
+
 #[test]
 fn outputs_are_compared_as_the_official_harness_does_or_strictly() {
     let cases = [

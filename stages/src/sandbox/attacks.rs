@@ -23,6 +23,8 @@ enum Held {
     Says,
     /// The clock, or it breaks.
     Time,
+    /// The clock, while it is told more than a pipe holds.
+    Deaf,
     /// The limit of memory.
     Memory,
     /// The limit of files.
@@ -34,7 +36,7 @@ enum Held {
 impl Held {
     /// How long it may take.
     fn time(self) -> Duration {
-        Duration::from_secs(if self == Self::Time { 1 } else { 60 })
+        Duration::from_secs(if matches!(self, Self::Time | Self::Deaf) { 1 } else { 60 })
     }
 }
 
@@ -47,6 +49,9 @@ const LIMITS: Limits = Limits {
     files: 2000,
     output: 1 << 16,
 };
+
+/// Bytes that are more than a pipe holds.
+const TOLD: usize = 300_000;
 
 /// What every attack may use.
 const TOOLS: &str = r#"
@@ -527,6 +532,22 @@ tell("held")
 os._exit(0)"#,
     },
     Attack { name: "sleep for ever", held: Held::Time, program: "time.sleep(10**6)" },
+    Attack {
+        name: "stop and hear nothing",
+        held: Held::Deaf,
+        program: "os.kill(os.getpid(), signal.SIGSTOP)",
+    },
+    Attack {
+        name: "answer before it is asked and hear nothing",
+        held: Held::Deaf,
+        program: r#"
+for number in range(1024):
+    try:
+        os.write(number, b'{"names": {}}\n' * 3)
+    except OSError:
+        pass
+time.sleep(10**6)"#,
+    },
 ];
 
 impl Attack {
@@ -539,7 +560,11 @@ impl Attack {
         let port = listener.local_addr().map_err(|error| error.to_string())?.port();
         let program = format!("{TOOLS}\nPORT = {port}\n{}", self.program);
         let mut session = sandbox.start(&program, LIMITS).map_err(|error| error.to_string())?;
-        let (root, heard) = (session.root, session.hear(self.held.time()));
+        let heard = match self.held {
+            Held::Deaf => session.ask(&"x".repeat(TOLD), self.held.time()),
+            _ => session.hear(self.held.time()),
+        };
+        let root = session.root;
         drop(session);
         // The first process of a namespace is the last to go.
         if let Some(root) = root.filter(|root| rustix::process::test_kill_process(*root).is_ok()) {
@@ -548,7 +573,7 @@ impl Attack {
         match (heard, self.held) {
             (Ok(word), Held::Says) if word == "held" => Ok(()),
             (Err(Ended::Exited), Held::Says | Held::Time)
-            | (Err(Ended::Time), Held::Time)
+            | (Err(Ended::Time), Held::Time | Held::Deaf)
             | (Err(Ended::Memory), Held::Memory)
             | (Err(Ended::Files), Held::Files)
             | (Err(Ended::Output), Held::Output) => Ok(()),

@@ -4,41 +4,55 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::Comparison;
+use super::{Comparison, whole};
 
 /// The text that a program reads or prints: data sets give it as a text or as lines.
 pub(super) fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Array(lines) => lines.iter().map(text).collect::<Vec<_>>().join("\n"),
-        other => other.to_string(),
+        other => whole::kept(other).map_or_else(|| other.to_string(), str::to_owned),
     }
 }
 
 /// The arguments of a call.
 pub(super) fn arguments(input: &Value) -> Vec<Value> {
     match input {
-        Value::Array(items) => items.iter().map(keyed).collect(),
-        other => vec![keyed(other)],
+        Value::Array(items) => numbered_first(items),
+        other => vec![given(other)],
     }
 }
 
-/// A mapping as the host reads it; a mapping of one text that is a number has a number for its key, as in
-/// the official harness.
-fn keyed(value: &Value) -> Value {
+/// A value as the host reads it.
+fn given(value: &Value) -> Value {
     match value {
-        Value::Array(items) => items.iter().map(keyed).collect(),
-        Value::Object(map) => {
-            let pairs = map.iter().map(|(name, item)| {
-                let key = name.parse::<i64>().ok().filter(|_| map.len() == 1);
-                serde_json::json!([key.map_or_else(|| Value::from(name.as_str()), Value::from), keyed(item)])
-            });
-            serde_json::json!({"d": pairs.collect::<Vec<_>>()})
-        }
+        Value::Array(items) => items.iter().map(given).collect(),
+        Value::Object(map) => match whole::kept(value) {
+            Some(digits) => json!({"i": whole::hex(digits)}),
+            None => {
+                json!({"d": map.iter().map(|(name, item)| json!([name, given(item)])).collect::<Vec<_>>()})
+            }
+        },
         other => other.clone(),
     }
+}
+
+/// The same, but a mapping all of whose names are whole numbers has these for keys: JSON knows no others, and the
+/// official harness undoes that for the first argument, what is returned and the first item of that.
+fn numbered(value: &Value) -> Value {
+    match value {
+        Value::Object(map) if map.keys().all(|name| whole::is_whole(name)) => {
+            let pairs = map.iter().map(|(name, item)| json!([{"i": whole::hex(name)}, given(item)]));
+            json!({"d": pairs.collect::<Vec<_>>()})
+        }
+        other => given(other),
+    }
+}
+
+fn numbered_first(items: &[Value]) -> Vec<Value> {
+    items.iter().take(1).map(numbered).chain(items.iter().skip(1).map(given)).collect()
 }
 
 /// Whether what a call returned (`{"value": …}`) is expected: equal to `expected`, or to its first item.
@@ -46,7 +60,10 @@ pub(super) fn returned(answer: &str, expected: &Value) -> bool {
     let Ok(answer) = serde_json::from_str::<Value>(answer) else { return false };
     let Some(value) = answer.get("value") else { return false };
     let found = plain(value);
-    let expected = keyed(expected);
+    let expected = match expected {
+        Value::Array(items) => numbered_first(items).into(),
+        other => numbered(other),
+    };
     let expected = plain(&expected);
     if same(&found, &expected) {
         return true;
@@ -60,7 +77,7 @@ fn plain(value: &Value) -> Value {
         Value::Array(items) => items.iter().map(plain).collect(),
         Value::Object(map) => match (map.get("t"), map.get("d")) {
             (Some(Value::Array(items)), _) => items.iter().map(plain).collect(),
-            (_, Some(pairs)) => serde_json::json!({"d": plain(pairs)}),
+            (_, Some(pairs)) => json!({"d": plain(pairs)}),
             _ => value.clone(),
         },
         other => other.clone(),
@@ -69,7 +86,7 @@ fn plain(value: &Value) -> Value {
 
 /// Python's `==` of plain values: `1 == 1.0 == True`.
 fn same(a: &Value, b: &Value) -> bool {
-    if let (Some(a), Some(b)) = (number(a), number(b)) {
+    if let (Some(a), Some(b)) = (whole::number(a), whole::number(b)) {
         return a == b;
     }
     match (a, b) {
@@ -81,14 +98,6 @@ fn same(a: &Value, b: &Value) -> bool {
             _ => a == b,
         },
         _ => a == b,
-    }
-}
-
-fn number(value: &Value) -> Option<f64> {
-    match value {
-        Value::Number(number) => number.as_f64(),
-        Value::Bool(value) => Some(f64::from(u8::from(*value))),
-        Value::Null | Value::String(_) | Value::Array(_) | Value::Object(_) => None,
     }
 }
 

@@ -13,6 +13,7 @@ mod compare;
 mod extract;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use serde_json::{Value, json};
 use crate::sandbox::{Ended, Limits, Sandbox, Session};
 
 pub use extract::extract;
+pub use whole::exact;
 
 /// Runs code.
 const HOST: &str = concat!(include_str!("values.py"), "\n", include_str!("host.py"));
@@ -29,7 +31,7 @@ const HOST: &str = concat!(include_str!("values.py"), "\n", include_str!("host.p
 const JUDGE: &str = concat!(include_str!("values.py"), "\n", include_str!("judge.py"));
 
 /// The version of the verdicts; a change that can make one differ raises it.
-pub const CODE_VERSION: u32 = 1;
+pub const CODE_VERSION: u32 = 2;
 
 /// The tests of a problem.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,7 +49,8 @@ pub enum Tests {
 /// Inputs, and what is to come out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Examples {
-    /// Text for standard input, or lists of arguments.
+    /// Text for standard input, or lists of arguments. Here and in `outputs` whole numbers beyond 64 bits are as
+    /// [`exact`] has them.
     pub inputs: Vec<Value>,
     /// What is printed or returned.
     pub outputs: Vec<Value>,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use serde_json::{Map, Value, json};
 
 use super::{Work, metrics};
-use crate::code::Tests;
+use crate::code::{Tests, exact};
 use crate::config::{AnswerStyle, Dataset, Format};
 use crate::files;
 use crate::grade;
@@ -128,7 +128,7 @@ impl Row<'_> {
     fn json(&self, column: &str) -> Result<Option<Value>, StageError> {
         match self.value(column) {
             Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
-            Some(Value::String(text)) => serde_json::from_str(text)
+            Some(Value::String(text)) => serde_json::from_str(&exact(text))
                 .map(Some)
                 .map_err(|error| self.wrong(&format!("`{column}`: {error}"))),
             other => Ok(other.cloned()),

@@ -1,5 +1,7 @@
 use super::*;
 use crate::at_hand::{sandbox, shared};
+use crate::protocol::FailureKind;
+use crate::run::Grading;
 
 fn judge() -> Option<Judge> {
     Some(Judge::new(sandbox()?, Rules { seconds: 1, ..Rules::default() }))
@@ -38,6 +40,7 @@ fn programs_read_and_print() {
     assert!(reason(correct("print(1/0)")).starts_with("ZeroDivisionError"));
     assert!(reason(correct("while True: pass")).contains("time limit"));
     assert!(reason(correct("while True: print('x' * 1000)")).contains("output"));
+    assert_eq!(reason(correct("import ctypes\nctypes.string_at(0)")), "ended by signal 11");
 }
 
 #[test]
@@ -218,6 +221,40 @@ fn programs_that_do_not_listen_are_ended() {
             });
         }
     });
+}
+
+/// Where there is no bubblewrap programs are refused, not run; this test hides it from itself.
+#[test]
+fn without_a_sandbox_programs_are_refused_unless_that_is_allowed() {
+    const HIDDEN: &str = "BSTAR_TEST_HIDES_BWRAP";
+    if std::env::var_os(HIDDEN).is_none() {
+        if sandbox().is_none() {
+            return;
+        }
+        let name = "code::tests::without_a_sandbox_programs_are_refused_unless_that_is_allowed";
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut command = std::process::Command::new("bwrap");
+        command.args(["--dev-bind", "/", "/"]);
+        let folders = std::env::split_paths(&path).chain(["/usr/bin".into(), "/usr/local/bin".into()]);
+        for program in folders.map(|folder| folder.join("bwrap")).filter(|program| program.is_file()) {
+            command.args(["--dev-bind", "/dev/null"]).arg(program);
+        }
+        let this = std::env::current_exe().unwrap();
+        let output = command.arg(this).args(["--exact", name]).env(HIDDEN, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    let grading = |code: Value| {
+        let config = serde_json::json!({"grader": "code", "aggregate": null, "code": code});
+        Grading::new(&serde_json::from_value(config).unwrap())
+    };
+    let refused = grading(serde_json::json!({})).unwrap_err();
+    assert_eq!(refused.kind, FailureKind::Invalid);
+    assert!(refused.message.contains("`bwrap` is not installed"), "{refused:?}");
+    let hint = refused.hint.unwrap();
+    assert!(hint.contains("apt install bubblewrap") && hint.contains("unsafe_no_sandbox"), "{hint}");
+    assert!(grading(serde_json::json!({"unsafe_no_sandbox": true})).is_ok());
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! What untrusted code may try, and what must come of it. `bstar doctor` carries all of it out.
 
+use std::fs;
 use std::net::TcpListener;
 use std::time::Duration;
+
+use rustix::process::Pid;
 
 use super::{Ended, Limits, Sandbox};
 
@@ -11,17 +14,21 @@ pub struct Attack {
     /// What is tried.
     pub name: &'static str,
     /// How it is held.
-    held: Held,
+    pub(super) held: Held,
     /// A program that prints `held`, or else what it could do.
-    program: &'static str,
+    pub(super) program: &'static str,
 }
 
 /// What stops an attack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Held {
-    /// It finds out itself, or breaks.
+pub(super) enum Held {
+    /// It finds out itself.
     Says,
-    /// The clock, or it breaks.
+    /// It finds out itself, or ends: versions of Python differ in what they survive.
+    SaysOrEnds,
+    /// It ends.
+    Ends,
+    /// The clock.
     Time,
     /// The clock, while it is told more than a pipe holds.
     Deaf,
@@ -41,7 +48,7 @@ impl Held {
 }
 
 /// Less of everything than a solution gets: the faster it is reached.
-const LIMITS: Limits = Limits {
+pub(super) const LIMITS: Limits = Limits {
     memory: 256 << 20,
     processes: 32,
     file: 4 << 20,
@@ -233,7 +240,7 @@ pid = os.getpid()
 made = libc.mount(b"proc", b"/tmp", b"proc", 0, None) == 0
 names = ["self/exe", "self/root/etc/passwd", "self/mem", "self/maps", "thread-self/environ", "1/cwd/etc/passwd", "1/mem",
     "sys/kernel/core_pattern", "sysrq-trigger", "kcore", "keys", "version", f"{pid}/fd/0", f"{os.getppid()}/fd/1"]
-tell("mounted it") if made else any_opens([f"/proc/{name}" for name in names], "r+b")"#,
+tell("mounted it") if made else any_opens([f"/proc/{name}" for name in names])"#,
     },
     Attack {
         name: "links in a circle, and one that changes",
@@ -472,7 +479,7 @@ while True:
     },
     Attack {
         name: "deep nesting",
-        held: Held::Says,
+        held: Held::SaysOrEnds,
         program: r#"
 import json
 sys.setrecursionlimit(10**9)
@@ -488,7 +495,7 @@ tell("held")"#,
     },
     Attack {
         name: "deep recursion",
-        held: Held::Says,
+        held: Held::SaysOrEnds,
         program: r#"
 sys.setrecursionlimit(10**9)
 class Deep:
@@ -499,6 +506,7 @@ try:
 except (RecursionError, MemoryError):
     tell("held")"#,
     },
+    Attack { name: "a segmentation fault", held: Held::Ends, program: "ctypes.string_at(0)" },
     Attack {
         name: "a process left behind",
         held: Held::Says,
@@ -556,10 +564,15 @@ impl Attack {
     /// # Errors
     /// When it was not held, or the sandbox could not be started.
     pub fn attempt(&self, sandbox: &Sandbox) -> Result<(), String> {
+        self.attempt_within(sandbox, LIMITS)
+    }
+
+    pub(super) fn attempt_within(&self, sandbox: &Sandbox, limits: Limits) -> Result<(), String> {
         let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
         let port = listener.local_addr().map_err(|error| error.to_string())?.port();
+        // The port makes it one of its kind.
         let program = format!("{TOOLS}\nPORT = {port}\n{}", self.program);
-        let mut session = sandbox.start(&program, LIMITS).map_err(|error| error.to_string())?;
+        let mut session = sandbox.start(&program, limits).map_err(|error| error.to_string())?;
         let heard = match self.held {
             Held::Deaf => session.ask(&"x".repeat(TOLD), self.held.time()),
             _ => session.hear(self.held.time()),
@@ -570,9 +583,12 @@ impl Attack {
         if let Some(root) = root.filter(|root| rustix::process::test_kill_process(*root).is_ok()) {
             return Err(format!("the process {} is still there", root.as_raw_nonzero()));
         }
+        if let Some(pid) = running(&program).first() {
+            return Err(format!("the process {} was left behind", pid.as_raw_nonzero()));
+        }
         match (heard, self.held) {
-            (Ok(word), Held::Says) if word == "held" => Ok(()),
-            (Err(Ended::Exited), Held::Says | Held::Time)
+            (Ok(word), Held::Says | Held::SaysOrEnds) if word == "held" => Ok(()),
+            (Err(Ended::Exited), Held::SaysOrEnds | Held::Ends)
             | (Err(Ended::Time), Held::Time | Held::Deaf)
             | (Err(Ended::Memory), Held::Memory)
             | (Err(Ended::Files), Held::Files)
@@ -581,4 +597,16 @@ impl Attack {
             (Err(ended), held) => Err(format!("held by {held:?} it should be: {ended}")),
         }
     }
+}
+
+/// Processes of this machine that have such a text among their arguments.
+pub(super) fn running(text: &str) -> Vec<Pid> {
+    let text = text.as_bytes();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
+    pids.filter(|pid| {
+        let arguments = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+        arguments.split(|byte| *byte == 0).any(|argument| argument.ends_with(text))
+    })
+    .collect()
 }

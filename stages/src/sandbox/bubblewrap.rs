@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Once;
 
@@ -12,7 +13,7 @@ use rustix::process::{Pid, getpid, getuid, set_child_subreaper};
 use super::{Limits, Unavailable, seccomp};
 
 /// Who untrusted programs run as when this process is root: limits do not bind root.
-const NOBODY: u32 = 60_001;
+pub(super) const NOBODY: u32 = 60_001;
 
 /// Where the filter is read from, and where the first process is told.
 const FILTER: i32 = 10;
@@ -24,22 +25,31 @@ const INSTALL: &str = "install bubblewrap (`apt install bubblewrap`), or, on a m
 /// A `bwrap` that works.
 #[derive(Debug, Clone)]
 pub(super) struct Bubblewrap {
-    program: String,
+    pub(super) program: String,
     filter: Vec<u8>,
 }
 
 impl Bubblewrap {
     pub(super) fn find(python: &str) -> Result<Self, Unavailable> {
-        let unavailable = |reason: String| Unavailable { reason, hint: INSTALL.to_owned() };
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let program = std::env::split_paths(&path)
-            .chain(["/usr/bin".into(), "/usr/local/bin".into()])
+        Self::among(std::env::split_paths(&path).chain(["/usr/bin".into(), "/usr/local/bin".into()]), python)
+    }
+
+    /// The first that is in one of these folders, tried.
+    pub(super) fn among(
+        folders: impl IntoIterator<Item = PathBuf>,
+        python: &str,
+    ) -> Result<Self, Unavailable> {
+        let unavailable = |reason: String| Unavailable { reason, hint: INSTALL.to_owned() };
+        let program = folders
+            .into_iter()
             .map(|folder| folder.join("bwrap"))
             .find(|path| path.is_file())
             .ok_or_else(|| unavailable("`bwrap` is not installed".to_owned()))?;
         let filter =
             seccomp::filter().map_err(|error| unavailable(format!("no system call filter: {error}")))?;
-        let found = Self { program: program.to_string_lossy().into_owned(), filter };
+        let program = program.to_string_lossy().into_owned();
+        let found = Self { program, filter };
         // Whoever adopts the first process of a sandbox must bury it.
         static ADOPT: Once = Once::new();
         ADOPT.call_once(|| {

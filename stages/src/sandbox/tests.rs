@@ -1,3 +1,5 @@
+use std::os::unix::fs::PermissionsExt;
+
 use super::attacks::ATTACKS;
 use super::*;
 use crate::at_hand::{sandbox, skipped};
@@ -27,13 +29,129 @@ fn every_attack_is_held() {
     }
 }
 
+/// The sandbox with options of bubblewrap left out, each with so many values, and others added; the folder holds the
+/// program that sees to that.
+fn weaker(sandbox: &Sandbox, left_out: &[(&str, usize)], added: &str) -> (tempfile::TempDir, Sandbox) {
+    let mut weaker = sandbox.clone();
+    let Isolation::Bubblewrap(bubblewrap) = &mut weaker.isolation else { panic!("no bubblewrap") };
+    let cases: String =
+        left_out.iter().map(|(option, values)| format!("{option}) skip={values};; ")).collect();
+    let script = format!(
+        "#!/bin/sh
+skip=0
+for option; do
+    shift
+    if [ $skip -gt 0 ]; then skip=$((skip - 1)); continue; fi
+    case \"$option\" in
+        {cases}
+        --) set -- \"$@\" {added} --;;
+        *) set -- \"$@\" \"$option\";;
+    esac
+done
+exec {} \"$@\"
+",
+        bubblewrap.program
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("bwrap");
+    std::fs::write(&program, script).unwrap();
+    for path in [folder.path(), &program] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    bubblewrap.program = program.to_string_lossy().into_owned();
+    (folder, weaker)
+}
+
+/// What a weaker sandbox lets happen: otherwise an attack that can do nothing anywhere would count as held.
+fn told(names: &[&str], sandbox: &Sandbox, limits: Limits) {
+    for name in names {
+        let attack = ATTACKS.iter().find(|attack| attack.name == *name).expect(name);
+        let told = attack.attempt_within(sandbox, limits).expect_err(name);
+        assert!(!told.contains("should be"), "{name}: {told}");
+    }
+}
+
 #[test]
 fn attacks_are_told_where_nothing_holds_them() {
-    let Ok(sandbox) = Sandbox::nothing() else { return skipped("there is no Python") };
-    let harmless = ["read the user's files", "connect to this machine"];
-    for attack in ATTACKS.iter().filter(|attack| harmless.contains(&attack.name)) {
-        assert!(attack.attempt(&sandbox).is_err(), "{}", attack.name);
+    let Some(sandbox) = sandbox() else { return };
+    let told_without = |left_out: &[(&str, usize)], added: &str, names: &[&str]| {
+        let (_folder, weaker) = weaker(&sandbox, left_out, added);
+        told(names, &weaker, attacks::LIMITS);
+    };
+    told_without(
+        &[],
+        "--ro-bind / / --proc /proc --tmpfs /tmp --chdir /tmp --setenv TOKEN secret",
+        &[
+            "read the user's files",
+            "read through links",
+            "links in a circle, and one that changes",
+            "secrets in the environment",
+            "tricks with /proc",
+            "a verdict on every descriptor",
+        ],
+    );
+    told_without(&[("--remount-ro", 1)], "", &["write outside /tmp"]);
+    told_without(&[("--unshare-net", 0)], "", &["connect to this machine"]);
+    told_without(&[("--uid", 1)], "--uid 0", &["become root"]);
+    told_without(
+        &[("--seccomp", 1), ("--disable-userns", 0)],
+        "",
+        &[
+            "new namespaces and mounts",
+            "trace another process",
+            "dangerous system calls",
+            "memory of no process",
+        ],
+    );
+    let limits =
+        Limits { memory: 16 << 30, processes: 2000, file: 2 << 30, folder: 2 << 30, ..attacks::LIMITS };
+    let names = [
+        "threads without end",
+        "memory of one process",
+        "fill the folder",
+        "one huge file",
+        "a bomb of zeros",
+        "an archive that unfolds",
+    ];
+    told(&names, &sandbox, limits);
+}
+
+#[test]
+fn processes_that_are_left_behind_are_told() {
+    let Some(sandbox) = sandbox() else { return };
+    let (_folder, weaker) = weaker(&sandbox, &[("--unshare-pid", 0), ("--die-with-parent", 0)], "");
+    for name in ["a process left behind", "daemons that sleep"] {
+        let attack = ATTACKS.iter().find(|attack| attack.name == name).expect(name);
+        let told = attack.attempt(&weaker).expect_err(name);
+        assert!(told.contains("left behind"), "{name}: {told}");
+        for pid in attacks::running(attack.program) {
+            let _gone_already = kill_process(pid, Signal::KILL);
+        }
     }
+}
+
+/// A program that breaks at once has shown nothing.
+#[test]
+fn an_attack_that_breaks_is_not_held() {
+    let Some(sandbox) = sandbox() else { return };
+    let broken =
+        |attack: &&attacks::Attack| !matches!(attack.held, attacks::Held::Ends | attacks::Held::SaysOrEnds);
+    for attack in ATTACKS.iter().filter(broken) {
+        let told = attacks::Attack { program: "raise Exception", ..*attack }.attempt(&sandbox);
+        assert!(told.is_err(), "{}", attack.name);
+    }
+}
+
+#[test]
+fn without_bubblewrap_nothing_is_found() {
+    let Ok(python) = python::usual() else { return skipped("there is no Python") };
+    let absent = bubblewrap::Bubblewrap::among([], &python).unwrap_err();
+    assert_eq!(absent.reason, "`bwrap` is not installed");
+    assert!(absent.hint.contains("apt install bubblewrap") && absent.hint.contains("unsafe_no_sandbox"));
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy("/bin/false", folder.path().join("bwrap")).unwrap();
+    let broken = bubblewrap::Bubblewrap::among([folder.path().to_owned()], &python).unwrap_err();
+    assert!(broken.reason.contains("does not work"), "{broken}");
 }
 
 #[test]

@@ -35,10 +35,11 @@ unit: build
 	@$(PYTHON) scripts/s3.py --s3s-fs --if-possible
 	scripts/test.sh
 
-# 1,000 kills and races for 300 steps, on disk and on S3 (about an hour).
+# 1,000 kills and races for 300 steps, on disk and on S3 (about an hour), and 1,000 sandboxes.
 trials: build
 	@$(PYTHON) scripts/s3.py --s3s-fs
 	BSTAR_TRIALS=full $(CARGO) nextest run --release --profile trials --test it trials:: race:: --no-capture
+	BSTAR_TRIALS=full $(CARGO) nextest run --release --profile trials -p bstar-stages --lib nothing_is_left_after --no-capture
 
 docs: setup
 	$(CARGO) doc --release --workspace --no-deps --document-private-items

@@ -1,4 +1,6 @@
-use std::os::unix::fs::PermissionsExt;
+use std::collections::BTreeSet;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
 
 use super::attacks::ATTACKS;
 use super::*;
@@ -187,27 +189,51 @@ fn children() -> usize {
     tasks.map(|task| children(task.unwrap()).split_whitespace().count()).sum()
 }
 
+/// What those whom programs run as have in this machine's folder for passing files, where that tells them from us.
+fn files() -> BTreeSet<PathBuf> {
+    let entries = std::fs::read_dir(std::env::temp_dir()).unwrap().flatten();
+    let theirs = entries.filter(|entry| entry.metadata().is_ok_and(|data| data.uid() == bubblewrap::NOBODY));
+    theirs.map(|entry| entry.path()).collect()
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
 #[test]
 fn nothing_is_left_after_many_runs() {
-    let Some(sandbox) = sandbox() else { return };
-    let runs = if std::env::var("BSTAR_TRIALS").as_deref() == Ok("full") { 1000 } else { 10 };
-    let program = "
+    let full = std::env::var("BSTAR_TRIALS").as_deref() == Ok("full");
+    let Some(sandbox) = sandbox() else { return assert!(!full, "there is no sandbox") };
+    let runs = if full { 1000 } else { 10 };
+    // One of its kind, to be found among all processes and files.
+    let mark = format!("left-{}", std::process::id());
+    let program = format!(
+        "
 import os, time
-open('/tmp/left', 'w').write('x')
+for name in ('{mark}', '{mark}.folder/{mark}'):
+    os.makedirs(os.path.dirname('/tmp/' + name), exist_ok=True)
+    open('/tmp/' + name, 'w').write('x')
 for _ in range(3):
     if os.fork() == 0:
         os.setsid()
         time.sleep(600)
 print('left', flush=True)
-time.sleep(600)";
-    let before = children();
+time.sleep(600)"
+    );
+    let before = (children(), files(), descriptors());
     for _ in 0..runs {
-        let mut session = sandbox.start(program, Limits::default()).unwrap();
+        let mut session = sandbox.start(&program, Limits::default()).unwrap();
         assert_eq!(session.hear(Duration::from_secs(60)).unwrap(), "left");
         let root = session.root.expect("a first process");
+        assert!(attacks::running(&program).len() > 3, "its processes can be seen");
         drop(session);
         assert!(!alive(root));
+        assert_eq!(attacks::running(&program), []);
     }
-    assert_eq!(children(), before);
-    assert!(!std::path::Path::new("/tmp/left").exists());
+    assert_eq!((children(), files(), descriptors()), before);
+    for folder in [std::env::temp_dir(), "/tmp".into(), "/dev/shm".into(), "/var/tmp".into()] {
+        let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let left: Vec<_> = names.filter(|name| name.to_string_lossy().contains(&mark)).collect();
+        assert_eq!(left, Vec::<std::ffi::OsString>::new());
+    }
 }

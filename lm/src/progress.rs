@@ -1,5 +1,9 @@
 //! How a running step tells how far it is, and learns that it should stop.
 
+use std::fmt::Display;
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -26,6 +30,8 @@ pub struct Control<'a> {
     stop: &'a AtomicBool,
     report: Box<dyn FnMut(Progress) + 'a>,
     last: Option<Instant>,
+    place: Option<PathBuf>,
+    log: Option<File>,
 }
 
 impl std::fmt::Debug for Control<'_> {
@@ -37,7 +43,29 @@ impl std::fmt::Debug for Control<'_> {
 impl<'a> Control<'a> {
     /// A line on which `stop` asks for an early end and `report` hears of progress.
     pub fn new(stop: &'a AtomicBool, report: impl FnMut(Progress) + 'a) -> Self {
-        Self { stop, report: Box::new(report), last: None }
+        Self { stop, report: Box::new(report), last: None, place: None, log: None }
+    }
+
+    /// With a file for what people may want to read line by line.
+    #[must_use]
+    pub fn with_log(self, place: PathBuf) -> Self {
+        Self { place: Some(place), ..self }
+    }
+
+    /// Begins the log, or goes on with it. A log that cannot be written is done without: no result depends on it.
+    pub fn open_log(&mut self, go_on: bool) {
+        let mut options = File::options();
+        options.create(true).append(go_on).write(true).truncate(!go_on);
+        self.log = self.place.as_ref().and_then(|place| options.open(place).ok());
+    }
+
+    /// Writes a line of the log.
+    pub fn log(&mut self, line: impl Display) {
+        if let Some(log) = &mut self.log
+            && writeln!(log, "{line}").is_err()
+        {
+            self.log = None;
+        }
     }
 
     /// Tells how far the step is, unless it has just told.

@@ -103,10 +103,15 @@ pub fn train<O: Objective>(
     let mut order = Order::new(run.seed, rows.len());
     let mut saved = position.log.len();
     let mut read = 0;
+    control.open_log(saved > 0);
+    if saved > 0 {
+        control.log(format_args!("goes on after update {saved}"));
+    }
     for done in position.log.len()..settings.updates {
         if control.stopped() && done == saved {
             return Err(Control::interrupted());
         }
+        let started = Instant::now();
         let batch: Vec<&O::Row> =
             (done * settings.batch..(done + 1) * settings.batch).map(|at| &rows[order.get(at)]).collect();
         let Found { loss, entropy, norm } = gradients.find(objective, &batch)?;
@@ -129,18 +134,17 @@ pub fn train<O: Objective>(
         gradients.refresh(&parameters);
         let tokens = batch.iter().map(|row| objective.ids(row).len()).sum();
         read += tokens;
-        position.log.push(LogRow {
-            update: done + 1,
-            loss,
-            grad_norm: norm,
-            learning_rate: share * settings.learning_rate,
-            tokens,
-            entropy,
-        });
+        let learning_rate = share * settings.learning_rate;
+        control.log(format_args!(
+            "update {}/{}  loss {loss:.4}  gradient norm {norm:.3}  learning rate {learning_rate:.2e}  \
+             entropy {entropy:.3}  {:.0} tok/s",
+            done + 1,
+            settings.updates,
+            rate(tokens, started),
+        ));
+        position.log.push(LogRow { update: done + 1, loss, grad_norm: norm, learning_rate, tokens, entropy });
         control.report(|| {
-            #[expect(clippy::cast_precision_loss, reason = "for people")]
-            let rate = read as f64 / began.elapsed().as_secs_f64();
-            let note = Some(format!("loss {loss:.3}, {rate:.0} tok/s"));
+            let note = Some(format!("loss {loss:.3}, {:.0} tok/s", rate(read, began)));
             Progress { done: done + 1, total: settings.updates, unit: "updates", note }
         });
     }
@@ -150,6 +154,12 @@ pub fn train<O: Objective>(
     }
     let metrics = metrics(&position.log, began.elapsed().as_secs_f64());
     Ok(Trained { optimizer, log: position.log, metrics, adapters })
+}
+
+/// Tokens a second.
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn rate(tokens: usize, since: Instant) -> f64 {
+    tokens as f64 / since.elapsed().as_secs_f64()
 }
 
 /// Whether all numbers are.
@@ -405,7 +415,7 @@ pub(crate) mod tests {
             settings.checkpoint_every = 2;
             let scratch = [(); 3].map(|()| tempfile::tempdir().unwrap());
             let straight = run(&settings, 1, scratch[0].path());
-            let stop = AtomicBool::new(false);
+            let (stop, never) = (AtomicBool::new(false), AtomicBool::new(false));
             let mut control = Control::new(&stop, |_| ());
             let rows = encoded(10);
             // Stopped on request after some updates, which the objective counts.
@@ -421,11 +431,12 @@ pub(crate) mod tests {
             let error = train(&objective, &rows, &mut again, &run_it, &mut control).unwrap_err();
             assert_eq!(error.kind, bstar_stages::protocol::FailureKind::Interrupted);
             assert_eq!(run(&settings, 2, scratch_of), straight);
-            // Killed: what the last periodic checkpoint holds is what goes on.
-            settings.updates = 5;
-            drop(run(&settings, 1, scratch[2].path()));
-            settings.updates = 9;
-            assert_eq!(run(&settings, 1, scratch[2].path()).0.len(), straight.0.len());
+            // Broken off in update 8: what the checkpoint after update 6 holds is what goes on.
+            let broken = Watched::new(|call, loss| if call < 14 { loss } else { f64::NAN });
+            let run_it = Run { scratch: scratch[2].path(), ..run_it };
+            let error = train(&broken, &rows, &mut model(), &run_it, &mut Control::new(&never, |_| ()));
+            assert!(error.unwrap_err().hint.unwrap().contains("after update 6"));
+            assert_eq!(run(&settings, 1, scratch[2].path()), straight);
         }
     }
 

@@ -84,7 +84,8 @@ fn carry_out(kept: &mut Kept, request: &Request, stop: &AtomicBool) -> Result<Ma
             unit: progress.unit.to_owned(),
             note: progress.note,
         });
-    });
+    })
+    .with_log(request.log.clone());
     let result = catch_unwind(AssertUnwindSafe(|| kept.carry_out(request, &mut control)));
     drop(control);
     result.unwrap_or_else(|panic| {

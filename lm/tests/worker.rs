@@ -60,6 +60,7 @@ impl Worker {
             inputs: inputs.collect::<BTreeMap<_, _>>(),
             output: place.folder.path().join(place.output),
             scratch: place.folder.path().join(place.output).with_extension("scratch"),
+            log: place.folder.path().join(place.output).with_extension("log"),
             seed: 3,
             threads: 1,
             device: "cpu".to_owned(),

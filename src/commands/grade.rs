@@ -6,12 +6,11 @@ use std::num::NonZero;
 use std::path::PathBuf;
 use std::thread;
 
-use bstar_stages::code::{Comparison, Judge, Rules, Tests};
+use bstar_stages::code::{Comparison, Judge, Rules, Tests, exact};
 use bstar_stages::config::Grader;
 use bstar_stages::grade::{Conventions, Verdict, choices, choose, judge};
 use bstar_stages::sandbox::Sandbox;
 use clap::{Args, ValueEnum};
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::cli::Failure;
@@ -281,7 +280,7 @@ impl Bench<'_> {
         let options = self.options;
         let (correct, reason) = match &mut self.judge {
             Some(judge) => {
-                let verdict = code(judge, &row)?;
+                let verdict = code(judge, &row, line)?;
                 row.insert("passed".to_owned(), verdict.passed.into());
                 (verdict.correct, verdict.reason.unwrap_or_else(|| "all tests pass".to_owned()))
             }
@@ -302,9 +301,14 @@ impl Bench<'_> {
 }
 
 /// Runs a row's code against its tests.
-fn code(judge: &mut Judge, row: &Map<String, Value>) -> Result<bstar_stages::code::Verdict, String> {
+fn code(
+    judge: &mut Judge,
+    row: &Map<String, Value>,
+    line: &[u8],
+) -> Result<bstar_stages::code::Verdict, String> {
     let program = row.get("code").and_then(Value::as_str).ok_or("`code` must be text")?;
-    let tests = Tests::deserialize(&Value::Object(row.clone()))
+    // What programs are compared with is not rounded, as the row is.
+    let tests: Tests = serde_json::from_str(&exact(&String::from_utf8_lossy(line)))
         .map_err(|_| "give `tests`: [statements], or `inputs` and `outputs` of equal length".to_owned())?;
     judge.judge(program, &tests).map_err(|error| format!("the sandbox failed: {error}"))
 }

@@ -150,7 +150,7 @@ pub(crate) fn fate<'a>(fates: &'a [(StepId, Fate)], id: StepId, name: &str) -> R
     found.ok_or_else(|| Failure::usage(format!("{name} is not in the plan")))
 }
 
-/// Prints what a program printed when it was last executed.
+/// Prints what a program printed, or what training said of its updates, when the step was last executed.
 ///
 /// # Errors
 /// When there is no log: then why.
@@ -185,10 +185,11 @@ pub async fn step_log(
     };
     let path = WorkRoot::of(&store).log(&key);
     let Ok(bytes) = std::fs::read(&path) else {
-        let message = if stage == "command" {
+        let logged = matches!(&*stage, "command" | "pretrain" | "sft" | "reward_model");
+        let message = if logged {
             format!("there is no log of {step} at {}: {why}", path.display())
         } else {
-            format!("{step} has no log: it is a `{stage}` stage, and only programs (`command`) have one")
+            format!("{step} has no log: it is a `{stage}` stage, and only programs (`command`) and training have one")
         };
         return Err(Failure::usage(message));
     };

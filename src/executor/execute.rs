@@ -201,6 +201,7 @@ impl Task<'_> {
             inputs: self.inputs,
             output: self.output.to_owned(),
             scratch: self.scratch,
+            log: shared.work.log(&self.resolved.key),
             seed: self.resolved.seed,
             threads,
             device: shared.options.device.clone(),

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `steps/RUN/KEY-*` | inputs and outputs of one attempt | its end; a dead run's by the next run |
 //! | `scratch/KEY` | checkpoints of one execution | its result is published |
-//! | `logs/KEY.log` | what a program printed, if anything | overwritten by its next execution |
+//! | `logs/KEY.log` | what a program printed, if anything; a line for every update of a training | overwritten by its next execution |
 //! | `stamps.json` | the user's files that were read before | they change |
 //! | `id` | a random name | for ever |
 //!
@@ -64,7 +64,7 @@ impl WorkRoot {
         self.0.join("scratch").join(key.to_string())
     }
 
-    /// Where the output of a program is kept, for the execution with that key.
+    /// Where the output of a program, or what training says, is kept, for the execution with that key.
     #[must_use]
     pub fn log(&self, key: &ActionKey) -> PathBuf {
         self.0.join("logs").join(format!("{key}.log"))

@@ -37,6 +37,7 @@ impl Place {
             inputs: BTreeMap::from([("policy".to_owned(), input)]),
             output: self.folder.path().to_owned(),
             scratch: self.folder.path().to_owned(),
+            log: self.folder.path().join("log"),
             seed: 1,
             threads: 1,
             device: "cpu".to_owned(),

@@ -36,6 +36,8 @@ pub struct Request {
     pub output: PathBuf,
     /// A folder that survives crashes, private to this action key.
     pub scratch: PathBuf,
+    /// Where training says what every update was like, for people: no result depends on it.
+    pub log: PathBuf,
     /// The pipeline's seed.
     pub seed: u64,
     /// CPU threads granted. No result may depend on it.

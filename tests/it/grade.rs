@@ -127,6 +127,10 @@ fn code_is_judged_in_a_sandbox() {
         "\n",
         r#"{"id": 5, "code": "open('/etc/passwd').read()\ndef up(x): return x + 1", "tests": ["assert up(1) == 2"]}"#,
         "\n",
+        r#"{"id": 6, "code": "def up(x): return x + 2**62", "inputs": [[3], [36893488147419103232]], "outputs": [4611686018427387907, 41505174165846491136], "fn_name": "up"}"#,
+        "\n",
+        r#"{"id": 7, "code": "def up(x): return x", "inputs": [[36893488147419103232]], "outputs": [36893488147419103233], "fn_name": "up"}"#,
+        "\n",
     );
     let output = grade(&["--task", "code", "--jobs", "2"], rows_in);
     let said = String::from_utf8_lossy(&output.stderr);
@@ -137,7 +141,7 @@ fn code_is_judged_in_a_sandbox() {
     assert!(output.status.success(), "{said}");
     let rows = rows(&output);
     let correct: Vec<bool> = rows.iter().map(|row| row["correct"] == true).collect();
-    assert_eq!(correct, [true, false, true, true, false, false], "{rows:?}");
+    assert_eq!(correct, [true, false, true, true, false, false, true, false], "{rows:?}");
     assert_eq!(rows[1]["passed"], 1);
     assert!(
         rows[5]["reason"].as_str().is_some_and(|reason| reason.contains("FileNotFoundError")),

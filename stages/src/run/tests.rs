@@ -199,9 +199,11 @@ fn rows_of_public_data_sets_become_queries_and_examples() {
     assert_eq!(query.tests, Some(Tests::Statements { tests }));
     assert_eq!(example.unwrap().completion, "```python\ndef f():\n    return 1\n```\n");
 
-    let row = json!({"question": "Add.", "input_output": "{\"inputs\": [\"1\\n\"], \"outputs\": [\"2\\n\"]}", "solutions": "[\"print(2)\"]"});
+    let row = json!({"question": "Add.", "input_output": "{\"inputs\": [\"1\\n\"], \"outputs\": [18446744073709551619]}", "solutions": "[\"print(2)\"]"});
     let (query, example) = read("apps", row);
-    assert!(matches!(query.tests, Some(Tests::Examples(examples)) if examples.inputs == ["1\n"]));
+    let Some(Tests::Examples(examples)) = query.tests else { panic!("no examples") };
+    assert_eq!(examples.inputs, ["1\n"]);
+    assert_eq!(examples.outputs, [json!({"$int": "18446744073709551619"})], "not rounded");
     assert_eq!(example.unwrap().completion, "```python\nprint(2)\n```\n");
 
     let (query, _) = read(

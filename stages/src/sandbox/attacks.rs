@@ -240,7 +240,7 @@ pid = os.getpid()
 made = libc.mount(b"proc", b"/tmp", b"proc", 0, None) == 0
 names = ["self/exe", "self/root/etc/passwd", "self/mem", "self/maps", "thread-self/environ", "1/cwd/etc/passwd", "1/mem",
     "sys/kernel/core_pattern", "sysrq-trigger", "kcore", "keys", "version", f"{pid}/fd/0", f"{os.getppid()}/fd/1"]
-tell("mounted it") if made else any_opens([f"/proc/{name}" for name in names], "r+b")"#,
+tell("mounted it") if made else any_opens([f"/proc/{name}" for name in names])"#,
     },
     Attack {
         name: "links in a circle, and one that changes",

@@ -80,8 +80,42 @@ fn attacks_are_told_where_nothing_holds_them() {
         let (_folder, weaker) = weaker(&sandbox, left_out, added);
         told(names, &weaker, attacks::LIMITS);
     };
+    told_without(
+        &[],
+        "--ro-bind / / --proc /proc --tmpfs /tmp --chdir /tmp --setenv TOKEN secret",
+        &[
+            "read the user's files",
+            "read through links",
+            "links in a circle, and one that changes",
+            "secrets in the environment",
+            "tricks with /proc",
+            "a verdict on every descriptor",
+        ],
+    );
     told_without(&[("--remount-ro", 1)], "", &["write outside /tmp"]);
+    told_without(&[("--unshare-net", 0)], "", &["connect to this machine"]);
     told_without(&[("--uid", 1)], "--uid 0", &["become root"]);
+    told_without(
+        &[("--seccomp", 1), ("--disable-userns", 0)],
+        "",
+        &[
+            "new namespaces and mounts",
+            "trace another process",
+            "dangerous system calls",
+            "memory of no process",
+        ],
+    );
+    let limits =
+        Limits { memory: 16 << 30, processes: 2000, file: 2 << 30, folder: 2 << 30, ..attacks::LIMITS };
+    let names = [
+        "threads without end",
+        "memory of one process",
+        "fill the folder",
+        "one huge file",
+        "a bomb of zeros",
+        "an archive that unfolds",
+    ];
+    told(&names, &sandbox, limits);
 }
 
 #[test]

@@ -194,13 +194,15 @@ impl ModelConfig {
         if i64::try_from(count).is_ok_and(|count| count > most) {
             return Err(StageError::invalid(format!(
                 "{what} has {count} tokens; the policy reads at most {most}"
-            )));
+            ))
+            .hint("leave such queries out, shorten the prompt, or use a model with a longer context"));
         }
         match ids.iter().find(|id| !(0..self.vocab_size).contains(*id)) {
             Some(id) => Err(StageError::invalid(format!(
                 "{what} has the token {id}; the policy knows {}",
                 self.vocab_size
-            ))),
+            ))
+            .hint("the tokenizer and the weights are those of different models")),
             None => Ok(()),
         }
     }

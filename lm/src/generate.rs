@@ -618,6 +618,40 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_begins_together_fits_into_the_memory() {
+        let policy = policy(64, 3, 4, 2);
+        for (memory, samples, max_tokens) in
+            [(1 << 20, 40, 60), (1 << 20, 3, 10), (4 << 20, 300, 30), (100, 20, 5), (1 << 30, 2000, 9)]
+        {
+            let settings = settings(1.0, 0, samples, max_tokens);
+            let sampling = Sampling { settings: &settings, seed: 0, memory };
+            let queries: Vec<Query> = (0..9).map(|id| query(id, 4 + 11 * id)).collect();
+            let prompts: Vec<Prompt> =
+                queries.iter().map(|query| policy.prompt(query, &sampling).unwrap()).collect();
+            // Keys and values of 2 heads of 16 numbers of 4 bytes in 3 blocks, and what drawing needs.
+            let token = 4 * 2 * 3 * 2 * 16;
+            let row = token * prompts.iter().map(|prompt| prompt.limit).max().unwrap()
+                + 8 * usize::try_from(policy.config().vocab_size).unwrap();
+            let mut plan = Plan::new(&policy, &prompts, &sampling);
+            let (mut begun, mut most) = (0, 0);
+            while !plan.is_empty() {
+                let taken = plan.begins_with(&prompts);
+                let rows: usize = taken.iter().map(|(_, rows)| rows).sum();
+                let prompts: usize =
+                    taken.iter().map(|(query, _)| prompts[*query].ids.len().next_multiple_of(16)).sum();
+                let bytes = token * prompts + row * rows;
+                let least = taken.len() == 1 && rows <= crate::model::ROWS as usize;
+                assert!(rows > 0 && rows <= 1024 && (bytes <= memory || least), "{bytes} of {memory}");
+                begun += rows;
+                most = most.max(bytes);
+            }
+            assert_eq!(begun, 9 * samples as usize);
+            let whole = row * begun <= memory || begun < 1024;
+            assert!(whole || memory < 1000 || 10 * most >= 7 * memory.min(1024 * row), "{most} of {memory}");
+        }
+    }
+
+    #[test]
     fn responses_end_where_positions_do_and_continue_prefixes() {
         let policy = policy(64, 1, 2, 2);
         let mut long = query(0, 250);

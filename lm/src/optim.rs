@@ -471,4 +471,36 @@ pub(crate) mod tests {
         schedule.shape = ScheduleShape::Constant;
         assert!((share(&schedule, 999, 5) - 1.0).abs() < 1e-12);
     }
+
+    /// `get_{cosine,linear,constant}_schedule_with_warmup` of 3 and 12 updates, and `cosine_with_min_lr` of 0.1; but
+    /// warm-up is one update ahead.
+    #[test]
+    #[expect(clippy::unreadable_literal, reason = "as transformers printed them")]
+    fn schedules_are_those_of_transformers() {
+        let cosine = [
+            0.9698463103929542,
+            0.883022221559489,
+            0.75,
+            0.5868240888334653,
+            0.41317591116653485,
+            0.2500000000000001,
+            0.11697777844051105,
+            0.03015368960704584,
+        ];
+        let theirs = [
+            (ScheduleShape::Cosine, 0.0, cosine),
+            (ScheduleShape::Cosine, 0.1, cosine.map(|share| 0.1 + 0.9 * share)),
+            (ScheduleShape::Linear, 0.0, [8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0].map(|ninths| ninths / 9.0)),
+            (ScheduleShape::Constant, 0.0, [1.0; 8]),
+        ];
+        for (shape, floor, falling) in theirs {
+            let schedule = Schedule { shape, warmup: 3, floor, total: None };
+            let theirs = [0.0, 1.0 / 3.0, 2.0 / 3.0, 1.0].into_iter().chain(falling);
+            for (update, theirs) in theirs.enumerate() {
+                let ours = share(&schedule, if update < 3 { update.saturating_sub(1) } else { update }, 12);
+                let expected = if update == 0 { 1.0 / 3.0 } else { theirs };
+                assert!((ours - expected).abs() < 1e-12, "{shape:?} {update}: {ours} {expected}");
+            }
+        }
+    }
 }

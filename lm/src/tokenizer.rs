@@ -57,7 +57,13 @@ impl Tokenizer {
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
         let inner = Inner::from_file(&path).map_err(|error| {
-            StageError::invalid(format!("cannot read the tokenizer `{}`: {error}", path.display()))
+            StageError::invalid(format!("cannot read the tokenizer `{}`: {error}", path.display())).hint(
+                if path.exists() {
+                    "download it again, or write it with `save_pretrained` of a fast tokenizer"
+                } else {
+                    "a model needs its tokenizer as one file: `save_pretrained` of a fast tokenizer writes it"
+                },
+            )
         })?;
         let special = |name: &str| {
             ["tokenizer_config.json", "special_tokens_map.json"].iter().find_map(|file| {

@@ -219,7 +219,7 @@ impl Order {
 pub(crate) mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-    use bstar_stages::config::{Frozen, Lora, Numbers, Optimizer as OptimizerKind, Target};
+    use bstar_stages::config::{Architecture, Frozen, Lora, Numbers, Optimizer as OptimizerKind, Target};
     use tch::Device;
 
     use super::*;
@@ -333,26 +333,36 @@ pub(crate) mod tests {
     #[test]
     fn what_is_frozen_stays_and_the_rest_moves() {
         let every = [Frozen::Embeddings, Frozen::Head, Frozen::Norms];
-        for freeze in [vec![Frozen::Norms], vec![Frozen::Head], every.to_vec()] {
+        let tied = shape(64, 2, 4, 2);
+        let apart = Architecture { tie_word_embeddings: false, ..tied };
+        for (shape, freeze) in [tied, apart].iter().flat_map(|shape| {
+            let kinds = [&[Frozen::Norms][..], &[Frozen::Head], &[Frozen::Embeddings], &every];
+            kinds.map(|freeze| (shape, freeze.to_vec()))
+        }) {
+            let make = || initial(ModelConfig::new(shape, 120, 1, Some(0)).unwrap(), 3, Device::Cpu);
             let settings = Training { freeze, ..training(2, 4, 1e-3, OptimizerKind::Adamw) };
             let scratch = tempfile::tempdir().unwrap();
             let stop = AtomicBool::new(false);
-            let (before, mut model) = (model(), model());
+            let (before, mut model) = (make(), make());
             let run =
                 Run { settings: &settings, seed: 1, threads: 1, inherit: None, scratch: scratch.path() };
             let rows = encoded(10);
             drop(train(&NextToken, &rows, &mut model, &run, &mut Control::new(&stop, |_| ())).unwrap());
+            let freezes = |part| settings.freeze.contains(&part);
+            let mut heads = 0;
             for (name, tensor) in model.named() {
                 let frozen = match name {
-                    // This model's embedding is its head.
+                    // Where it is the head too, freezing either freezes both.
                     "model.embed_tokens.weight" => {
-                        settings.freeze.contains(&Frozen::Embeddings)
-                            || settings.freeze.contains(&Frozen::Head)
+                        freezes(Frozen::Embeddings) || shape.tie_word_embeddings && freezes(Frozen::Head)
                     }
-                    _ => name.contains("norm") && settings.freeze.contains(&Frozen::Norms),
+                    "lm_head.weight" => freezes(Frozen::Head),
+                    _ => name.contains("norm") && freezes(Frozen::Norms),
                 };
+                heads += usize::from(name == "lm_head.weight");
                 assert_eq!(tensor.equal(&before.tensors()[name]), frozen, "{name} {:?}", settings.freeze);
             }
+            assert_eq!(heads, usize::from(!shape.tie_word_embeddings));
         }
     }
 

@@ -136,6 +136,12 @@ impl Plan {
         }
     }
 
+    /// What would begin now, were nothing being drawn: queries and numbers of responses.
+    #[cfg(test)]
+    pub(crate) fn begins_with(&mut self, prompts: &[Prompt]) -> Vec<(usize, usize)> {
+        self.take(prompts, 0, 0).iter().map(|unit| (unit.query, unit.samples.len())).collect()
+    }
+
     fn prompt_bytes(&self, prompt: &Prompt) -> usize {
         self.token_bytes * padded(prompt)
     }

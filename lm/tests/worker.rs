@@ -424,6 +424,15 @@ fn killed_training_ends_with_the_bits_of_training_that_was_not() {
             assert!(!victim.process.wait().unwrap().success());
             assert!(!folder.path().join(again).join("log.jsonl").exists(), "it was done before");
         }
+        // It did go on, every time a checkpoint later than the last, and told so.
+        let told = std::fs::read_to_string(folder.path().join(again).with_extension("log")).unwrap();
+        let places: Vec<usize> = told
+            .lines()
+            .filter_map(|line| line.strip_prefix("goes on after update ")?.parse().ok())
+            .collect();
+        assert!(places.len() >= 5 && places.is_sorted(), "{places:?}");
+        assert!(places.last() > Some(&10), "{places:?}");
+        assert!(told.lines().any(|line| line.contains(" tok/s") && line.contains("gradient norm")), "{told}");
         worker.order(&place(again), "sft", sft, &inputs);
         worker.end().unwrap();
         let adapter = (!lora.is_null()).then_some("adapter/adapter_model.safetensors");

@@ -8,7 +8,7 @@ use super::runs::find_run;
 use crate::cli::{Failure, Format, Global, open_store};
 use crate::commands::{answer, answer_json};
 use crate::event::Summary;
-use crate::report::{Point, Surfaces, html};
+use crate::report::{Point, Surface, html};
 
 /// Writes a run as an HTML page.
 ///
@@ -19,7 +19,7 @@ pub async fn run_report(global: &Global, name: &str, out: Option<&Path>) -> Resu
     let run = find_run(&store, name).await?;
     let surfaces = match &run.summary {
         Some(summary) => surfaces(&store, summary).await,
-        None => Surfaces::new(),
+        None => Vec::new(),
     };
     let page = html(&run, &surfaces);
     let Some(path) = out else {
@@ -38,24 +38,31 @@ pub async fn run_report(global: &Global, name: &str, out: Option<&Path>) -> Resu
 }
 
 /// The balance scores of every search that is still stored: what is gone, or damaged, is left out.
-async fn surfaces(store: &Store, summary: &Summary) -> Surfaces {
-    let mut surfaces = Surfaces::new();
+async fn surfaces(store: &Store, summary: &Summary) -> Vec<Surface> {
+    let mut surfaces = Vec::new();
     for (name, digest) in &summary.results {
         let Some((iteration, rest)) = name.strip_prefix("iteration[").and_then(|rest| rest.split_once(']'))
         else {
             continue;
         };
-        // `.filter.search` looks at one temperature only.
-        let search = rest.ends_with(".surface") && rest.matches('.').count() == 2;
-        let (true, Ok(iteration), Ok(digest)) = (search, iteration.parse(), digest.parse::<Digest>()) else {
-            continue;
+        let parts: Vec<&str> = rest.trim_start_matches('.').split('.').collect();
+        let rung = match parts[..] {
+            [_, "surface"] => None,
+            [_, step, "surface"] => match step.strip_prefix("halve").and_then(|rung| rung.parse().ok()) {
+                Some(rung) => Some(rung),
+                // `filter.search` looks at one temperature only.
+                None => continue,
+            },
+            _ => continue,
         };
+        let (Ok(iteration), Ok(digest)) = (iteration.parse(), digest.parse::<Digest>()) else { continue };
         let Ok(bytes) = store.read(&digest).await else { continue };
         let rows = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         if let Ok(points) = rows.map(serde_json::from_slice).collect::<Result<Vec<Point>, _>>() {
-            surfaces.push((iteration, points));
+            surfaces.push(Surface { iteration, rung, points });
         }
     }
-    surfaces.sort_by_key(|(iteration, _)| *iteration);
+    // The last rung is the search itself.
+    surfaces.sort_by_key(|surface| (surface.iteration, surface.rung.unwrap_or(usize::MAX)));
     surfaces
 }

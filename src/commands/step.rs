@@ -189,7 +189,9 @@ pub async fn step_log(
         let message = if logged {
             format!("there is no log of {step} at {}: {why}", path.display())
         } else {
-            format!("{step} has no log: it is a `{stage}` stage, and only programs (`command`) and training have one")
+            format!(
+                "{step} has no log: it is a `{stage}` stage, and only programs (`command`) and training have one"
+            )
         };
         return Err(Failure::usage(message));
     };

@@ -100,6 +100,13 @@ impl Imports {
         cell.get_or_try_init(|| hash).await.cloned()
     }
 
+    /// The user's file or folder that has this content.
+    pub(super) fn origin(&self, digest: &Digest) -> Option<PathBuf> {
+        let contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
+        let has = |cell: &OnceCell<Content>| cell.get().is_some_and(|content| content.digest() == *digest);
+        contents.iter().find(|(_, cell)| has(cell)).map(|((path, _), _)| path.clone())
+    }
+
     /// Forgets everything: the files are looked at again when they are next needed.
     pub(super) fn clear(&self) {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner).clear();

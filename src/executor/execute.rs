@@ -16,6 +16,7 @@ use super::command::{self, Patience, Places};
 use super::content::create_folder;
 use super::outputs::{RESPONSES, store_outputs};
 use super::prepare::Resolved;
+use super::spare::AttemptFolder;
 use super::{Level, Shared, Trouble, claim};
 use crate::event::Event;
 use crate::pipeline::Policy;
@@ -150,19 +151,37 @@ async fn attempt(
     let clock = Instant::now();
     let task = Task { name, resolved, inputs, output: &output, scratch, attempt, limit: policy.timeout };
     let metrics = match resolved.stage.stage().runner() {
-        Runner::InProcess => task.in_process(shared).await?,
-        Runner::Worker => task.by_worker(shared).await?,
-        Runner::Command => task.by_command(shared, &folder.params()).await?,
+        Runner::InProcess => task.in_process(shared).await,
+        Runner::Worker => task.by_worker(shared).await,
+        Runner::Command => task.by_command(shared, &folder.params()).await,
         Runner::None => {
-            return Err(
-                StageError::failed(format!("`{}` is not a stage that runs", resolved.stage.name())).into()
-            );
+            Err(StageError::failed(format!("`{}` is not a stage that runs", resolved.stage.name())).into())
         }
     };
+    let metrics = metrics.map_err(|trouble| in_the_users_words(trouble, shared, resolved, &folder))?;
     let wall_s = clock.elapsed().as_secs_f64();
     let outputs = store_outputs(shared, name, &resolved.stage, &output, responses).await?;
     let provenance = provenance(shared, name, started, wall_s);
     Ok(Manifest::new(resolved.action.clone(), outputs, metrics, provenance))
+}
+
+/// An error that calls an input what the user does, by its path or its name in the step: the work folder is gone by
+/// the time it is read.
+fn in_the_users_words(
+    trouble: Trouble,
+    shared: &Shared,
+    resolved: &Resolved,
+    folder: &AttemptFolder,
+) -> Trouble {
+    let Trouble::Step(mut error) = trouble else { return trouble };
+    for (name, content) in &resolved.inputs {
+        let place = folder.place(name).display().to_string();
+        let origin = shared.imports.origin(&content.digest());
+        let called = origin.map_or_else(|| name.clone(), |path| path.display().to_string());
+        error.message = error.message.replace(&place, &called);
+        error.hint = error.hint.map(|hint| hint.replace(&place, &called));
+    }
+    Trouble::Step(error)
 }
 
 /// Who made a result, where and when.

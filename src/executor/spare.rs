@@ -128,13 +128,18 @@ impl AttemptFolder {
 
     /// The place of an input, a file or a folder; what is around it is there.
     pub(super) fn input(&mut self, name: &str, folder: bool) -> io::Result<PathBuf> {
-        let path = self.path.join("in").join(name);
+        let path = self.place(name);
         if let (true, Some(parent)) = (name.contains('/'), path.parent()) {
             std::fs::create_dir_all(parent)?;
         }
         self.plain &= !folder && !name.contains('/');
         self.inputs.push(path.clone());
         Ok(path)
+    }
+
+    /// The path of an input.
+    pub(super) fn place(&self, name: &str) -> PathBuf {
+        self.path.join("in").join(name)
     }
 
     /// Empties the folder; whether that was possible.

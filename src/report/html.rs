@@ -20,9 +20,16 @@ pub struct Point {
     pub balance_score: f64,
 }
 
-/// What the page shows besides the run's record: of each iteration with a search, its number and the
-/// surface of balance scores.
-pub type Surfaces = Vec<(usize, Vec<Point>)>;
+/// What the page shows besides the run's record: the balance scores of a search.
+#[derive(Debug, Clone)]
+pub struct Surface {
+    /// The number of its iteration.
+    pub iteration: usize,
+    /// Which rung of a search by halving it is, from 1; `None` for the last, and for any other search.
+    pub rung: Option<usize>,
+    /// Every configuration.
+    pub points: Vec<Point>,
+}
 
 type Row = Map<String, Value>;
 
@@ -60,7 +67,7 @@ fn by_k<'a>(rows: &[&Row], title: &str, name: &str) -> Option<Figure<'a>> {
 
 /// The page.
 #[must_use]
-pub fn html(run: &RunInfo, surfaces: &Surfaces) -> String {
+pub fn html(run: &RunInfo, surfaces: &[Surface]) -> String {
     let start = &run.start;
     let title = format!("{} · run {}", start.pipeline, start.id);
     let mut page = format!(
@@ -82,7 +89,7 @@ pub fn html(run: &RunInfo, surfaces: &Surfaces) -> String {
     page
 }
 
-fn one_pipeline(page: &mut String, summary: &Summary, surfaces: &Surfaces) {
+fn one_pipeline(page: &mut String, summary: &Summary, surfaces: &[Surface]) {
     table(page, &iterations_table(summary));
     let rows: Vec<&Row> = Some(&summary.start)
         .filter(|start| !start.is_empty())
@@ -174,14 +181,18 @@ fn one_pipeline(page: &mut String, summary: &Summary, surfaces: &Surfaces) {
             "<h2>Balance scores</h2>\n<p>Every configuration that was compared; the chosen one is framed.</p>\n\
              <div class=\"charts\">",
         );
-        for (iteration, points) in surfaces {
+        for Surface { iteration, rung, points } in surfaces {
             let row = summary
                 .iterations
                 .iter()
                 .find(|row| number(row, &["iteration"]) == Some(iteration_number(*iteration)));
             let chosen =
                 row.and_then(|row| Some((number(row, &["temperature"])?, number(row, &["threshold"])?)));
-            page.push_str(&heat_map(&format!("iteration {iteration}"), points, chosen));
+            let (title, chosen) = match rung {
+                Some(rung) => (format!("iteration {iteration}, rung {rung}"), None),
+                None => (format!("iteration {iteration}"), chosen),
+            };
+            page.push_str(&heat_map(&title, points, chosen));
         }
         page.push_str("</div>\n");
     }
@@ -270,15 +281,26 @@ mod tests {
             ..Summary::default()
         };
         let point = |temperature, balance_score| Point { temperature, threshold: 0.0, balance_score };
-        let page = html(&run(Some(summary)), &vec![(0, vec![point(0.7, 0.4), point(1.0, 0.2)])]);
+        let points = vec![point(0.7, 0.4), point(1.0, 0.2)];
+        let surface = |rung| Surface { iteration: 0, rung, points: points.clone() };
+        let page = html(&run(Some(summary)), &[surface(Some(1)), surface(None)]);
         assert!(page.contains("a&lt;b") && !page.contains("a<b"));
-        for part in ["Pass@8", "62.5", "Exploitation", "iteration 0", "<polyline", "<rect", "balance score"] {
+        for part in [
+            "Pass@8",
+            "62.5",
+            "Exploitation",
+            "iteration 0<",
+            "iteration 0, rung 1",
+            "<polyline",
+            "<rect",
+            "balance score",
+        ] {
             assert!(page.contains(part), "{part}");
         }
         for outside in ["http:", "https:", "<script", "<link", "src="] {
             assert!(!page.contains(outside), "{outside}");
         }
-        assert!(html(&run(None), &Vec::new()).contains("has not ended"));
+        assert!(html(&run(None), &[]).contains("has not ended"));
     }
 
     #[test]
@@ -296,7 +318,7 @@ mod tests {
             ..VariantSummary::default()
         };
         let summary = Summary { variants: vec![variant("one"), variant("two & more")], ..Summary::default() };
-        let page = html(&run(Some(summary)), &Vec::new());
+        let page = html(&run(Some(summary)), &[]);
         assert!(page.contains("two &amp; more") && page.contains("50.0"), "{page}");
         assert_eq!(page.matches("<polyline").count(), 2);
     }

@@ -7,7 +7,7 @@ mod json;
 mod table;
 mod variants;
 
-pub use html::{Point, Surfaces, html};
+pub use html::{Point, Surface, html};
 pub use human::Human;
 pub use json::Json;
 pub use table::{iterations_table, iterations_text};

@@ -87,6 +87,13 @@ fn doctor_finds_this_machine_fit() {
     let doctor = Space::new().run(&["doctor", "--format", "json"]);
     assert_eq!(doctor.code, Some(0), "{}{}", doctor.stdout, doctor.stderr);
     assert!(doctor.stdout.contains("libtorch"), "{}", doctor.stdout);
+    let told: serde_json::Value = serde_json::from_str(&doctor.stdout).expect("JSON");
+    let checks = told["checks"].as_array().expect("a list");
+    let sandbox = checks.iter().find(|check| check["name"] == "sandbox").expect("a sandbox");
+    let found = sandbox["found"].as_str().unwrap_or_default();
+    // A machine without bubblewrap is fit, but not for untrusted code.
+    assert_eq!(found.starts_with("bubblewrap holds"), sandbox["ok"] == true, "{sandbox}");
+    assert!(sandbox["ok"] == true || sandbox["fix"].is_string(), "{sandbox}");
 }
 
 #[test]

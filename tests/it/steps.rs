@@ -98,7 +98,15 @@ fn a_log_is_kept_and_its_absence_explained() {
     refused(&space.run(&["step", "log", "setup.a", "setup.a.env.X=two"]), &["not executed yet"]);
     refused(&space.run(&["step", "log", "setup.b", "setup.a.env.X=two"]), &["until setup.a ran"]);
     let tiny = Space::with_tiny();
-    refused(&tiny.run(&["step", "log", "setup.sft", "tiny.yaml"]), &["only programs", "`sft` stage"]);
+    let changed = tiny.run(&["step", "log", "setup.sft", "tiny.yaml", "setup.sft.training.updates=11"]);
+    refused(&changed, &["no log", "not executed yet"]);
+    refused(
+        &tiny.run(&["step", "log", "setup.problems", "tiny.yaml"]),
+        &["only programs", "`problems` stage"],
+    );
+    let log = tiny.run(&["step", "log", "setup.sft", "tiny.yaml"]).stdout;
+    assert!(log.starts_with("update 1/10  loss ") && log.trim_end().ends_with("tok/s"), "{log}");
+    assert_eq!(log.lines().count(), 10, "{log}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 HERE = Path(__file__).parent
 SIZES = dict(
@@ -93,11 +93,11 @@ def ids(length, seed):
     return [(seed * 31 + i * i * 7 + i * 13) % 250 for i in range(length)]
 
 
-def model_of(settings):
-    settings = {**SIZES, **settings}
+def model_of(settings, model=AutoModelForCausalLM, **options):
+    settings = {**SIZES, **settings, **options}
     kind = settings.pop("model_type")
     config = AutoConfig.for_model(kind, **settings)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    model = model.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(weight(name, tuple(parameter.shape)))
@@ -158,6 +158,8 @@ def make():
         with torch.no_grad():
             logits = model(text).logits[0, LOOKED_AT]
             half = model_of(settings).to(torch.bfloat16)(text).logits[0, LOOKED_AT].float()
+            reward_model = model_of(settings, AutoModelForSequenceClassification, num_labels=1)
+            scores = reward_model.score(reward_model.model(text).last_hidden_state)[0, :, 0].tolist()
         tokens, logprobs, gap = greedy(model, prompt)
         before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
         losses, norms, rows = train(model)
@@ -172,7 +174,7 @@ def make():
         model.config.save_pretrained(folder)
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / "expected.safetensors")
         expected = dict(
-            prompt=prompt, looked_at=LOOKED_AT, greedy=tokens, logprobs=logprobs, rows=rows, starts=STARTS, losses=losses,
+            prompt=prompt, looked_at=LOOKED_AT, greedy=tokens, logprobs=logprobs, scores=scores, rows=rows, starts=STARTS, losses=losses,
             norms=norms, rate=RATE, decay=DECAY, betas=BETAS,
         )
         (folder / "expected.json").write_text(json.dumps(expected) + "\n")

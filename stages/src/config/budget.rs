@@ -102,7 +102,8 @@ fn two() -> usize {
     2
 }
 
-/// Keeps the temperatures that are best in a search. Outputs: `t1`, `t2`, … (a JSON number each, ascending).
+/// Keeps the temperatures that are best in a search. Outputs: `t1`, `t2`, … (a JSON number each, ascending), and the
+/// `surface` that [`Search`] writes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Halve {
@@ -280,7 +281,13 @@ impl Stage for Halve {
     }
 
     fn outputs(&self) -> Vec<Output> {
-        (1..=self.keep).map(|index| Output::file(&format!("t{index}"), &format!("t{index}.json"))).collect()
+        let temperature = |index| Output::file(&format!("t{index}"), &format!("t{index}.json"));
+        (1..=self.keep).map(temperature).chain([Output::file("surface", "surface.jsonl")]).collect()
+    }
+
+    /// The first one wrote no surface.
+    fn version(&self) -> u32 {
+        2
     }
 
     fn identity(&self) -> Ingredient {

@@ -136,6 +136,9 @@ pub enum Optimizer {
 
 /// Learning rate as a share of its peak: linear warm-up, then `shape` down to `floor` at `total`.
 ///
+/// After the warm-up these are the schedules of transformers. Update `i` (from 0) of a warm-up of `n` has `(i + 1) / n`
+/// of the peak, where transformers has `i / n`: its first update changes nothing.
+///
 /// The position is the number of updates in the optimizer state, so an inherited optimizer inherits
 /// the schedule (paper.md §1.7), and a fresh one starts anew.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 use super::candidates::{id_of, pooled};
-use super::select::configurations;
+use super::select::{configurations, write_surface};
 use super::{Work, metrics};
 use crate::balance::{self, Choice};
 use crate::config::{Allocate, Halve};
@@ -17,6 +17,7 @@ use crate::reference::Setting;
 pub(super) fn halve(config: &Halve, work: &Work) -> Result<Map<String, Value>, StageError> {
     let Halve { search, keep } = config;
     let (mut surface, _) = configurations(search, work)?;
+    write_surface(search, &surface, work)?;
     let mut kept: Vec<Choice> = Vec::new();
     while kept.len() < *keep {
         let best = balance::best(&surface, search.rules.ties).ok_or_else(|| {

@@ -86,11 +86,8 @@ fn reward_pass<'a>(queries: impl Iterator<Item = &'a Vec<&'a Reward>>, s: usize)
     Ok(sum / count.max(1) as f64)
 }
 
-pub(super) fn search(config: &Search, work: &Work) -> Result<Map<String, Value>, StageError> {
-    let (surface, queries) = configurations(config, work)?;
-    let best = balance::best(&surface, config.rules.ties).ok_or_else(|| {
-        StageError::invalid("there is no threshold to compare").hint("look at `thresholds`")
-    })?;
+/// Writes what became of every configuration.
+pub(super) fn write_surface(config: &Search, surface: &[Choice], work: &Work) -> Result<(), StageError> {
     let by_reward = config.objective == Objective::RewardPass;
     let rows: Vec<Value> = surface
         .iter()
@@ -110,7 +107,15 @@ pub(super) fn search(config: &Search, work: &Work) -> Result<Map<String, Value>,
             row
         })
         .collect();
-    files::write_rows(&work.path("surface.jsonl"), &rows)?;
+    files::write_rows(&work.path("surface.jsonl"), &rows)
+}
+
+pub(super) fn search(config: &Search, work: &Work) -> Result<Map<String, Value>, StageError> {
+    let (surface, queries) = configurations(config, work)?;
+    let best = balance::best(&surface, config.rules.ties).ok_or_else(|| {
+        StageError::invalid("there is no threshold to compare").hint("look at `thresholds`")
+    })?;
+    write_surface(config, &surface, work)?;
     files::write_json(&work.path("temperature.json"), &best.temperature)?;
     files::write_json(&work.path("threshold.json"), &best.threshold)?;
     let mut metrics = metrics([
@@ -121,7 +126,7 @@ pub(super) fn search(config: &Search, work: &Work) -> Result<Map<String, Value>,
         ("k", best.outcome.k.into()),
         ("queries", queries.into()),
     ]);
-    if by_reward {
+    if config.objective == Objective::RewardPass {
         metrics.insert("reward_pass".to_owned(), best.value.into());
     }
     Ok(metrics)

@@ -474,6 +474,46 @@ fn measures_are_those_of_the_rewards() {
 }
 
 #[test]
+fn measures_at_other_temperatures_are_of_their_own_rewards() {
+    let (queries, _, rewards) = small();
+    let mut bench = Bench::new();
+    bench.give("greedy", &[rewards[0].clone(), rewards[3].clone()]);
+    // Two of three are right for `a`, one of three for `b`; at 1.3 one and none.
+    let all = |temperature: f64, answers: [[&str; 3]; 2]| {
+        let mut rows = Vec::new();
+        for (id, answers) in ["a", "b"].iter().zip(answers) {
+            for (sample, answer) in (0..).zip(answers) {
+                rows.push(Response { temperature, ..response(id, sample, &solution(answer)) });
+            }
+        }
+        rows
+    };
+    let (usual, hot) =
+        (all(0.7, [["7", "7", "1"], ["8", "1", "2"]]), all(1.3, [["7", "1", "2"], ["1", "2", "3"]]));
+    bench.give("rewards", &judged(&usual, &queries));
+    bench.give("at0", &judged(&usual, &queries));
+    bench.give("at_responses0", &usual);
+    bench.give("at1", &judged(&hot, &queries));
+    bench.give("at_responses1", &hot);
+    let with =
+        json!({"greedy": "g", "rewards": "r", "k": [1, 3], "at": ["x", "y"], "at_responses": ["p", "q"]});
+    let metrics = bench.run("measure", with).unwrap();
+    let at = metrics["at"].as_object().unwrap();
+    assert_eq!(at.keys().collect::<Vec<_>>(), ["0.7", "1.3"]);
+    for (temperature, right, solved) in [("0.7", 3.0, 1.0), ("1.3", 1.0, 0.5)] {
+        let there = &at[temperature];
+        assert!((there["mean_accuracy"].as_f64().unwrap() - right / 6.0).abs() < 1e-12, "{there}");
+        assert_eq!(there["pass_at_k"]["3"], solved, "{there}");
+        assert_eq!(there["samples"], 3, "{there}");
+    }
+    // What is measured there changes nothing here.
+    let alone = bench.run("measure", json!({"greedy": "g", "rewards": "r", "k": [1, 3]})).unwrap();
+    for (name, value) in alone {
+        assert_eq!(metrics[&name], value, "{name}");
+    }
+}
+
+#[test]
 fn the_best_of_k_does_not_know_the_answer() {
     let queries = [query("a", "7")];
     let responses = [response("a", 0, &solution("7")), response("a", 1, &solution("8"))];

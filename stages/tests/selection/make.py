@@ -120,6 +120,13 @@ def paper_search(world, temperatures, n_star):
     return surface
 
 
+def paper_filter(world, temperature, taus):
+    """What is kept of the main pass: every different response above tau, however many."""
+    pools = pool(world, temperature, False)
+    return [[tau, sorted([name, row[1]] for name, rows in take(pools, tau, 10**9).items() for row in unique(rows))]
+            for tau in taus]
+
+
 def case(seed, queries, samples, temperatures, per_query, main_samples):
     world = make_world(seed, queries, samples, temperatures)
     found = [official_search(world, t, per_query * queries) for t in temperatures]
@@ -130,7 +137,8 @@ def case(seed, queries, samples, temperatures, per_query, main_samples):
     return {"world": world, "temperatures": temperatures, "per_query": per_query,
             "official": {"by_temperature": found, "temperature": chosen, "full": full,
                          "again": official_search(full, chosen, per_query * queries)},
-            "paper": {"n_star": per_query, "surface": paper_search(world, temperatures, per_query)}}
+            "paper": {"n_star": per_query, "surface": paper_search(world, temperatures, per_query),
+                      "kept": paper_filter(full, chosen, [-0.5, 0, 0.4, 1.1])}}
 
 
 cases = [case(1, 9, 12, [0.5, 0.7, 1.1], 3, 16), case(2, 7, 20, [0.6, 1.0], 5, 12), case(3, 8, 6, [0.8], 40, 8)]

@@ -51,5 +51,7 @@ fn the_best_temperatures_stay_in_their_order() {
     assert_eq!(bench.run("halve", with(2)).unwrap()["temperatures"], json!([0.9, 1.2]));
     assert_eq!(fs::read_to_string(bench.work.path("t1.json")).unwrap(), "0.9\n");
     assert_eq!(fs::read_to_string(bench.work.path("t2.json")).unwrap(), "1.2\n");
+    let surface = fs::read_to_string(bench.work.path("surface.jsonl")).unwrap();
+    assert_eq!(surface.lines().count(), 3, "what was compared, not what stayed: {surface}");
     assert!(bench.run("halve", with(4)).unwrap_err().message.contains("there are 3"));
 }

@@ -119,6 +119,25 @@ fn the_papers_selection_is_reproduced() {
             );
             assert!(near(&row["balance_score"], &wanted[2]), "{row} {wanted}");
         }
+
+        // Of the main pass, every different response above the threshold.
+        let (queries, responses, rewards, _) = world(&case["official"]["full"]);
+        bench.give("queries", &queries);
+        bench.give("responses", &responses);
+        bench.give("rewards", &rewards);
+        let mut sizes = BTreeSet::new();
+        for kept in case["paper"]["kept"].as_array().unwrap() {
+            let with = json!({"queries": "q", "responses": "p", "rewards": "r", "threshold": kept[0],
+                "keep_per_query": case["paper"]["n_star"], "rules": {"select": "all"}});
+            bench.run("filter", with).unwrap();
+            let rows: Vec<Example> = bench.rows("dataset.jsonl");
+            let found: BTreeSet<(String, String)> =
+                rows.iter().map(|row| (row.query_id.clone().unwrap(), row.completion.clone())).collect();
+            let wanted: BTreeSet<(String, String)> = serde_json::from_value(kept[1].clone()).unwrap();
+            assert_eq!((&found, rows.len()), (&wanted, wanted.len()));
+            sizes.insert(wanted.len());
+        }
+        assert!(sizes.len() >= 3, "thresholds that tell something: {sizes:?}");
     }
 }
 

@@ -289,7 +289,7 @@ mod tests {
             "Pass@8",
             "62.5",
             "Exploitation",
-            "iteration 0<",
+            "iteration 0:",
             "iteration 0, rung 1",
             "<polyline",
             "<rect",

@@ -123,7 +123,7 @@ fn every_stage_is_covered_and_right() {
         let version = match stage.name() {
             "sample" | "sample_shard" | "sft" | "reward_model" => 4,
             "pretrain" | "measure" => 3,
-            "prompts" => 2,
+            "prompts" | "halve" => 2,
             _ => 1,
         };
         assert_eq!(stage.stage().version(), version, "{}", stage.name());

@@ -519,6 +519,7 @@ if os.fork() == 0:
         while True:
             time.sleep(1)
     os._exit(0)
+os.wait()
 tell("held")"#,
     },
     Attack {
@@ -536,6 +537,7 @@ for _ in range(8):
                     pass
             time.sleep(10**6)
         os._exit(0)
+    os.wait()
 tell("held")
 os._exit(0)"#,
     },

@@ -100,7 +100,7 @@ fn halving_asks_half_of_the_temperatures_for_more() {
     assert_eq!((second.limit, second.shard_queries), (Some(128), 64));
     let StageConfig::Search(search) = &steps[7].1 else { panic!("a search") };
     assert_eq!(search.rewards, References::Many(vec!["h.rewards2_1".into(), "h.rewards2_2".into()]));
-    assert_eq!(steps[2].1.stage().outputs().len(), 2);
+    assert_eq!(steps[2].1.stage().outputs().len(), 3, "two temperatures and the surface");
 
     let single = halving(&json!({"limits": [64]})).stage().lower("h").expect("steps");
     assert_eq!(single.len(), 3);

@@ -174,7 +174,8 @@ fn in_the_users_words(
     folder: &AttemptFolder,
 ) -> Trouble {
     let Trouble::Step(mut error) = trouble else { return trouble };
-    for (name, content) in &resolved.inputs {
+    // A name may begin with another one: the longer comes first.
+    for (name, content) in resolved.inputs.iter().rev() {
         let place = folder.place(name).display().to_string();
         let origin = shared.imports.origin(&content.digest());
         let called = origin.map_or_else(|| name.clone(), |path| path.display().to_string());

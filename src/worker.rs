@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bstar_cache::Digest;
 use bstar_stages::protocol::{FailureKind, Order, Report, Request, StageError};
+use bstar_stages::stage::trains;
 use bstar_stages::units::show_duration;
 use serde_json::{Map, Value};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader, Lines};
@@ -105,7 +106,7 @@ impl WorkerPool {
             None => self.start().await?,
         };
         worker.policy = policy;
-        let patience = Patience { limit, grace: self.grace, trains: trains(&request) };
+        let patience = Patience { limit, grace: self.grace, trains: trains(request.stage.kind()) };
         let outcome = worker.carry_out(request, stop, patience, &mut on_report).await;
         match outcome {
             Ok(metrics) => {
@@ -176,11 +177,6 @@ impl WorkerPool {
 fn policy(request: &Request) -> Option<Digest> {
     let inputs = &request.inputs;
     inputs.get("policy").or_else(|| inputs.get("reward_model")).map(|input| input.digest)
-}
-
-/// Whether the step saves its progress when it is asked to stop: then it is given the time.
-fn trains(request: &Request) -> bool {
-    matches!(request.stage.kind(), "pretrain" | "sft" | "reward_model")
 }
 
 /// Why a step ended without a result.

@@ -97,14 +97,18 @@ fn weight(name: &str, shape: &[i64]) -> Tensor {
 
 impl Golden {
     fn model(&self) -> Decoder {
-        let config = ModelConfig::read(&self.folder).unwrap();
-        let tensors = config.tensors().into_iter().map(|(name, shape)| {
-            let tensor = weight(&name, &shape);
-            (name, tensor)
-        });
-        let tensors = tensors.collect();
-        Decoder::new(config, tensors)
+        decoder(ModelConfig::read(&self.folder).unwrap())
     }
+}
+
+/// The model of this shape.
+fn decoder(config: ModelConfig) -> Decoder {
+    let tensors = config.tensors().into_iter().map(|(name, shape)| {
+        let tensor = weight(&name, &shape);
+        (name, tensor)
+    });
+    let tensors = tensors.collect();
+    Decoder::new(config, tensors)
 }
 
 /// Logits at every position of a sequence.
@@ -411,12 +415,7 @@ fn scores_of_reward_models_are_those_of_transformers() {
     for golden in goldens() {
         let mut config = ModelConfig::read(&golden.folder).unwrap();
         config.scalar = true;
-        let tensors = config.tensors().into_iter().map(|(name, shape)| {
-            let tensor = weight(&name, &shape);
-            (name, tensor)
-        });
-        let model = Decoder::new(config.clone(), tensors.collect());
-        let found = logits(&model, &golden.expected.prompt).select(1, 0);
+        let found = logits(&decoder(config), &golden.expected.prompt).select(1, 0);
         let off = distance(&found, &Tensor::from_slice(&golden.expected.scores));
         println!("{:14} scores off by {off:.1e}", golden.name);
         assert!(off <= 1e-4, "{}: {off}", golden.name);

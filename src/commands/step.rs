@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use bstar_cache::{ActionKey, Manifest, Store};
+use bstar_stages::stage::trains;
 use serde_json::json;
 
 use crate::cli::{Failure, Format, Global, open_store};
@@ -185,8 +186,7 @@ pub async fn step_log(
     };
     let path = WorkRoot::of(&store).log(&key);
     let Ok(bytes) = std::fs::read(&path) else {
-        let logged = matches!(&*stage, "command" | "pretrain" | "sft" | "reward_model");
-        let message = if logged {
+        let message = if stage == "command" || trains(&stage) {
             format!("there is no log of {step} at {}: {why}", path.display())
         } else {
             format!(

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Style};
 use bstar_stages::protocol::FailureKind;
+use bstar_stages::stage::trains;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value};
 
@@ -79,7 +80,7 @@ fn figures(stage: &str, metrics: &Map<String, Value>, shards: Option<usize>) -> 
     let percent = |name: &str| number(name).map(|value| format!("{:.1} %", 100.0 * value));
     let mut parts = Vec::new();
     match stage {
-        "pretrain" | "sft" | "reward_model" => {
+        stage if trains(stage) => {
             if let (Some(first), Some(last)) = (number("loss_first"), number("loss_last")) {
                 parts.push(format!("loss {first:.3} → {last:.3}"));
             }

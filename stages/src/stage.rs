@@ -308,3 +308,9 @@ impl StageConfig {
         self.name().trim_end_matches("_shard")
     }
 }
+
+/// Whether stages of this kind train: they save their progress on request, and tell of every update.
+#[must_use]
+pub fn trains(kind: &str) -> bool {
+    matches!(kind, "pretrain" | "sft" | "reward_model")
+}

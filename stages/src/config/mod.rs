@@ -8,6 +8,7 @@ mod data;
 mod dataset;
 mod declared;
 mod evaluate;
+mod ingredients;
 mod judge;
 mod labels;
 mod lora;

@@ -30,14 +30,9 @@ impl Precision {
             Self::Bfloat16 => "bfloat16",
         }
     }
-    /// Other settings' part of a key, and this one's unless it is the usual one.
-    pub(super) fn beside(self, settings: Ingredient) -> Ingredient {
-        match settings {
-            Ingredient::Map(mut fields) if !self.is_default() => {
-                fields.insert("precision".to_owned(), self.name().into());
-                Ingredient::Map(fields)
-            }
-            other => other,
-        }
+
+    /// Its part of a key, unless it is the usual one.
+    pub(super) fn identity(self) -> Option<Ingredient> {
+        (!self.is_default()).then(|| self.name().into())
     }
 }

@@ -4,6 +4,7 @@ use bstar_cache::Ingredient;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
+use super::ingredients::ingredients;
 use super::precision::Precision;
 use crate::reference::{OneOrMany, Reference, Setting};
 use crate::stage::{
@@ -88,14 +89,8 @@ pub struct SampleShard {
 }
 
 /// What is in the key only where it is asked for.
-fn unusual(precision: Precision, logprobs: bool, usual: Ingredient) -> Ingredient {
-    match precision.beside(usual) {
-        Ingredient::Map(mut fields) if logprobs => {
-            fields.insert("logprobs".to_owned(), true.into());
-            Ingredient::Map(fields)
-        }
-        other => other,
-    }
+fn unusual(precision: Precision, logprobs: bool) -> [(&'static str, Option<Ingredient>); 2] {
+    [("precision", precision.identity()), ("logprobs", logprobs.then(|| true.into()))]
 }
 
 impl Sample {
@@ -179,7 +174,7 @@ impl Stage for Sample {
                 values.into()
             }
         };
-        let usual = Ingredient::map([
+        let always = [
             ("temperature", temperature),
             ("samples", (*samples).into()),
             ("max_tokens", (*max_tokens).into()),
@@ -188,8 +183,8 @@ impl Stage for Sample {
             ("min_p", (*min_p).into()),
             ("stop", stop.clone().into()),
             ("limit", (*limit).into()),
-        ]);
-        unusual(*precision, *logprobs, usual)
+        ];
+        ingredients(always, unusual(*precision, *logprobs))
     }
 
     fn check(&self) -> Vec<Problem> {
@@ -306,7 +301,7 @@ impl Stage for SampleShard {
     fn identity(&self) -> Ingredient {
         let Self { temperature, start, end, max_tokens, top_p, top_k, min_p, stop, precision, logprobs } =
             self;
-        let usual = Ingredient::map([
+        let always = [
             ("temperature", (*temperature).into()),
             ("start", (*start).into()),
             ("end", (*end).into()),
@@ -315,8 +310,8 @@ impl Stage for SampleShard {
             ("top_k", (*top_k).into()),
             ("min_p", (*min_p).into()),
             ("stop", stop.clone().into()),
-        ]);
-        unusual(*precision, *logprobs, usual)
+        ];
+        ingredients(always, unusual(*precision, *logprobs))
     }
 
     fn check(&self) -> Vec<Problem> {

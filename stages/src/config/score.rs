@@ -4,6 +4,7 @@ use bstar_cache::Ingredient;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
+use super::ingredients::ingredients;
 use super::judge::{AnswerStyle, CodeRules, Grader, judging};
 use super::precision::Precision;
 use super::reading::Reading;
@@ -295,8 +296,7 @@ impl Stage for ScoreShard {
             judging.extend((!scale.is_default()).then(|| ("scale", scale.name().into())));
             judging.extend(unfinished.map(|score| ("unfinished", score.into())));
         }
-        let parts = judging.into_iter().map(|(name, value)| (name.to_owned(), value));
-        precision.beside(Ingredient::Map(parts.collect()))
+        ingredients(judging, [("precision", precision.identity())])
     }
 
     fn check(&self) -> Vec<Problem> {

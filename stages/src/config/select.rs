@@ -4,6 +4,7 @@ use bstar_cache::Ingredient;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
+use super::ingredients::ingredients;
 use super::rules::Rules;
 use crate::reference::{Reference, References, Setting};
 use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
@@ -188,15 +189,6 @@ impl Thresholds {
             checks.refuse("thresholds.by", format!("{by} gives more than 100,000 thresholds"), "raise it");
         }
     }
-}
-
-/// Ingredients that are always there, and those that are set.
-fn ingredients<const N: usize, const M: usize>(
-    always: [(&str, Ingredient); N],
-    set: [(&str, Option<Ingredient>); M],
-) -> Ingredient {
-    let set = set.into_iter().filter_map(|(name, value)| Some((name, value?)));
-    Ingredient::Map(always.into_iter().chain(set).map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
 pub(super) fn check_n_star(checks: &mut Checks, n_star: Option<usize>, keep_per_query: Option<f64>) {

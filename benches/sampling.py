@@ -8,6 +8,8 @@ only bstar is measured. A round asks each side once for each scene; what is told
 
 plain: 16 prompts of 96 tokens, 32 responses of 128 tokens each, none of which ends early.
 long: 2 prompts of 768 tokens, 64 responses of 128 tokens each.
+whole, shards: 16 prompts of 768 tokens, 64 responses each, drawn together, and 16 of each at a time, as the steps of a
+pipeline do (without the peer, which takes minutes for them).
 ragged: as plain, but 64 prompts, and as many tokens end a response as make the mean length 40 % of 128; both sides' tokens are
 those drawn until a response ends.
 
@@ -30,6 +32,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCENES = {
     "plain": dict(queries=16, samples=32, prompt=96, tokens=128, ends=0.0),
     "long": dict(queries=2, samples=64, prompt=768, tokens=128, ends=0.0),
+    "whole": dict(queries=16, samples=64, prompt=768, tokens=128, ends=0.0),
+    "shards": dict(queries=16, samples=64, prompt=768, tokens=128, ends=0.0, shard=16),
     "ragged": dict(queries=64, samples=32, prompt=96, tokens=128, ends=0.0176),
 }
 
@@ -164,7 +168,8 @@ def main():
         for number in range(options.rounds):
             for name, scene in scenes.items():
                 for who, side in sides.items():
-                    if who == "transformers" and number >= (options.peer_rounds or options.rounds):
+                    peer_rounds = 0 if name in ("whole", "shards") else options.peer_rounds or options.rounds
+                    if who == "transformers" and number >= peer_rounds:
                         continue
                     answer = side.ask(scene)
                     rates.setdefault((name, who), []).append(answer["tokens"] / answer["cpu_s"])

@@ -12,12 +12,14 @@
 //! hands on to all it needs); then the one with the longest chain of work behind it, in which a step for a
 //! device or a worker counts as a thousand others, for those take minutes and the others milliseconds: so
 //! what unlocks such work comes before what does not, and the device is kept busy; then the order of
-//! the plan. The order changes no result.
+//! the plan. Shards that sample from the same queries are a series: what a worker has read for one, it need not read
+//! for the next, so a worker that becomes free goes on with its series, and begins one that no other is at.
+//! The order changes no result.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 
-use bstar_stages::Runner;
+use bstar_stages::{Runner, StageConfig};
 
 use crate::plan::{Plan, Source, Step, StepId};
 
@@ -85,7 +87,13 @@ pub struct Scheduler {
     states: Vec<State>,
     nodes: Vec<Node>,
     ready: BinaryHeap<Candidate>,
+    /// By what they need; some in it have been started since.
     queued: BTreeMap<Resources, BinaryHeap<Candidate>>,
+    series: Vec<Series>,
+    /// The series with that policy and these queries.
+    numbers: HashMap<[Source; 2], usize>,
+    /// The series of the step that ended last, if nothing was started after it.
+    free_for: Option<usize>,
     gathered: VecDeque<StepId>,
     capacity: Resources,
     free: Resources,
@@ -105,6 +113,14 @@ struct Node {
     /// Weight of the longest chain of users, itself included.
     rank: usize,
     needs: Resources,
+    series: Option<usize>,
+}
+
+/// Steps that take less time where another of them was.
+#[derive(Debug, Default)]
+struct Series {
+    queued: BTreeSet<StepId>,
+    running: usize,
 }
 
 impl Node {
@@ -124,6 +140,9 @@ impl Scheduler {
             nodes: Vec::new(),
             ready: BinaryHeap::new(),
             queued: BTreeMap::new(),
+            series: Vec::new(),
+            numbers: HashMap::new(),
+            free_for: None,
             gathered: VecDeque::new(),
             capacity,
             free: capacity,
@@ -150,7 +169,8 @@ impl Scheduler {
             let users = step.parent.iter().map(|(parent, _)| *parent).collect();
             let needs = needs(step).at_most(self.capacity);
             let (rank, priority) = (weight(step, needs), step.policy.priority);
-            self.nodes.push(Node { users, missing, priority, rank, needs });
+            let series = self.series_of(step);
+            self.nodes.push(Node { users, missing, priority, rank, needs, series });
             self.states.push(State::Waiting);
         }
         for &id in new.iter().rev() {
@@ -213,16 +233,19 @@ impl Scheduler {
         if self.halted {
             return None;
         }
-        let mut heads: Vec<(Candidate, Resources)> = self
-            .queued
-            .iter()
-            .filter_map(|(needs, queue)| queue.peek().map(|candidate| (*candidate, *needs)))
-            .collect();
+        let mut heads: Vec<(Candidate, Resources)> = Vec::with_capacity(self.queued.len());
+        for (needs, queue) in &mut self.queued {
+            let started = |(_, _, Reverse(id)): &Candidate| self.states[id.index()] != State::Queued;
+            while queue.peek().is_some_and(started) {
+                queue.pop();
+            }
+            heads.extend(queue.peek().map(|candidate| (*candidate, *needs)));
+        }
         heads.sort_unstable_by(|left, right| right.cmp(left));
         let mut free = self.free;
         for ((_, _, Reverse(id)), needs) in heads {
             if needs.fits(free) {
-                self.queued.get_mut(&needs).and_then(BinaryHeap::pop);
+                let id = self.in_series(id);
                 self.set(id, State::Running);
                 return Some(id);
             }
@@ -237,6 +260,39 @@ impl Scheduler {
             }
         }
         None
+    }
+
+    /// Of the steps that are as urgent as this one and need as much: one that goes on with the series of the step that
+    /// ended last, else one of a series that nobody is at, else this one.
+    fn in_series(&mut self, id: StepId) -> StepId {
+        let head = &self.nodes[id.index()];
+        let Some(own) = head.series else { return id };
+        let alike = |other: &StepId| {
+            let node = &self.nodes[other.index()];
+            (node.priority, node.rank, node.needs) == (head.priority, head.rank, head.needs)
+        };
+        let first = |series: &Series| series.queued.iter().copied().find(alike);
+        let next = self.free_for.and_then(|series| first(&self.series[series]));
+        let next = next.unwrap_or_else(|| {
+            if self.series[own].running == 0 {
+                return id;
+            }
+            self.series.iter().filter(|series| series.running == 0).filter_map(first).min().unwrap_or(id)
+        });
+        self.free_for = None;
+        next
+    }
+
+    fn series_of(&mut self, step: &Step) -> Option<usize> {
+        if !matches!(step.stage, StageConfig::SampleShard(_)) {
+            return None;
+        }
+        let sources = [step.inputs.get("policy")?.clone(), step.inputs.get("queries")?.clone()];
+        let number = *self.numbers.entry(sources).or_insert(self.series.len());
+        if number == self.series.len() {
+            self.series.push(Series::default());
+        }
+        Some(number)
     }
 
     /// The next unfolded step whose shards are all done.
@@ -339,10 +395,14 @@ impl Scheduler {
             "step {} cannot go from {from:?} to {to:?}",
             id.index(),
         );
-        let needs = self.nodes[id.index()].needs;
+        let Node { needs, series, .. } = self.nodes[id.index()];
         let candidate = self.nodes[id.index()].candidate(id);
         if from == State::Running {
             self.running -= 1;
+            self.free_for = series;
+            if let Some(series) = series {
+                self.series[series].running -= 1;
+            }
             self.free.cpu += needs.cpu;
             self.free.gpu += needs.gpu;
             self.free.memory += needs.memory;
@@ -350,9 +410,18 @@ impl Scheduler {
         self.states[id.index()] = to;
         match to {
             State::Ready => self.ready.push(candidate),
-            State::Queued => self.queued.entry(needs).or_default().push(candidate),
+            State::Queued => {
+                self.queued.entry(needs).or_default().push(candidate);
+                if let Some(series) = series {
+                    self.series[series].queued.insert(id);
+                }
+            }
             State::Running => {
                 self.running += 1;
+                if let Some(series) = series {
+                    self.series[series].running += 1;
+                    self.series[series].queued.remove(&id);
+                }
                 self.free.cpu -= needs.cpu;
                 self.free.gpu -= needs.gpu;
                 self.free.memory -= needs.memory;

@@ -86,7 +86,7 @@ impl WorkerPool {
         Self { launch, version: env!("CARGO_PKG_VERSION"), free: Mutex::default(), grace }
     }
 
-    /// Carries out a step on a free worker, if possible one that has its policy in memory. Dropping the
+    /// Carries out a step on a free worker, if possible one that has its policy in memory, and its prompts. Dropping the
     /// future kills the worker.
     ///
     /// # Errors
@@ -100,12 +100,12 @@ impl WorkerPool {
         stop: &Stop,
         mut on_report: impl FnMut(Report) + Send,
     ) -> Result<Map<String, Value>, StageError> {
-        let policy = policy(&request);
-        let mut worker = match self.take(policy) {
+        let holds = Holds::after(&request);
+        let mut worker = match self.take(holds) {
             Some(worker) => worker,
             None => self.start().await?,
         };
-        worker.policy = policy;
+        worker.holds = holds;
         let patience = Patience { limit, grace: self.grace, trains: trains(request.stage.kind()) };
         let outcome = worker.carry_out(request, stop, patience, &mut on_report).await;
         match outcome {
@@ -128,15 +128,16 @@ impl WorkerPool {
         }
     }
 
-    fn take(&self, policy: Option<Digest>) -> Option<Worker> {
+    fn take(&self, wanted: Holds) -> Option<Worker> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         free.retain_mut(|worker| matches!(worker.child.try_wait(), Ok(None)));
         if free.is_empty() {
             return None;
         }
+        let all = free.iter().position(|worker| worker.holds == wanted);
+        let index = all.or_else(|| free.iter().position(|worker| worker.holds.policy == wanted.policy));
         // Else the one that has been free for longest: its policy is least likely to be asked for.
-        let index = free.iter().position(|worker| worker.policy == policy).unwrap_or(0);
-        Some(free.remove(index))
+        Some(free.remove(index.unwrap_or(0)))
     }
 
     fn give_back(&self, worker: Worker) {
@@ -173,10 +174,19 @@ impl WorkerPool {
     }
 }
 
-/// The model that a worker keeps in memory for the step.
-fn policy(request: &Request) -> Option<Digest> {
-    let inputs = &request.inputs;
-    inputs.get("policy").or_else(|| inputs.get("reward_model")).map(|input| input.digest)
+/// What a worker keeps in memory of a step.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Holds {
+    policy: Option<Digest>,
+    /// Of their prompts.
+    queries: Option<Digest>,
+}
+
+impl Holds {
+    fn after(request: &Request) -> Self {
+        let digest = |name| request.inputs.get(name).map(|input| input.digest);
+        Self { policy: digest("policy").or_else(|| digest("reward_model")), queries: digest("queries") }
+    }
 }
 
 /// Why a step ended without a result.
@@ -208,7 +218,7 @@ struct Worker {
     reports: Lines<BufReader<ChildStdout>>,
     last_words: Arc<Mutex<VecDeque<String>>>,
     listener: tokio::task::JoinHandle<()>,
-    policy: Option<Digest>,
+    holds: Holds,
 }
 
 impl Worker {
@@ -235,7 +245,7 @@ impl Worker {
         let last_words = Arc::new(Mutex::default());
         let listener = tokio::spawn(listen(stderr, Arc::clone(&last_words)));
         let reports = BufReader::new(stdout).lines();
-        Ok(Self { child, orders, reports, last_words, listener, policy: None })
+        Ok(Self { child, orders, reports, last_words, listener, holds: Holds::default() })
     }
 
     /// The next report; `None` when the worker is gone. A line that is no report is some library's

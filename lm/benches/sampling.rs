@@ -29,6 +29,8 @@ struct Ask {
     ends: i64,
     /// Bytes for keys and values.
     memory: usize,
+    /// Samples of each query that are drawn at a time; all, where it does not say.
+    shard: Option<u32>,
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -50,10 +52,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let tokenizer = load_tokenizer(Path::new(folder), model.config()).map_err(|error| error.message)?;
     let vocabulary = model.config().vocab_size;
     let mut policy = Policy::new(model, tokenizer);
-    for line in std::io::stdin().lock().lines() {
-        let Ask { queries, samples, prompt, tokens, ends, memory: budget } = serde_json::from_str(&line?)?;
+    for (number, line) in std::io::stdin().lock().lines().enumerate() {
+        let Ask { queries, samples, prompt, tokens, ends, memory: budget, shard } =
+            serde_json::from_str(&line?)?;
         policy.end_at((vocabulary - ends..vocabulary).collect());
-        let settings = SampleShard {
+        let mut settings = SampleShard {
             temperature: 1.0,
             start: 0,
             end: samples,
@@ -65,19 +68,25 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             precision: bstar_stages::config::Precision::default(),
             stop: Vec::new(),
         };
-        let sampling = Sampling { settings: &settings, seed: 1, memory: budget };
         let mut prompts = Vec::with_capacity(queries);
         for query in 0..queries {
-            let mut stream = Stream::new("benchmark", 1, "prompt", query as u64);
+            // Others every time: what was read for the last ones is of no use.
+            let mut stream = Stream::new("benchmark", number as u64, "prompt", query as u64);
             let ids = (0..prompt).map(|_| 3 + (stream.uniform() * 3997.0) as i64).collect();
+            let sampling = Sampling { settings: &settings, seed: 1, memory: budget };
             let prompt = policy.prompt_of(&query.to_string(), ids, &sampling);
             prompts.push(prompt.map_err(|error| error.message)?);
         }
         let never = AtomicBool::new(false);
         let (began, clock) = (cpu_seconds(), std::time::Instant::now());
-        let rows = policy.draw(&prompts, &sampling, &mut Control::new(&never, |_| ()));
+        let mut rows = Vec::new();
+        for start in (0..samples).step_by(shard.unwrap_or(samples).max(1) as usize) {
+            (settings.start, settings.end) = (start, (start + shard.unwrap_or(samples)).min(samples));
+            let sampling = Sampling { settings: &settings, seed: 1, memory: budget };
+            let drawn = policy.draw(&prompts, &sampling, &mut Control::new(&never, |_| ()));
+            rows.extend(drawn.map_err(|error| error.message)?);
+        }
         let (cpu, wall) = (cpu_seconds() - began, clock.elapsed().as_secs_f64());
-        let rows = rows.map_err(|error| error.message)?;
         let drawn: usize = rows.iter().map(|row| row.logprobs.len()).sum();
         // Two runs that drew the same bits say the same.
         let bits = rows.iter().flat_map(|row| &row.logprobs).fold(0_u64, |hash, logprob| {

@@ -6,6 +6,7 @@
 //! not on the wave, its order, or who else is in it (on a CPU, bit by bit; that the kernels of a GPU keep to it has
 //! not been tried).
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 
 use bstar_stages::config::SampleShard;
@@ -17,6 +18,7 @@ use crate::error::Result;
 use crate::memory;
 use crate::model::{Decoder, Weights};
 use crate::progress::{Control, Progress};
+use crate::reads::Reads;
 use crate::steady::Queue;
 use crate::stream::Stream;
 use crate::tokenizer::Tokenizer;
@@ -33,6 +35,7 @@ pub struct Policy {
     tokenizer: Tokenizer,
     /// The tokens that end a response, in ascending order.
     ends: Vec<i64>,
+    pub(crate) reads: RefCell<Reads>,
     /// Steps of more rows than this fail for lack of memory.
     #[cfg(test)]
     room: std::cell::Cell<usize>,
@@ -169,6 +172,7 @@ impl Policy {
             weights,
             tokenizer,
             ends: Vec::new(),
+            reads: RefCell::default(),
             #[cfg(test)]
             room: std::cell::Cell::new(usize::MAX),
             #[cfg(test)]
@@ -239,6 +243,7 @@ impl Policy {
         let SampleShard { start, end, .. } = *sampling.settings;
         let total = prompts.len() * (end.saturating_sub(start)) as usize;
         let mut waiting = Waiting::new(self, prompts, sampling);
+        self.reads.borrow_mut().begin(prompts, sampling.memory / memory::KEPT);
         while !waiting.is_empty() {
             let before = done.len();
             let mut tick = |finished: usize| {
@@ -253,6 +258,7 @@ impl Policy {
                 if !memory::is_short(&error) || !waiting.halve() {
                     return Err(error);
                 }
+                self.reads.borrow_mut().forget();
                 // Nothing of a response depends on when it is drawn.
                 waiting.begin_again(prompts, &missing(prompts, sampling.settings, &done));
             }

@@ -38,6 +38,7 @@ pub mod objective;
 pub mod optim;
 mod packing;
 pub mod progress;
+mod reads;
 mod resume;
 pub mod reward;
 pub mod rope;

@@ -13,10 +13,13 @@ use crate::worker::panic_error;
 const VARIABLE: &str = "BSTAR_SAMPLE_MEMORY";
 /// What the engine expects a step on a CPU to take, and enough for waves that are full.
 const MOST_ON_CPU: usize = 1 << 30;
+/// The part of the bytes for waves that the prompts of a step take beside them, kept for the next step.
+pub(crate) const KEPT: usize = 4;
 /// Where nobody says how much there is.
 const UNKNOWN: usize = 1 << 30;
 
-/// Bytes for the keys and values of a wave: `$BSTAR_SAMPLE_MEMORY`; or a quarter of what the system has
+/// Bytes for the keys and values of a wave, a quarter as many beside which keep prompts for the next step:
+/// `$BSTAR_SAMPLE_MEMORY`; or a quarter of what the system has
 /// free, at most 1 GiB; or a third of what a GPU has. No result depends on it on a CPU; on a GPU shapes do,
 /// so that it must be the same whatever else is in that memory.
 ///

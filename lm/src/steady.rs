@@ -7,17 +7,17 @@
 //! response. Prompts are read one by one.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 
 use bstar_stages::config::SampleShard;
 use tch::{Kind, Tensor};
 
-use crate::batch::Packed;
 use crate::draw::Drawing;
 use crate::error::Result;
 use crate::generate::{Policy, Prompt, Row, Sampling};
 use crate::model::{Attention, ROWS, forward, index};
 use crate::stream::Stream;
-use crate::wave::Read;
+use crate::reads::Read;
 
 /// Most rows of a step.
 const MOST: usize = 512;
@@ -154,7 +154,7 @@ impl Places {
         prompts: &[Prompt],
         sampling: &Sampling<'_>,
         waiting: &mut VecDeque<(usize, u32)>,
-        read: &mut BTreeMap<usize, Read>,
+        read: &mut BTreeMap<usize, Rc<Read>>,
         rows: &mut Vec<Row>,
     ) {
         let mut begun: BTreeMap<usize, Vec<i64>> = BTreeMap::new();
@@ -171,7 +171,8 @@ impl Places {
             begun.entry(query).or_default().push(place as i64);
         }
         for (query, places) in begun {
-            let prompt = read.entry(query).or_insert_with(|| read_prompt(policy, &prompts[query]));
+            let prompt =
+                read.entry(query).or_insert_with(|| policy.read(&[&prompts[query].ids]).remove(0));
             let (count, at) = (places.len() as i64, index(&places, policy.model.device()));
             for ([keys, values], [own_keys, own_values]) in self.blocks.iter().zip(&prompt.blocks) {
                 for (all, own) in [(keys, own_keys), (values, own_values)] {
@@ -241,18 +242,6 @@ impl Places {
             *length += i64::from(row.is_some());
         }
     }
-}
-
-/// Reads a prompt alone.
-fn read_prompt(policy: &Policy, prompt: &Prompt) -> Read {
-    let length = prompt.ids.len() as i64;
-    let packed = Packed::new(&[&prompt.ids], policy.model.device());
-    let mut blocks = Vec::new();
-    let hidden = packed.forward(&policy.model, &policy.weights, |_, attention| {
-        let take = |stream: &Tensor| stream.narrow(0, 0, length).transpose(0, 1).unsqueeze(0).copy();
-        blocks.push([take(&attention.key), take(&attention.value)]);
-    });
-    Read { blocks, hidden: hidden.narrow(0, length - 1, 1).copy() }
 }
 
 /// What is added to the scores of rows whose newest tokens are at `[rows, 1, 1, 1]`: zero where they look, minus

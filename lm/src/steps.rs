@@ -11,6 +11,7 @@ use bstar_stages::files::{read_rows, write_rows};
 use bstar_stages::protocol::{Request, StageError};
 use bstar_stages::record::{Example, LabelledSteps, Query, Response};
 use bstar_stages::run::{Grading, add_model_scores};
+use bstar_stages::stage::trains;
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind};
 
@@ -58,6 +59,10 @@ impl Kept {
             _ => device::find(&request.device)?,
         };
         std::fs::create_dir_all(&request.output).map_err(io("create", &request.output))?;
+        if trains(request.stage.kind()) {
+            // It takes several times the memory of a model, and what it makes replaces the policy.
+            *self = Self::default();
+        }
         let mut step = Step { request, device, control };
         match &request.stage {
             StageConfig::Tokenizer(settings) => step.tokenizer(settings),

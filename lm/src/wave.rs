@@ -6,16 +6,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::rc::Rc;
 
 use bstar_stages::config::SampleShard;
 use tch::Tensor;
 
-use crate::batch::Packed;
 use crate::cascade::{Cascade, Prompts, compact};
 use crate::draw::Drawing;
 use crate::error::Result;
 use crate::generate::{Policy, Prompt, Row, Sampling};
 use crate::model::{Attention, ROWS, forward, index, rounded};
+use crate::reads::Read;
 use crate::stream::Stream;
 
 /// Most rows of a wave: more do not make a step cheaper per row.
@@ -47,15 +48,6 @@ pub struct Plan {
     token_bytes: usize,
 }
 
-/// A prompt that was read, for responses that begin later.
-#[derive(Debug)]
-pub(crate) struct Read {
-    /// Keys and values of each block: `[1, kv heads, length, head]`.
-    pub(crate) blocks: Vec<[Tensor; 2]>,
-    /// The hidden state before the first token: `[1, width]`.
-    pub(crate) hidden: Tensor,
-}
-
 /// Rows that began together.
 #[derive(Debug)]
 struct Cohort {
@@ -79,7 +71,8 @@ pub struct Wave<'a> {
     rows: &'a mut Vec<Row>,
     finished: usize,
     cohorts: Vec<Cohort>,
-    read: BTreeMap<usize, Read>,
+    /// Prompts of responses that wait.
+    read: BTreeMap<usize, Rc<Read>>,
 }
 
 impl Plan {
@@ -317,61 +310,37 @@ impl<'a> Wave<'a> {
         hidden.narrow(0, 0, count)
     }
 
-    /// Begins a cohort: reads the prompts that were not read yet; the hidden states before the first tokens.
+    /// Begins a cohort: the hidden states before the first tokens.
     fn begin(&mut self, units: &[Unit], plan: &Plan) -> Tensor {
         let (policy, prompts) = (self.policy, self.prompts);
         #[cfg(test)]
         policy.take_room(units.iter().map(|unit| unit.samples.len()).sum());
-        let model = &policy.model;
-        let (known, new): (Vec<usize>, Vec<usize>) =
-            (0..units.len()).partition(|number| self.read.contains_key(&units[*number].query));
-        let (mut owners, mut last, mut groups) = (Vec::new(), Vec::new(), Vec::new());
-        let mut rows = Vec::new();
-        let mut states = Vec::new();
-        if !new.is_empty() {
-            let sequences: Vec<&[i64]> =
-                new.iter().map(|number| prompts[units[*number].query].ids.as_slice()).collect();
-            let packed = Packed::new(&sequences, model.device());
-            let mut blocks: Vec<Vec<[Tensor; 2]>> = packed.buckets().iter().map(|_| Vec::new()).collect();
-            let hidden = packed.forward(model, &policy.weights, |_, attention| {
-                for (bucket, blocks) in packed.buckets().iter().zip(&mut blocks) {
-                    let take = |stream: &Tensor| bucket.take(stream).transpose(1, 2).contiguous();
-                    blocks.push([take(&attention.key), take(&attention.value)]);
-                }
-            });
-            for (bucket, blocks) in packed.buckets().iter().zip(blocks) {
-                let (mut lengths, mut numbers) = (Vec::new(), Vec::new());
-                for (place, sequence) in bucket.sequences.iter().enumerate() {
-                    let Unit { query, samples } = &units[new[*sequence]];
-                    let length = sequences[*sequence].len() as i64;
-                    let end = packed.start(*sequence) + length - 1;
-                    owners.extend(samples.clone().map(|_| new[*sequence]));
-                    last.extend(samples.clone().map(|_| end));
-                    rows.extend(samples.clone().map(|sample| (*query, sample)));
-                    lengths.push(length);
-                    numbers.push(new[*sequence]);
-                    if plan.waits(*query) {
-                        // What rows see may be moved; what is kept must not be.
-                        let copy = |tensor: &Tensor| tensor.narrow(0, place as i64, 1).copy();
-                        let blocks = blocks.iter().map(|[keys, values]| [copy(keys), copy(values)]).collect();
-                        let read = Read { blocks, hidden: hidden.narrow(0, end, 1).copy() };
-                        drop(self.read.insert(*query, read));
-                    }
-                }
-                groups.push(Prompts::new(numbers, &lengths, blocks));
+        let reads = self.read(units, plan);
+        // Prompts that are equally long when padded are looked at together.
+        let mut buckets: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
+        for (number, read) in reads.iter().enumerate() {
+            buckets.entry(read.padded()).or_default().push(number);
+        }
+        let (mut owners, mut rows, mut states, mut groups) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for numbers in buckets.into_values() {
+            let mut lengths = Vec::with_capacity(numbers.len());
+            for &number in &numbers {
+                let Unit { query, samples } = &units[number];
+                owners.extend(samples.clone().map(|_| number));
+                rows.extend(samples.clone().map(|sample| (*query, sample)));
+                states.push(reads[number].hidden.expand([samples.len() as i64, -1], false));
+                lengths.push(prompts[*query].ids.len() as i64);
             }
-            states.push(hidden.index_select(0, &index(&last, model.device())));
+            // Copies, for what rows look at is moved as they finish.
+            let join = |block: usize, side: usize| {
+                let parts: Vec<&Tensor> =
+                    numbers.iter().map(|number| &reads[*number].blocks[block][side]).collect();
+                Tensor::cat(&parts, 0)
+            };
+            let blocks = (0..reads[numbers[0]].blocks.len()).map(|block| [0, 1].map(|side| join(block, side)));
+            let blocks = blocks.collect();
+            groups.push(Prompts::new(numbers, &lengths, blocks));
         }
-        for number in known {
-            let Unit { query, samples } = &units[number];
-            let Some(Read { blocks, hidden }) = self.read.get(query) else { continue };
-            let blocks = blocks.iter().map(|pair| pair.each_ref().map(Tensor::shallow_clone)).collect();
-            groups.push(Prompts::new(vec![number], &[prompts[*query].ids.len() as i64], blocks));
-            owners.extend(samples.clone().map(|_| number));
-            rows.extend(samples.clone().map(|sample| (*query, sample)));
-            states.push(hidden.expand([samples.len() as i64, -1], false));
-        }
-        self.read.retain(|query, _| plan.waits(*query));
         let first = self.rows.len();
         let seed = self.sampling.seed;
         self.rows.extend(rows.into_iter().map(|(query, sample)| {
@@ -387,6 +356,23 @@ impl<'a> Wave<'a> {
             prompt_bytes,
         });
         Tensor::cat(&states, 0)
+    }
+
+    /// The prompts of these, each read once as long as responses to it wait.
+    fn read(&mut self, units: &[Unit], plan: &Plan) -> Vec<Rc<Read>> {
+        let known = |unit: &Unit| self.read.get(&unit.query).map(Rc::clone);
+        let mut reads: Vec<Option<Rc<Read>>> = units.iter().map(known).collect();
+        let new: Vec<usize> = (0..units.len()).filter(|number| reads[*number].is_none()).collect();
+        let ids: Vec<&[i64]> =
+            new.iter().map(|number| self.prompts[units[*number].query].ids.as_slice()).collect();
+        for (number, read) in new.into_iter().zip(self.policy.read(&ids)) {
+            reads[number] = Some(read);
+        }
+        let reads: Vec<Rc<Read>> = reads.into_iter().flatten().collect();
+        let waiting = units.iter().zip(&reads).map(|(unit, read)| (unit.query, Rc::clone(read)));
+        self.read.extend(waiting);
+        self.read.retain(|query, _| plan.waits(*query));
+        reads
     }
 }
 

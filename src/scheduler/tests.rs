@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 
+use bstar_cache::{Artifact, Digest};
+use bstar_stages::config::SampleShard;
 use bstar_stages::{Output, StageConfig};
 use proptest::prelude::*;
 
@@ -21,9 +23,14 @@ fn add(plan: &mut Plan, inputs: &[usize], parent: Option<StepId>) -> StepId {
 }
 
 fn add_with(plan: &mut Plan, inputs: &[usize], parent: Option<StepId>, priority: i64) -> StepId {
+    let step = step(plan, inputs, parent, priority);
+    plan.add(step)
+}
+
+fn step(plan: &Plan, inputs: &[usize], parent: Option<StepId>, priority: i64) -> Step {
     let source =
         |step: &usize| Source::Output { step: StepId::new(*step), output: Output::file("out", "out") };
-    plan.add(Step {
+    Step {
         name: plan.len().to_string(),
         entry: String::new(),
         seed: 0,
@@ -33,7 +40,28 @@ fn add_with(plan: &mut Plan, inputs: &[usize], parent: Option<StepId>, priority:
         inputs: inputs.iter().map(|step| (format!("i{step}"), source(step))).collect(),
         settings: BTreeMap::new(),
         parent: parent.map(|parent| (parent, String::new())),
-    })
+    }
+}
+
+/// A shard that samples from these queries.
+fn add_sample(plan: &mut Plan, inputs: &[usize], parent: Option<StepId>, queries: &str) -> StepId {
+    let mut step = step(plan, inputs, parent, 0);
+    step.stage = StageConfig::SampleShard(SampleShard {
+        temperature: 1.0,
+        start: 0,
+        end: 16,
+        max_tokens: 8,
+        top_p: 1.0,
+        top_k: 0,
+        min_p: 0.0,
+        stop: Vec::new(),
+        precision: Default::default(),
+        logprobs: false,
+    });
+    let artifact = Artifact { digest: Digest::of(queries.as_bytes()), size: queries.len() as u64 };
+    step.inputs.insert("policy".to_owned(), Source::File("policy".into()));
+    step.inputs.insert("queries".to_owned(), Source::Content(artifact));
+    plan.add(step)
 }
 
 /// A random plan, and what happens to each of its steps.
@@ -114,8 +142,9 @@ fn drive(case: &Case, jobs: usize, keep_going: bool, picks: &[prop::sample::Inde
                 Fate::Elsewhere if started[id.index()] > 0 => scheduler.finished(id, true),
                 Fate::Runs | Fate::Fails | Fate::Elsewhere => scheduler.missed(id),
                 Fate::Unfolds(shards) => {
-                    for _ in 0..shards {
-                        add(&mut plan, &case.inputs[id.index()], Some(id));
+                    for shard in 0..shards {
+                        let queries = ["one", "other"][shard % 2];
+                        add_sample(&mut plan, &case.inputs[id.index()], Some(id), queries);
                     }
                     scheduler.unfolded(id, &plan, next_needs);
                 }
@@ -286,6 +315,36 @@ fn a_big_step_takes_what_there_is_and_is_not_starved() {
     assert_eq!(scheduler.start(), None);
     scheduler.finished(big, false);
     assert_eq!(scheduler.start(), Some(small));
+}
+
+#[test]
+fn a_worker_goes_on_with_its_queries_and_begins_those_that_no_other_is_at() {
+    let mut plan = Plan::default();
+    for sample in 0..3 {
+        // As in a search: at each temperature all queries.
+        for queries in ["a", "b", "c", "d", "e"] {
+            let id = add_sample(&mut plan, &[], None, queries);
+            assert_eq!(id.index() % 5, "abcde".find(queries).unwrap(), "sample {sample}");
+        }
+    }
+    let mut scheduler = Scheduler::new(Resources { cpu: 2, gpu: 0, memory: 0 }, false);
+    scheduler.grow(&plan, |_| ONE);
+    while let Some(id) = scheduler.next_ready() {
+        scheduler.missed(id);
+    }
+    let mut workers: [Vec<usize>; 2] = Default::default();
+    let mut running = [scheduler.start(), scheduler.start()];
+    // The first is twice as fast.
+    for ended in [0, 0, 1].into_iter().cycle() {
+        let Some(id) = running[ended].take() else { break };
+        workers[ended].push(id.index());
+        scheduler.finished(id, false);
+        running[ended] = scheduler.start();
+        assert_eq!(scheduler.start(), None);
+    }
+    // Queries are `index % 5`, three samples of each; at the end they share what is left.
+    assert_eq!(workers[0], [0, 5, 10, 2, 7, 12, 3, 8, 13, 9]);
+    assert_eq!(workers[1], [1, 6, 11, 4, 14]);
 }
 
 #[test]

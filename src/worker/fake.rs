@@ -70,9 +70,9 @@ fn carry_out(request: &Request, orders: &mpsc::Receiver<Order>) {
     let id = request.id;
     if let Some(path) = variable("FAKE_LOG") {
         let mut log = OpenOptions::new().create(true).append(true).open(path).unwrap();
-        let policy = request.inputs.get("policy").map(|input| input.digest.short());
+        let inputs = request.inputs.values().map(|input| input.digest.short());
         // One write: another worker may write at the same moment.
-        let line = format!("{} {}\n", std::process::id(), policy.unwrap_or_default());
+        let line = format!("{} {}\n", std::process::id(), inputs.collect::<Vec<_>>().join(" "));
         log.write_all(line.as_bytes()).unwrap();
     }
     if let Some(path) = variable("FAKE_DIE_ONCE").filter(|path| !Path::new(path).exists()) {

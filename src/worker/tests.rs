@@ -16,7 +16,7 @@ impl Place {
         Self { folder: tempfile::tempdir().unwrap(), pool, stop: Stop::default() }
     }
 
-    /// A step that reads a policy made of `policy`.
+    /// A step that reads a policy made of `policy`, or one and queries: `policy/queries`.
     async fn run(&self, id: u64, policy: &str) -> Result<Map<String, Value>, StageError> {
         self.run_within(id, policy, None).await
     }
@@ -29,12 +29,14 @@ impl Place {
     ) -> Result<Map<String, Value>, StageError> {
         let with = serde_json::json!({"argv": ["true"], "outputs": ["r"]});
         let stage = bstar_stages::StageConfig::parse("command", with).unwrap().unwrap();
-        let input =
-            InputPath { path: self.folder.path().join("policy"), digest: Digest::of(policy.as_bytes()) };
+        let input = |(name, content): (&str, &str)| {
+            let path = self.folder.path().join(name);
+            (name.to_owned(), InputPath { path, digest: Digest::of(content.as_bytes()) })
+        };
         let request = Request {
             id,
             stage,
-            inputs: BTreeMap::from([("policy".to_owned(), input)]),
+            inputs: ["policy", "queries"].into_iter().zip(policy.split('/')).map(input).collect(),
             output: self.folder.path().to_owned(),
             scratch: self.folder.path().to_owned(),
             log: self.folder.path().join("log"),
@@ -61,6 +63,24 @@ async fn a_step_goes_to_the_worker_that_has_its_policy() {
         workers.entry(policy).or_default().push(pid);
     }
     assert_eq!(workers.len(), 2);
+    assert!(workers.values().all(|pids| pids.iter().all(|pid| *pid == pids[0])), "{text}");
+}
+
+#[tokio::test]
+async fn a_step_goes_to_the_worker_that_has_read_its_queries() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let place = Place::new(&[("FAKE_LOG", log.path().to_str().unwrap())]);
+    let (first, second) = tokio::join!(place.run(1, "a/one"), place.run(2, "a/other"));
+    assert!(first.is_ok() && second.is_ok(), "{first:?} {second:?}");
+    for (id, step) in (3..).zip(["a/other", "a/other", "a/one", "a/other", "a/one", "a/one"]) {
+        place.run(id, step).await.unwrap();
+    }
+    let text = std::fs::read_to_string(log.path()).unwrap();
+    let mut workers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (pid, inputs) in text.lines().filter_map(|line| line.split_once(' ')) {
+        workers.entry(inputs).or_default().push(pid);
+    }
+    assert_eq!(workers.len(), 2, "{text}");
     assert!(workers.values().all(|pids| pids.iter().all(|pid| *pid == pids[0])), "{text}");
 }
 

@@ -158,6 +158,49 @@ fn cached_steps_agree_with_reading_the_whole_text() {
 }
 
 #[test]
+fn prompts_are_read_once_for_all_samples_of_a_query() {
+    for steady in [false, true] {
+        let policy = policy(64, 2, 4, 2);
+        policy.steady.set(steady);
+        let queries: Vec<Query> = (0..12).map(|id| query(id, 5 + 7 * id)).collect();
+        let count = || policy.reads.borrow().count;
+        let draw = |queries: &[Query], temperature, start, end, memory| {
+            sample(&policy, queries, &settings(temperature, start, end, 20), memory)
+        };
+        let first = draw(&queries, 1.0, 0, 16, 1 << 30);
+        assert_eq!(count(), 12);
+        // Further samples, another temperature, the same again, a part of the queries.
+        draw(&queries, 1.0, 16, 32, 1 << 30);
+        draw(&queries, 0.5, 0, 16, 1 << 30);
+        let again = draw(&queries, 1.0, 0, 16, 1 << 30);
+        assert!(first.iter().map(bits).eq(again.iter().map(bits)));
+        draw(&queries[3..7], 1.0, 0, 16, 1 << 30);
+        assert_eq!(count(), 12, "steady: {steady}");
+        // What a step does not need is forgotten.
+        draw(&queries[..4], 1.0, 0, 16, 1 << 30);
+        assert_eq!(count(), 15);
+        // Where there is no room, nothing is kept.
+        draw(&queries[..4], 1.0, 0, 3, 1000);
+        draw(&queries[..4], 1.0, 0, 3, 1000);
+        assert_eq!(count(), 23);
+    }
+}
+
+#[test]
+fn what_is_kept_of_prompts_has_a_limit() {
+    let policy = policy(64, 2, 4, 2);
+    let queries: Vec<Query> = (0..12).map(|id| query(id, 5 + 7 * id)).collect();
+    // Keys and values of 2 heads of 16 numbers of 4 bytes in 2 blocks, and the hidden state.
+    let tokens = |query: &Query| policy.tokenizer.encode(&query.prompt).unwrap().len().next_multiple_of(16);
+    let bytes: Vec<usize> = queries.iter().map(|query| 4 * 2 * 2 * 2 * 16 * tokens(query) + 4 * 64).collect();
+    let half: usize = bytes[..6].iter().sum();
+    sample(&policy, &queries, &settings(1.0, 0, 2, 4), memory::KEPT * half);
+    assert_eq!(policy.reads.borrow().bytes(), half);
+    sample(&policy, &queries[..6], &settings(1.0, 0, 2, 4), memory::KEPT * half);
+    assert_eq!((policy.reads.borrow().count, policy.reads.borrow().bytes()), (12, half));
+}
+
+#[test]
 fn a_wave_that_does_not_fit_is_halved() {
     let policy = policy(64, 2, 4, 2);
     let queries: Vec<Query> = (0..9).map(|id| query(id, 5 + id)).collect();

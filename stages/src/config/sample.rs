@@ -280,9 +280,9 @@ impl Stage for SampleShard {
         VERSION
     }
 
-    /// What the sampler plans its keys and values for, at most.
+    /// What the sampler plans its keys and values for, at most, and prompts kept for the next step.
     fn memory(&self) -> u64 {
-        1 << 30
+        (1 << 30) + (1 << 28)
     }
 
     fn seeded(&self) -> bool {

@@ -16,8 +16,8 @@ use crate::draw::Drawing;
 use crate::error::Result;
 use crate::generate::{Policy, Prompt, Row, Sampling};
 use crate::model::{Attention, ROWS, forward, index};
-use crate::stream::Stream;
 use crate::reads::Read;
+use crate::stream::Stream;
 
 /// Most rows of a step.
 const MOST: usize = 512;
@@ -171,8 +171,7 @@ impl Places {
             begun.entry(query).or_default().push(place as i64);
         }
         for (query, places) in begun {
-            let prompt =
-                read.entry(query).or_insert_with(|| policy.read(&[&prompts[query].ids]).remove(0));
+            let prompt = read.entry(query).or_insert_with(|| policy.read(&[&prompts[query].ids]).remove(0));
             let (count, at) = (places.len() as i64, index(&places, policy.model.device()));
             for ([keys, values], [own_keys, own_values]) in self.blocks.iter().zip(&prompt.blocks) {
                 for (all, own) in [(keys, own_keys), (values, own_values)] {

@@ -337,7 +337,8 @@ impl<'a> Wave<'a> {
                     numbers.iter().map(|number| &reads[*number].blocks[block][side]).collect();
                 Tensor::cat(&parts, 0)
             };
-            let blocks = (0..reads[numbers[0]].blocks.len()).map(|block| [0, 1].map(|side| join(block, side)));
+            let blocks =
+                (0..reads[numbers[0]].blocks.len()).map(|block| [0, 1].map(|side| join(block, side)));
             let blocks = blocks.collect();
             groups.push(Prompts::new(numbers, &lengths, blocks));
         }

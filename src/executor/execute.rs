@@ -173,16 +173,23 @@ fn in_the_users_words(
     resolved: &Resolved,
     folder: &AttemptFolder,
 ) -> Trouble {
-    let Trouble::Step(mut error) = trouble else { return trouble };
+    let Trouble::Step(error) = trouble else { return trouble };
     // A name may begin with another one: the longer comes first.
-    for (name, content) in resolved.inputs.iter().rev() {
-        let place = folder.place(name).display().to_string();
+    let names = resolved.inputs.iter().rev().map(|(name, content)| {
         let origin = shared.imports.origin(&content.digest());
         let called = origin.map_or_else(|| name.clone(), |path| path.display().to_string());
+        (folder.place(name).display().to_string(), called)
+    });
+    Trouble::Step(renamed(error, names))
+}
+
+/// The error with the second of each pair in place of the first.
+fn renamed(mut error: StageError, names: impl Iterator<Item = (String, String)>) -> StageError {
+    for (place, called) in names {
         error.message = error.message.replace(&place, &called);
         error.hint = error.hint.map(|hint| hint.replace(&place, &called));
     }
-    Trouble::Step(error)
+    error
 }
 
 /// Who made a result, where and when.
@@ -299,5 +306,21 @@ impl Task<'_> {
         command::run(command, &places, self.attempt, &shared.stop, patience).await?;
         shared.work.spares().keep_log(&log);
         Ok(Map::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_call_inputs_by_their_own_names() {
+        let error =
+            StageError::invalid("/w/in/corpus10/a.jsonl:3 and /w/in/corpus1 differ").hint("/w/in/corpus1");
+        let names = [("/w/in/corpus10", "data/ten"), ("/w/in/corpus1", "data/one.jsonl")];
+        let error =
+            renamed(error, names.map(|(place, called)| (place.to_owned(), called.to_owned())).into_iter());
+        assert_eq!(error.message, "data/ten/a.jsonl:3 and data/one.jsonl differ");
+        assert_eq!(error.hint.unwrap(), "data/one.jsonl");
     }
 }

@@ -1,5 +1,5 @@
 //! `preset: paper | official`: the settings by which the paper's text and the published code differ, for
-//! fields that the file does not give (paper.md §1.9; ARCHITECTURE.md has the table).
+//! fields that the file does not give (paper.md §1.9; stages/README.md has the table).
 
 use std::sync::Arc;
 

@@ -20,7 +20,7 @@ use crate::config::AnswerStyle;
 pub fn style_version(style: AnswerStyle) -> u32 {
     match style {
         AnswerStyle::Section | AnswerStyle::Hashes | AnswerStyle::Boxed => 1,
-        AnswerStyle::Any => 2,
+        AnswerStyle::Any => 3,
     }
 }
 

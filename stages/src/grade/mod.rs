@@ -78,7 +78,7 @@ use crate::config::Grader;
 
 /// The version of the `math` grader; part of the key of every result that it judged. A change that can
 /// make a verdict differ raises it.
-pub const GRADER_VERSION: u32 = 3;
+pub const GRADER_VERSION: u32 = 4;
 
 /// A judgement and its reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -106,6 +106,10 @@ impl Unit {
         self.known.map(|(measure, _)| measure)
     }
 
+    pub(super) fn is_money(self) -> bool {
+        self.measure().is_some_and(|measure| matches!(measure.other, Other::Money(_)))
+    }
+
     /// The unit of an amount of this currency before a number with that unit after it: `\$12` "per hour".
     pub(super) fn then(self, after: Self) -> Self {
         let (Some(money), Some((measure, size))) = (self.known, after.known) else {

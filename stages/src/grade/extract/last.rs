@@ -108,10 +108,11 @@ fn last_number(text: &str) -> Option<(usize, &str)> {
         }
         start = before;
     }
-    let signed = start > 0
-        && bytes[start - 1] == b'-'
-        && (start < 2 || matches!(bytes[start - 2], b' ' | b'(' | b'=' | b'$' | b'\n' | b':'));
-    let start = if signed { start - 1 } else { start };
+    let sign = text[..start].chars().next_back().filter(|before| matches!(before, '-' | '−' | '–'));
+    let start = match sign.map(|sign| start - sign.len_utf8()) {
+        Some(signed) if text[..signed].ends_with([' ', '(', '=', '$', '\n', ':']) || signed == 0 => signed,
+        _ => start,
+    };
     let mut end = last + 1;
     if text[end..].starts_with('%') {
         end += 1;
@@ -126,7 +127,7 @@ fn last_tuple(text: &str, start: usize, end: usize) -> Option<(usize, &str)> {
     let after = text[end..].chars().next().filter(|next| matches!(next, ')' | ']'))?;
     let open = text[..start].rfind(['(', '['])?;
     let inner = &text[open + 1..start];
-    let numbers = inner.chars().all(|c| c.is_ascii_digit() || " .,-+/".contains(c)) && inner.contains(',');
+    let numbers = inner.chars().all(|c| c.is_ascii_digit() || " .,-−+/".contains(c)) && inner.contains(',');
     let end = end + after.len_utf8();
     numbers.then(|| (end, &text[open..end]))
 }

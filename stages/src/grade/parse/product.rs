@@ -4,7 +4,7 @@ use super::super::expr::Expr;
 use super::super::lex::Token;
 use super::super::number::Number;
 use super::super::rational::Rational;
-use super::super::units::{Measure, Unit};
+use super::super::units::{self, Measure, Unit};
 use super::{Parser, is_set};
 
 impl<'a> Parser<'a> {
@@ -82,8 +82,15 @@ impl<'a> Parser<'a> {
         None
     }
 
+    /// `$`, or `USD` before a number.
     fn currency(&mut self) -> Option<Unit> {
-        let Some(Token::Currency(unit)) = self.peek() else { return None };
+        let unit = match self.peek()? {
+            Token::Currency(unit) => unit,
+            Token::Word(word) if matches!(self.peek_at(1)?.token, Token::Number(_)) => {
+                units::lookup(word).filter(|unit| unit.is_money())?
+            }
+            _ => return None,
+        };
         self.at += 1;
         Some(unit)
     }

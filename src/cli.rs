@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use bstar_cache::{Store, StoreError};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::commands;
 use crate::pipeline::Diagnostic;
@@ -78,6 +78,24 @@ enum Command {
     },
     /// Check this machine: worker, libtorch, GPU, store, disk
     Doctor,
+    /// Write a pipeline file to begin with
+    #[command(after_help = "Examples:\n  bstar init\n  bstar init gsm8k-1b mine.yaml")]
+    Init {
+        /// The pipeline
+        #[arg(default_value = "math")]
+        pipeline: commands::Template,
+        /// The file to write [default: the pipeline's name and `.yaml`]
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// Write a script that lets a shell complete commands
+    #[command(
+        after_help = "Example:\n  bstar completions bash > ~/.local/share/bash-completion/completions/bstar"
+    )]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
 }
 
 /// A pipeline file and what differs from it.
@@ -225,6 +243,28 @@ enum Run {
         #[arg(default_value = "latest")]
         run: String,
     },
+    /// Tell in what two runs differ: settings, results, figures
+    #[command(after_help = "Example:\n  bstar run diff 4330118d latest")]
+    Diff {
+        /// A run: its id, a unique beginning of it, or `latest`
+        run: String,
+        /// Another one
+        other: String,
+    },
+    /// Show what an iteration sampled, how it was judged, and what it learned from
+    ///
+    /// With `--format json` each response is an object on a line.
+    #[command(
+        after_help = "Examples:\n  bstar run samples latest --wrong --kept\n  bstar run samples latest \
+                            --iteration 0 --limit 0 --format json"
+    )]
+    Samples {
+        /// A run: its id, a unique beginning of it, or `latest`
+        #[arg(default_value = "latest")]
+        run: String,
+        #[command(flatten)]
+        wanted: commands::Samples,
+    },
     /// Write a run as one HTML page: curves over iterations, and the balance score of every configuration
     #[command(after_help = "Example:\n  bstar run report latest --out report.html")]
     Report {
@@ -340,6 +380,12 @@ enum Cache {
         #[arg(long)]
         run: Option<String>,
     },
+    /// Show what made a stored file or folder, of what, and what was made of it
+    #[command(after_help = "Example:\n  bstar cache show 3f9c21ab")]
+    Show {
+        /// Its digest, as shown by `run show` or in a summary's results, or a unique beginning of it
+        digest: String,
+    },
     /// Write a stored file to standard output
     Cat {
         /// Its digest, as shown by `run show` or in a summary's results
@@ -423,6 +469,8 @@ async fn dispatch(cli: &Cli) -> Result<u8, Failure> {
         Command::Pipeline(Pipeline::Check { source }) => commands::pipeline_check(global, source),
         Command::Run(Run::List) => commands::run_list(global).await,
         Command::Run(Run::Show { run }) => commands::run_show(global, run).await,
+        Command::Run(Run::Diff { run, other }) => commands::run_diff(global, run, other).await,
+        Command::Run(Run::Samples { run, wanted }) => commands::run_samples(global, run, wanted).await,
         Command::Run(Run::Report { run, out }) => commands::run_report(global, run, out.as_deref()).await,
         Command::Run(Run::Export { run, result, to }) => commands::run_export(global, run, result, to).await,
         Command::Run(Run::Pin { run, name }) => commands::run_pin(global, run, name.as_deref()).await,
@@ -446,10 +494,18 @@ async fn dispatch(cli: &Cli) -> Result<u8, Failure> {
         Command::Cache(Cache::Pull { other, run }) => {
             commands::cache_pull(global, other, run.as_deref()).await
         }
+        Command::Cache(Cache::Show { digest }) => commands::cache_show(global, digest).await,
         Command::Cache(Cache::Cat { digest }) => commands::cache_cat(global, digest).await,
         Command::Grade(options) => commands::grade(options),
         Command::Model { arguments } => Err(commands::model(global, arguments)),
         Command::Doctor => commands::doctor(global).await,
+        Command::Init { pipeline, file } => commands::init(global, *pipeline, file.as_deref()),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "bstar", &mut script);
+            commands::answer(&String::from_utf8_lossy(&script));
+            Ok(0)
+        }
     }
 }
 
@@ -514,9 +570,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
-    use super::Cli;
+    use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -13,7 +13,7 @@ use crate::report::{count, size};
 use crate::run_record::{self, RunInfo};
 
 /// Files by their path below the place they are copied to; a lone file has the empty path.
-type Files = Vec<(String, Artifact)>;
+pub(super) type Files = Vec<(String, Artifact)>;
 
 /// Copies a result of a run to `to`: a file, or a folder of files, that belongs to the user.
 ///
@@ -69,7 +69,7 @@ fn digest_of(run: &RunInfo, result: &str) -> Result<Digest, Failure> {
 }
 
 /// Where in the store a result lies: the step with its name is asked first, then all that the run needed.
-async fn files_of(
+pub(super) async fn files_of(
     store: &Store,
     run: &RunInfo,
     result: &str,

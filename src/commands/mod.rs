@@ -2,33 +2,41 @@
 
 mod cache;
 mod copy;
+mod diff;
 mod doctor;
 mod explain;
 mod export;
 mod gc;
 mod grade;
 mod graph;
+mod init;
+mod lineage;
 mod model;
 mod pipeline;
 mod plan;
 mod report;
 mod runs;
+mod samples;
 mod step;
 mod sweep;
 
 pub use cache::{cache_cat, cache_stat, cache_verify};
 pub use copy::{cache_pull, cache_push};
+pub use diff::run_diff;
 pub use doctor::doctor;
 pub use explain::step_explain;
 pub use export::run_export;
 pub use gc::{Gc, cache_gc};
 pub use grade::{Grade, grade};
 pub use graph::pipeline_graph;
+pub use init::{Template, init};
+pub use lineage::cache_show;
 pub use model::model;
 pub use pipeline::{pipeline_check, pipeline_run};
 pub use plan::pipeline_plan;
 pub use report::run_report;
 pub use runs::{run_list, run_pin, run_show, run_unpin};
+pub use samples::{Samples, run_samples};
 pub use step::{Wanted, step_adopt, step_log};
 pub use sweep::pipeline_sweep;
 

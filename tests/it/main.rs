@@ -11,6 +11,7 @@ mod hazards;
 mod hub;
 mod kill;
 mod labels;
+mod looks;
 mod methods;
 mod models;
 mod pause;

@@ -136,12 +136,16 @@ impl Difference {
     }
 }
 
-/// Every value of a tree that is no map, under its path.
+/// Every value of a tree that is no map, under its path as the command line names it: without the `with` of stages.
 fn flatten(path: String, value: &Value, into: &mut BTreeMap<String, Value>) {
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
-                let inner = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                let inner = match (&*path, &**name) {
+                    ("", _) => name.clone(),
+                    (_, "with") if fields.contains_key("uses") => path.clone(),
+                    _ => format!("{path}.{name}"),
+                };
                 flatten(inner, value, into);
             }
         }

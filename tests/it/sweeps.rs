@@ -36,7 +36,7 @@ fn last(variant: &Value) -> &Value {
 
 #[test]
 fn the_sweeps_are_good_and_plan_five_seeds() {
-    for (name, count) in [("table1", 9), ("table3", 4), ("table5", 3), ("table6", 23), ("beyond", 10)] {
+    for (name, count) in [("table1", 9), ("table3", 4), ("table5", 3), ("table6", 11), ("beyond", 10)] {
         let file = repository().join(format!("pipelines/sweeps/{name}.yaml"));
         let file = file.to_str().expect("a path");
         let space = Space::new();
@@ -89,11 +89,11 @@ fn ablations_and_fixed_configurations_do_what_they_say() {
     assert_eq!(chosen(&table3[1].1).1, 0.0);
     assert_eq!(chosen(&table3[2].1).0, 1.0);
 
-    let only = ["iterations=1", "--only", "b_star", "--only", "*_late", "--only", "t05_taum02"];
+    let only = ["iterations=1", "--only", "b_star", "--only", "*_late", "--only", "t07_taum02"];
     let table6 = variants(&sweep(&space, "table6", &only));
     assert_eq!(
         table6.iter().map(|(_, variant)| chosen(variant)).skip(1).collect::<Vec<_>>(),
-        [(0.6, 0.0), (1.1, -0.1), (0.5, -0.2)]
+        [(0.6, 0.0), (1.1, -0.1), (0.7, -0.2)]
     );
 
     let table5 = variants(&sweep(&space, "table5", &["iterations=1"]));

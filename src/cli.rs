@@ -254,10 +254,8 @@ enum Run {
     /// Show what an iteration sampled, how it was judged, and what it learned from
     ///
     /// With `--format json` each response is an object on a line.
-    #[command(
-        after_help = "Examples:\n  bstar run samples latest --wrong --kept\n  bstar run samples latest \
-                            --iteration 0 --limit 0 --format json"
-    )]
+    #[command(after_help = "Examples:\n  bstar run samples latest --kept\n  bstar run samples latest \
+                            --iteration 0 --limit 0 --format json")]
     Samples {
         /// A run: its id, a unique beginning of it, or `latest`
         #[arg(default_value = "latest")]

@@ -204,11 +204,12 @@ impl Lineage {
         }
         let mut readers: BTreeMap<(&str, &str), usize> = BTreeMap::new();
         for reader in &self.read_by {
-            *readers.entry((whole(&reader.step), &reader.input)).or_default() += 1;
+            *readers.entry((whole(&reader.step), &reader.input)).or_default() +=
+                usize::from(whole(&reader.step) != reader.step);
         }
         text.push_str(if readers.is_empty() { "\nread by nothing that is stored" } else { "\nread by\n" });
         let rows = readers.into_iter().map(|((step, input), times)| {
-            let times = if times > 1 { count(times, "shard") } else { String::new() };
+            let times = if times > 0 { count(times, "shard") } else { String::new() };
             vec![format!("  {step}"), format!("as {input}"), times]
         });
         text.push_str(&columns(&rows.collect::<Vec<_>>()));

@@ -32,7 +32,8 @@ fn samples_are_those_that_were_judged_and_kept() {
     let dataset = std::fs::read_to_string(space.path().join("kept.jsonl")).unwrap();
     let mut expected: Vec<String> = rows(&dataset).iter().map(|row| row["completion"].to_string()).collect();
     let mut found: Vec<String> = kept.iter().map(|row| row["text"].to_string()).collect();
-    (expected.sort(), found.sort());
+    expected.sort();
+    found.sort();
     assert_eq!(found, expected);
 
     let first = samples[0]["query_id"].as_str().unwrap();

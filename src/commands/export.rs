@@ -29,12 +29,8 @@ pub async fn run_export(global: &Global, run: &str, result: &str, to: &Path) -> 
             hint: Some("name a place that does not exist yet".to_owned()),
         });
     }
-    let Some(files) = files_of(&store, &run, result, &digest).await? else {
-        return Err(Failure::Usage {
-            message: format!("`{result}` is no longer in {}", store.location()),
-            hint: Some(format!("compute it again: {}", run.start.command.join(" "))),
-        });
-    };
+    let files = files_of(&store, &run, result, &digest).await?;
+    let files = files.ok_or_else(|| gone(&store, &run, result))?;
     copy(&store, &files, to).await?;
     let bytes = files.iter().map(|(_, artifact)| artifact.size).sum::<u64>();
     match global.format {
@@ -68,6 +64,14 @@ fn digest_of(run: &RunInfo, result: &str) -> Result<Digest, Failure> {
     })
 }
 
+/// A result of a run that the store does not have any more.
+pub(super) fn gone(store: &Store, run: &RunInfo, result: &str) -> Failure {
+    Failure::Usage {
+        message: format!("`{result}` is no longer in {}", store.location()),
+        hint: Some(format!("compute it again: {}", run.start.command.join(" "))),
+    }
+}
+
 /// Where in the store a result lies: the step with its name is asked first, then all that the run needed.
 pub(super) async fn files_of(
     store: &Store,
@@ -93,10 +97,15 @@ fn output(manifest: &Manifest, digest: &Digest) -> Option<Files> {
     if let Some(artifact) = file {
         return Some(vec![(String::new(), *artifact)]);
     }
-    let mut folders: Vec<&str> =
+    folders(manifest).map(|(_, files)| files).find(|files| tree_digest(files) == *digest)
+}
+
+/// The folders at the top of a result's outputs, and their files.
+pub(super) fn folders(manifest: &Manifest) -> impl Iterator<Item = (&str, Files)> {
+    let mut names: Vec<&str> =
         manifest.outputs.keys().filter_map(|path| Some(path.split_once('/')?.0)).collect();
-    folders.dedup();
-    folders.into_iter().map(|folder| manifest.files(folder, true)).find(|files| tree_digest(files) == *digest)
+    names.dedup();
+    names.into_iter().map(|folder| (folder, manifest.files(folder, true)))
 }
 
 /// Copies files beside `to`, and when all are there gives them that name.

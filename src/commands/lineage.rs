@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bstar_cache::{Artifact, Digest, Manifest, tree_digest};
+use bstar_cache::{Digest, Manifest, tree_digest};
 use serde::Serialize;
 
+use super::export::folders;
 use crate::cli::{Failure, Format, Global, open_store};
 use crate::commands::{answer, answer_json, columns};
 use crate::report::{count, duration, size};
@@ -74,15 +75,6 @@ pub async fn cache_show(global: &Global, name: &str) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// The folders at the top of a result's outputs, and their files.
-fn folders(manifest: &Manifest) -> impl Iterator<Item = (String, Vec<(String, Artifact)>)> {
-    let names = manifest.outputs.keys().filter_map(|path| Some(path.split_once('/')?.0.to_owned()));
-    names.collect::<BTreeSet<String>>().into_iter().map(|folder| {
-        let files = manifest.files(&folder, true);
-        (folder, files)
-    })
-}
-
 impl<'a> Index<'a> {
     fn of(manifests: &'a [Manifest]) -> Self {
         let mut places: BTreeMap<Digest, Vec<(usize, String)>> = BTreeMap::new();
@@ -91,7 +83,7 @@ impl<'a> Index<'a> {
                 places.entry(artifact.digest).or_default().push((number, path.clone()));
             }
             for (folder, files) in folders(manifest) {
-                places.entry(tree_digest(&files)).or_default().push((number, folder));
+                places.entry(tree_digest(&files)).or_default().push((number, folder.to_owned()));
             }
         }
         Self { manifests, places }

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::export::files_of;
+use super::export::{files_of, gone};
 use super::runs::find_run;
 use crate::cli::{Failure, Format, Global, open_store};
 use crate::commands::{answer, answer_json};
@@ -173,8 +173,9 @@ async fn read(store: &Store, run: &RunInfo, wanted: &Samples) -> Result<Vec<Samp
     });
     let mut samples: Vec<Sample> = pairs.collect();
     samples.sort_by(|a, b| {
-        let place = |sample: &Sample| (sample.query.id.clone(), sample.response.sample_index);
-        place(a).cmp(&place(b)).then(a.response.temperature.total_cmp(&b.response.temperature))
+        let (one, other) = (&a.response, &b.response);
+        let place = (&a.query.id, one.sample_index).cmp(&(&b.query.id, other.sample_index));
+        place.then(one.temperature.total_cmp(&other.temperature))
     });
     Ok(samples)
 }
@@ -202,10 +203,7 @@ async fn rows<T: DeserializeOwned>(
 ) -> Result<Vec<T>, Failure> {
     let mut rows = Vec::new();
     for (name, digest) in results {
-        let gone = || Failure::Usage {
-            message: format!("`{name}` is no longer in {}", store.location()),
-            hint: Some(format!("compute it again: {}", run.start.command.join(" "))),
-        };
+        let gone = || gone(store, run, name);
         let digest: Digest = digest.parse().map_err(|_| gone())?;
         let files = files_of(store, run, name, &digest).await?.ok_or_else(gone)?;
         for (_, artifact) in files {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use bstar_cache::{Store, StoreError};
+use bstar_stages::Device;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::commands;
@@ -115,9 +116,9 @@ pub struct Execution {
     /// CPU slots, and worker processes [default: number of cores]
     #[arg(short, long, value_name = "N")]
     pub jobs: Option<usize>,
-    /// Where language models run: `cpu`, or `cuda:0`
-    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
-    pub device: String,
+    /// Where language models run: `cpu`, or `cuda:N`, a GPU
+    #[arg(long, default_value_t, value_name = "DEVICE")]
+    pub device: Device,
     /// Go on with steps that do not depend on a failed one
     #[arg(short, long)]
     pub keep_going: bool,

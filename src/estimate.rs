@@ -237,6 +237,7 @@ mod tests {
     use std::path::Path;
 
     use bstar_cache::{Artifact, Digest, Provenance};
+    use bstar_stages::Device;
     use serde_json::Map;
 
     use super::*;
@@ -305,7 +306,7 @@ mod tests {
         assert_eq!(estimate(&plan, &whole, &past, &options(4)).makespan_s, 2.0);
         let half = estimate(&plan, &BTreeMap::from([(id, 0.5)]), &past, &options(4));
         assert_eq!((half.makespan_s, half.steps[&id].unwrap().shards), (2.0, 2));
-        let gpu = Options { gpus: 1, device: "cuda:0".to_owned(), ..options(4) };
+        let gpu = Options { device: Device::Cuda(0), ..options(4) };
         assert_eq!(estimate(&plan, &whole, &past, &gpu).makespan_s, 8.0, "one GPU takes one shard at a time");
     }
 }

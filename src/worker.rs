@@ -148,8 +148,8 @@ impl WorkerPool {
         let launch = self.launch.clone().map_or_else(Launch::find, Ok)?;
         let mut worker = Worker::spawn(&launch)?;
         match tokio::time::timeout(START, worker.next_report()).await {
-            Ok(Some(Report::Ready { version, device })) if version == self.version => {
-                tracing::debug!(program = %launch.program.display(), device, "worker started");
+            Ok(Some(Report::Ready { version, library })) if version == self.version => {
+                tracing::debug!(program = %launch.program.display(), library, "worker started");
                 Ok(worker)
             }
             Ok(Some(Report::Ready { version, .. })) => Err(StageError::failed(format!(

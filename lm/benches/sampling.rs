@@ -11,6 +11,7 @@ use bstar_lm::generate::{Policy, Sampling};
 use bstar_lm::progress::Control;
 use bstar_lm::stream::Stream;
 use bstar_lm::{device, memory};
+use bstar_stages::Device;
 use bstar_stages::config::SampleShard;
 use serde::Deserialize;
 use serde_json::json;
@@ -46,8 +47,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let bfloat16 = arguments.get(1).is_some_and(|kind| kind == "bfloat16");
     let kind = if bfloat16 { Kind::BFloat16 } else { Kind::Float };
-    let device =
-        device::find(arguments.get(2).map_or("cpu", String::as_str)).map_err(|error| error.message)?;
+    let device = arguments.get(2).map_or(Ok(Device::Cpu), |name| name.parse())?;
+    let device = device::find(device).map_err(|error| error.message)?;
     let model = load_model(Path::new(folder), device, kind).map_err(|error| error.message)?;
     let tokenizer = load_tokenizer(Path::new(folder), model.config()).map_err(|error| error.message)?;
     let vocabulary = model.config().vocab_size;

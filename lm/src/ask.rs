@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use bstar_stages::config::{Precision, SampleShard};
-use bstar_stages::hub;
 use bstar_stages::protocol::StageError;
+use bstar_stages::{Device, hub};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -98,8 +98,8 @@ pub struct Lines {
 #[derive(Debug, Args)]
 pub struct Computing {
     /// Compute on `cpu` or `cuda:N`
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[arg(long, default_value_t)]
+    device: Device,
     /// Compute in these numbers
     #[arg(long, default_value = "float32")]
     dtype: Dtype,
@@ -198,7 +198,7 @@ impl Computing {
             Dtype::Float32 => Kind::Float,
             Dtype::Bfloat16 => Kind::BFloat16,
         };
-        let model = load_model(folder, device::find(&self.device)?, kind)?;
+        let model = load_model(folder, device::find(self.device)?, kind)?;
         if model.config().scalar {
             return Err(StageError::invalid(format!("`{}` is a reward model", folder.display()))
                 .hint("only policies have logits and responses"));

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use bstar_stages::Device as Name;
 use bstar_stages::protocol::StageError;
 use serde_json::{Value, json};
 use tch::{Cuda, Device, Kind, Tensor};
@@ -24,35 +25,29 @@ pub fn single_thread() {
     tch::set_num_interop_threads(1);
 }
 
-/// The device called `cpu` or `cuda:N`; `cuda` is the first of these.
+/// The device of that name.
 ///
 /// # Errors
 /// When there is no such device, or what it needs is not installed.
-pub fn find(name: &str) -> Result<Device> {
-    if name == "cpu" {
-        return Ok(Device::Cpu);
-    }
-    let index = match name {
-        "cuda" => Some(0),
-        _ => name.strip_prefix("cuda:").and_then(|index| index.parse::<usize>().ok()),
-    };
-    let Some(index) = index else {
-        return Err(StageError::invalid(format!("`{name}` is not a device")).hint("use `cpu` or `cuda:N`"));
-    };
+pub fn find(name: Name) -> Result<Device> {
+    let Name::Cuda(index) = name else { return Ok(Device::Cpu) };
     let count = cuda_devices().map_err(|error| StageError {
         message: format!("cannot use the device `{name}`: {}", error.message),
         ..error
     })?;
-    numbered(name, index, count)
+    numbered(index, count)
 }
 
 /// The CUDA device with this number, of so many.
-fn numbered(name: &str, index: usize, count: usize) -> Result<Device> {
+fn numbered(index: usize, count: usize) -> Result<Device> {
     if index < count {
         return Ok(Device::Cuda(index));
     }
-    Err(StageError::invalid(format!("there is no device `{name}`: the last one is `cuda:{}`", count - 1))
-        .hint("`nvidia-smi` lists them; CUDA_VISIBLE_DEVICES may hide some"))
+    Err(StageError::invalid(format!(
+        "there is no device `cuda:{index}`: the last one is `cuda:{}`",
+        count - 1
+    ))
+    .hint("`nvidia-smi` lists them; CUDA_VISIBLE_DEVICES may hide some"))
 }
 
 /// The number of CUDA devices, which is not zero.
@@ -171,14 +166,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_are_found_by_name() {
-        assert_eq!(find("cpu").unwrap(), Device::Cpu);
-        for name in ["gpu", "cuda:", "cuda:x", ""] {
-            assert!(find(name).unwrap_err().message.contains("is not a device"));
-        }
-    }
-
-    #[test]
     fn a_missing_gpu_is_explained() {
         let devices = tempfile::tempdir().unwrap();
         let message = |visible| hardware(devices.path(), visible).unwrap_err().message;
@@ -187,7 +174,7 @@ mod tests {
         std::fs::write(devices.path().join("nvidiactl"), "").unwrap();
         assert!(hardware(devices.path(), Some("0")).is_ok());
         if !Path::new("/dev/nvidiactl").exists() {
-            let error = find("cuda:0").unwrap_err();
+            let error = find(Name::Cuda(0)).unwrap_err();
             assert!(error.message.starts_with("cannot use the device `cuda:0`: "), "{error}");
             assert!(error.hint.unwrap().contains("`cpu`"));
         }
@@ -195,8 +182,8 @@ mod tests {
 
     #[test]
     fn a_number_beyond_the_last_gpu_is_said() {
-        assert_eq!(numbered("cuda:1", 1, 2).unwrap(), Device::Cuda(1));
-        let error = numbered("cuda:2", 2, 2).unwrap_err();
+        assert_eq!(numbered(1, 2).unwrap(), Device::Cuda(1));
+        let error = numbered(2, 2).unwrap_err();
         assert!(error.message.contains("no device `cuda:2`: the last one is `cuda:1`"), "{error}");
         assert!(error.hint.unwrap().contains("CUDA_VISIBLE_DEVICES"));
     }

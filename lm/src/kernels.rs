@@ -11,6 +11,8 @@ mod rows;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 mod update;
+#[cfg(target_arch = "x86_64")]
+mod vectors;
 
 use tch::{Device, Kind, Tensor};
 

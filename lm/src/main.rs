@@ -19,11 +19,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Take orders from standard input, one JSON object a line
-    Worker {
-        /// Compute on `cpu` or `cuda:N`
-        #[arg(long, default_value = "cpu")]
-        device: String,
-    },
+    Worker,
     /// Ask a model; DIR is a folder, or `hf:ORGANISATION/NAME@REVISION` in the local cache
     #[command(subcommand)]
     Model(Ask),
@@ -35,8 +31,8 @@ fn main() -> ExitCode {
     device::single_thread();
     memory::keep_freed();
     match Cli::parse().command {
-        Command::Worker { device } => {
-            worker::serve(&device);
+        Command::Worker => {
+            worker::serve();
             ExitCode::SUCCESS
         }
         Command::Model(ask) => model(&ask),

@@ -56,7 +56,7 @@ impl Kept {
         let device = match &request.stage {
             // Text only: works where there is no such device.
             StageConfig::Tokenizer(_) => Device::Cpu,
-            _ => device::find(&request.device)?,
+            _ => device::find(request.device)?,
         };
         std::fs::create_dir_all(&request.output).map_err(io("create", &request.output))?;
         if trains(request.stage.kind()) {

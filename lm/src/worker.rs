@@ -18,13 +18,11 @@ use crate::progress::{Control, Progress};
 use crate::steps::Kept;
 
 /// Takes orders until standard input ends, then ends the process.
-///
-/// `device` is only said in the greeting: every request names its own.
-pub fn serve(device: &str) {
+pub fn serve() {
     quiet_panics();
     say(&Report::Ready {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        device: format!("{device}, libtorch {}", device::LIBTORCH),
+        library: format!("libtorch {}", device::LIBTORCH),
     });
     let stop = Arc::new(AtomicBool::new(false));
     let requests = listen(&stop);

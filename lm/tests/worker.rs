@@ -63,7 +63,7 @@ impl Worker {
             log: place.folder.path().join(place.output).with_extension("log"),
             seed: 3,
             threads: 1,
-            device: "cpu".to_owned(),
+            device: bstar_stages::Device::Cpu,
         };
         self.say(&serde_json::to_string(&Order::Run(Box::new(request))).unwrap());
     }

@@ -116,8 +116,7 @@ pub(crate) fn options(
     }
     let mut options = Options::new(&start.id, &pipeline.name, pipeline.base.clone());
     options.jobs = execution.jobs.unwrap_or(options.jobs);
-    options.device.clone_from(&execution.device);
-    options.gpus = usize::from(execution.device.starts_with("cuda"));
+    options.device = execution.device;
     options.keep_going = execution.keep_going;
     options.lease_ttl = lease_ttl(options.lease_ttl)?;
     options.retain = Retention::new(pipeline.retain.clone());

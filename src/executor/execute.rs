@@ -199,7 +199,7 @@ pub(super) fn provenance(shared: &Shared, name: &str, started: SystemTime, wall_
         run: shared.options.run.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         host: shared.host.clone(),
-        device: shared.options.device.clone(),
+        device: shared.options.device.to_string(),
         started: timestamp(started),
         wall_s,
         adopted_from: None,
@@ -231,7 +231,7 @@ impl Task<'_> {
             log: shared.work.log(&self.resolved.key),
             seed: self.resolved.seed,
             threads,
-            device: shared.options.device.clone(),
+            device: shared.options.device,
         }
     }
 

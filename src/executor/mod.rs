@@ -43,7 +43,7 @@ use std::time::Duration;
 use bstar_cache::{LeaseOptions, Store, StoreError};
 use bstar_stages::protocol::{FailureKind, StageError};
 use bstar_stages::units::memory_of_machine;
-use bstar_stages::{Runner, StageConfig};
+use bstar_stages::{Device, Runner, StageConfig};
 
 pub use self::force::{UnknownStep, steps_named};
 pub use self::stop::{Level, Stop};
@@ -66,12 +66,10 @@ pub struct Options {
     pub base: PathBuf,
     /// CPU cores to use at a time.
     pub jobs: usize,
-    /// GPUs to use at a time; one when `device` is a GPU and this is 0.
-    pub gpus: usize,
     /// Bytes of memory that steps which say what they need may take at a time.
     pub memory: u64,
-    /// `cpu` or `cuda:N`.
-    pub device: String,
+    /// Where language models run.
+    pub device: Device,
     /// Whether steps that do not need a failed one go on.
     pub keep_going: bool,
     /// Where steps work; default: [`WorkRoot::of`] the store.
@@ -98,10 +96,9 @@ impl Options {
             pipeline: pipeline.into(),
             base,
             jobs: std::thread::available_parallelism().map_or(1, usize::from),
-            gpus: 0,
             // Where it cannot be known, as much as anyone asks for.
             memory: memory_of_machine("MemTotal").unwrap_or(u64::MAX),
-            device: "cpu".to_owned(),
+            device: Device::Cpu,
             keep_going: false,
             work: None,
             worker: None,
@@ -115,16 +112,18 @@ impl Options {
     /// What there is to take.
     #[must_use]
     pub fn capacity(&self) -> Resources {
-        let device = usize::from(self.device != "cpu");
-        Resources { cpu: self.jobs, gpu: self.gpus.max(device), memory: self.memory }
+        Resources { cpu: self.jobs, gpu: self.device.gpus(), memory: self.memory }
     }
 
     /// What a step takes while it runs.
     #[must_use]
     pub fn needs(&self, step: &Step) -> Resources {
         let stage = step.stage.stage();
-        let device = usize::from(stage.runner() == Runner::Worker && self.device != "cpu");
-        let gpu = if let StageConfig::Command(command) = &step.stage { command.gpu } else { device };
+        let gpu = match (&step.stage, stage.runner()) {
+            (StageConfig::Command(command), _) => command.gpu,
+            (_, Runner::Worker) => self.device.gpus(),
+            _ => 0,
+        };
         Resources { cpu: stage.cpu().max(1), gpu, memory: stage.memory() }
     }
 }

@@ -123,11 +123,12 @@ pub(super) fn temperatures_table(summary: &Summary) -> Vec<Vec<String>> {
     filled(&rows, columns)
 }
 
-/// The table as text that is also Markdown; `None` when nothing was measured.
+/// The table as text that is also Markdown; `None` when nothing but time was measured.
 #[must_use]
 pub fn iterations_text(summary: &Summary) -> Option<String> {
     let cells = iterations_table(summary);
-    markdown(&cells, CellAlignment::Right)
+    let measured = cells.first()?.iter().any(|title| title != "iteration" && title != "time");
+    measured.then(|| markdown(&cells, CellAlignment::Right))?
 }
 
 /// Cells, headings first, as text that is also Markdown; numbers are on the right, the first column as

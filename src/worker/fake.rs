@@ -40,7 +40,7 @@ fn speak() {
 
 fn take_orders() {
     let version = variable("FAKE_VERSION").unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
-    say(&Report::Ready { version, device: "cpu".to_owned() });
+    say(&Report::Ready { version, library: "none".to_owned() });
     let (sender, orders) = mpsc::channel();
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {

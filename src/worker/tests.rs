@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use bstar_stages::Device;
 use bstar_stages::protocol::InputPath;
 
 use super::*;
@@ -42,7 +43,7 @@ impl Place {
             log: self.folder.path().join("log"),
             seed: 1,
             threads: 1,
-            device: "cpu".to_owned(),
+            device: Device::Cpu,
         };
         self.pool.run(request, limit, &self.stop, |_| {}).await
     }
@@ -146,7 +147,7 @@ async fn a_worker_that_does_not_heed_the_limit_is_killed() {
         args: vec![
             "-c".into(),
             format!(
-                "echo '{{\"report\":\"ready\",\"version\":\"{}\",\"device\":\"cpu\"}}'; exec sleep 60",
+                "echo '{{\"report\":\"ready\",\"version\":\"{}\",\"library\":\"none\"}}'; exec sleep 60",
                 env!("CARGO_PKG_VERSION")
             ),
         ],

@@ -3,6 +3,7 @@
 //! - [`stage`]: the trait every stage configuration implements, and the enum over them.
 //! - [`config`]: one struct a stage: its settings, identity, inputs and outputs.
 //! - [`record`]: the rows stages exchange. [`files`]: reading and writing them. [`kind`]: checking them.
+//! - [`device`]: what language models are computed on.
 //! - [`units`]: times and sizes as people write them.
 //! - [`protocol`]: what the engine and worker processes say to each other.
 //! - [`balance`], [`metrics`]: the arithmetic of B-STaR and of its evaluation, pure.
@@ -18,6 +19,7 @@ pub mod balance;
 pub mod chat;
 pub mod code;
 pub mod config;
+pub mod device;
 pub mod files;
 pub mod grade;
 pub mod hub;
@@ -32,5 +34,6 @@ pub mod sandbox;
 pub mod stage;
 pub mod units;
 
+pub use device::Device;
 pub use reference::{OneOrMany, Reference, References, Setting};
 pub use stage::{Input, Output, Piece, Problem, Runner, Shard, ShardInput, ShardSource, Stage, StageConfig};

@@ -11,6 +11,7 @@ use bstar_cache::Digest;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::device::Device;
 use crate::stage::StageConfig;
 
 /// From the engine to the worker.
@@ -42,8 +43,8 @@ pub struct Request {
     pub seed: u64,
     /// CPU threads granted. No result may depend on it.
     pub threads: usize,
-    /// `cpu` or `cuda:N`.
-    pub device: String,
+    /// What to compute on.
+    pub device: Device,
 }
 
 /// An input in the file system.
@@ -63,8 +64,8 @@ pub enum Report {
     Ready {
         /// The worker's version: must equal the engine's.
         version: String,
-        /// What it computes on, for people.
-        device: String,
+        /// The library it computes with, for people.
+        library: String,
     },
     /// How far the step is.
     Progress {

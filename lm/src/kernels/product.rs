@@ -1,54 +1,127 @@
-//! Matrix products on a processor's matrix unit, as exact as those of 32-bit numbers.
+//! Matrix products on a processor's matrix unit ([`tiles`](super::tiles)), and on its vector unit where that is faster than
+//! libtorch is ([`vectors`](super::vectors)); both as exact as those of 32-bit numbers.
 //!
-//! Both sides are split into blocks ([`tiles`](super::tiles)) in pieces that fit into caches, after Goto and van de Geijn
-//! (2008, "Anatomy of high-performance matrix multiplication"). A number of the result depends on its row and its column
-//! only, whatever is beside them: sums over the depth are always made in the same order.
+//! Both sides are split into blocks in pieces that fit into caches, after Goto and van de Geijn (2008, "Anatomy of
+//! high-performance matrix multiplication"). A number of the result depends on its row and its column only, whatever is beside
+//! them: sums over the depth are always made in the same order.
 
 use std::cell::RefCell;
+use std::ops::Range;
+use std::thread::LocalKey;
 
 use tch::{Device, Kind, Tensor};
 
-use super::tiles::{BLOCK, Line, PANEL, STEP, Side, Source, Tiles, available, fetch};
+use super::tiles::Tiles;
+use super::vectors::Vectors;
 use super::{floats, floats_mut, floats_of_view};
 
 /// Matrices with a shorter side are not worth the splitting.
 const LEAST: usize = 128;
-/// Blocks that are summed before the next panel: with as many of [`ROWS`], a block of the left side fills half a second cache.
-const DEPTH: usize = 24;
-/// Panels of the left side that are split at a time.
-const ROWS: usize = 8;
-/// Panels of the right side that are split at a time.
-const COLUMNS: usize = 128;
+/// Most numbers of the result that two panels have.
+const MOST: usize = 32 * 32;
 
-thread_local! {
-    /// Split parts of the left and the right side.
-    static PARTS: RefCell<[Vec<Line>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+/// A matrix of which one side is summed over, its depth: number (row, place in the depth) is at `row × across + place × along`,
+/// one of which is 1.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) numbers: &'a [f32],
+    pub(super) rows: usize,
+    pub(super) depth: usize,
+    pub(super) across: usize,
+    pub(super) along: usize,
+}
+
+impl Source<'_> {
+    /// The transposed matrix.
+    fn turned(self) -> Self {
+        Self { rows: self.depth, depth: self.rows, across: self.along, along: self.across, ..self }
+    }
+
+    /// Whether a row's numbers are neighbours, instead of those of a place in the depth.
+    pub(super) fn lies_by_row(&self) -> bool {
+        self.along == 1
+    }
+}
+
+/// On which side of the product a matrix is: that decides how numbers lie in its blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Left,
+    Right,
+}
+
+/// Split parts of the left and the right side.
+pub(super) type Parts<Line> = [Vec<Line>; 2];
+
+/// A part of a processor that multiplies blocks; whoever has it may use it. Constants of two numbers are of the left and the right
+/// side.
+pub(super) trait Unit: Sized {
+    /// What blocks are made of.
+    type Line: Copy + Default + 'static;
+    /// Rows of a panel, which are columns of the right side.
+    const PANEL: [usize; 2];
+    /// Places in the depth of a block.
+    const STEP: usize;
+    /// Lines of a block.
+    const BLOCK: [usize; 2];
+    /// Blocks that are summed before the next panel.
+    const DEPTH: usize;
+    /// Panels that are split at a time.
+    const PANELS: [usize; 2];
+
+    /// Where this thread has parts of a product.
+    fn parts() -> &'static LocalKey<RefCell<Parts<Self::Line>>>;
+
+    /// Splits the block of the panel and the places that begin here; numbers that are not there are zeros.
+    fn split(&self, source: &Source<'_>, row: usize, place: usize, side: Side, block: &mut [Self::Line]);
+
+    /// Multiplies as many blocks of two panels and puts the sums, or adds them, to `sums`, whose rows are `step` numbers apart.
+    /// `later` is what will be needed soon of the right side.
+    fn multiply(
+        &self,
+        left: &[Self::Line],
+        right: &[Self::Line],
+        sums: &mut [f32],
+        step: usize,
+        add: bool,
+        later: *const Self::Line,
+    );
+
+    /// Fetches sums that are needed soon, whose rows are `step` numbers apart.
+    fn fetch(&self, sums: &[f32], step: usize);
 }
 
 /// A matrix `[outputs, inputs]` that many products have as their right side.
 #[derive(Debug)]
 pub struct Split {
-    lines: Vec<Line>,
+    blocks: Blocks,
     outputs: usize,
     inputs: usize,
 }
 
+#[derive(Debug)]
+enum Blocks {
+    Tiles(Vec<<Tiles as Unit>::Line>),
+    Vectors(Vec<<Vectors as Unit>::Line>),
+}
+
 /// The right side of a product.
 #[derive(Clone, Copy)]
-enum Right<'a> {
+enum Right<'a, Line> {
     Plain(Source<'a>),
-    Split(&'a Split),
+    Split(&'a [Line]),
 }
 
 impl Split {
     /// Splits a matrix for products with it.
     #[must_use]
     pub fn new(matrix: &Tensor) -> Option<Self> {
-        let source = source(matrix).filter(|_| available())?;
-        let (panels, steps) = (source.rows.div_ceil(PANEL), source.depth.div_ceil(STEP));
-        let mut lines = Vec::new();
-        split(&source, 0..panels, 0..steps, Side::Right, &mut lines);
-        Some(Self { lines, outputs: source.rows, inputs: source.depth })
+        let source = source(matrix)?;
+        let blocks = match Tiles::take() {
+            Some(unit) => Blocks::Tiles(whole(&unit, &source)),
+            None => Blocks::Vectors(whole(&Vectors::take()?, &source)),
+        };
+        Some(Self { blocks, outputs: source.rows, inputs: source.depth })
     }
 
     /// `x` `[rows, inputs]` times the transposed matrix: `[rows, outputs]`.
@@ -56,10 +129,18 @@ impl Split {
         let x = x.detach().to_kind(Kind::Float).contiguous();
         let mut out = empty([x.size()[0], self.outputs as i64]);
         // There are none only where there are no rows.
-        if let (Some(left), Some(tiles), Some(numbers)) = (rows(&x), Tiles::take(), floats_mut(&mut out)) {
+        if let (Some(left), Some(numbers)) = (rows(&x), floats_mut(&mut out)) {
             assert_eq!(left.depth, self.inputs, "what is multiplied has the width of the matrix");
             let sums = Sums { numbers, rows: left.rows, columns: self.outputs, width: self.outputs };
-            multiply(&tiles, left, Right::Split(self), sums, false);
+            let gone = "a processor has the unit that it had before";
+            match &self.blocks {
+                Blocks::Tiles(lines) => {
+                    multiply(&Tiles::take().expect(gone), left, Right::Split(lines), sums, false);
+                }
+                Blocks::Vectors(lines) => {
+                    multiply(&Vectors::take().expect(gone), left, Right::Split(lines), sums, false);
+                }
+            }
         }
         out
     }
@@ -79,7 +160,7 @@ pub fn mm(left: &Tensor, right: &Tensor) -> Option<Tensor> {
 #[must_use]
 pub fn addmm(sums: &Tensor, left: &Tensor, right: &Tensor) -> bool {
     let add = || {
-        let (sides, shape) = (Sides::of(left, right)?, source(sums)?);
+        let (sides, shape) = (Sides::of(left, right)?, rows(sums)?);
         let (rows, columns, width) = (shape.rows, shape.depth, shape.across);
         let fits = shape.lies_by_row() && [rows, columns] == [sides.left.rows, sides.right.rows];
         fits.then_some(())?;
@@ -114,7 +195,7 @@ fn empty(size: [i64; 2]) -> Tensor {
 
 /// A matrix whose second side is summed over, large enough.
 fn source(matrix: &Tensor) -> Option<Source<'_>> {
-    rows(matrix).filter(|found| found.rows >= LEAST)
+    rows(matrix).filter(|found| found.rows.min(found.depth) >= LEAST)
 }
 
 /// A matrix of any number of rows whose second side is summed over.
@@ -125,43 +206,41 @@ fn rows(matrix: &Tensor) -> Option<Source<'_>> {
     let (rows, depth, across, along) = (number(rows)?, number(depth)?, number(across)?, number(along)?);
     let numbers = floats(matrix)?;
     let dense = if along == 1 { across >= depth } else { across == 1 && along >= rows };
-    (dense && depth >= LEAST).then_some(Source { numbers, rows, depth, across, along })
+    dense.then_some(Source { numbers, rows, depth, across, along })
+}
+
+/// All blocks of a right side.
+fn whole<U: Unit>(unit: &U, source: &Source<'_>) -> Vec<U::Line> {
+    let (panels, steps) = (source.rows.div_ceil(U::PANEL[1]), source.depth.div_ceil(U::STEP));
+    let mut lines = Vec::new();
+    split(unit, source, 0..panels, 0..steps, Side::Right, &mut lines);
+    lines
 }
 
 /// Splits blocks: those of a panel are neighbours.
-fn split(
+fn split<U: Unit>(
+    unit: &U,
     source: &Source<'_>,
-    panels: std::ops::Range<usize>,
-    steps: std::ops::Range<usize>,
+    panels: Range<usize>,
+    steps: Range<usize>,
     side: Side,
-    lines: &mut Vec<Line>,
+    lines: &mut Vec<U::Line>,
 ) {
-    let wanted = panels.len() * steps.len() * BLOCK;
+    let (panel, size, count) = (U::PANEL[side as usize], U::BLOCK[side as usize], steps.len());
+    let wanted = panels.len() * count * size;
     if lines.len() < wanted {
-        lines.resize(wanted, Line::EMPTY);
+        lines.resize(wanted, U::Line::default());
     }
-    let split = |panel: usize, step: usize, block: &mut [Line]| {
-        #[expect(unsafe_code, reason = "whoever has tiles has what the function needs")]
-        unsafe {
-            source.split(panel * PANEL, step * STEP, side, block);
-        }
+    let mut split = |place: usize, number: usize| {
+        let (row, step) = ((panels.start + place) * panel, (steps.start + number) * U::STEP);
+        let first = (place * count + number) * size;
+        unit.split(source, row, step, side, &mut lines[first..first + size]);
     };
-    let count = steps.len();
-    let block =
-        |place: usize, number: usize| (place * count + number) * BLOCK..(place * count + number + 1) * BLOCK;
     // In the order in which numbers lie.
     if source.lies_by_row() {
-        for (place, panel) in panels.enumerate() {
-            for (number, step) in steps.clone().enumerate() {
-                split(panel, step, &mut lines[block(place, number)]);
-            }
-        }
+        (0..panels.len()).for_each(|place| (0..count).for_each(|number| split(place, number)));
     } else {
-        for (number, step) in steps.enumerate() {
-            for (place, panel) in panels.clone().enumerate() {
-                split(panel, step, &mut lines[block(place, number)]);
-            }
-        }
+        (0..count).for_each(|number| (0..panels.len()).for_each(|place| split(place, number)));
     }
 }
 
@@ -175,37 +254,37 @@ struct Sums<'a> {
 }
 
 /// Multiplies `left` by the transposed `right` and puts, or adds, the sums.
-fn multiply(tiles: &Tiles, left: Source<'_>, right: Right<'_>, mut sums: Sums<'_>, add: bool) {
-    let [down, across] = [sums.rows, sums.columns].map(|size| size.div_ceil(PANEL));
-    let all = left.depth.div_ceil(STEP);
-    PARTS.with_borrow_mut(|[of_left, of_right]| {
-        for first in (0..across).step_by(COLUMNS) {
-            let columns = first..across.min(first + COLUMNS);
-            for start in (0..all).step_by(DEPTH) {
-                let steps = start..all.min(start + DEPTH);
+fn multiply<U: Unit>(unit: &U, left: Source<'_>, right: Right<'_, U::Line>, mut sums: Sums<'_>, add: bool) {
+    let [down, across] = [sums.rows.div_ceil(U::PANEL[0]), sums.columns.div_ceil(U::PANEL[1])];
+    let all = left.depth.div_ceil(U::STEP);
+    U::parts().with_borrow_mut(|[of_left, of_right]| {
+        for first in (0..across).step_by(U::PANELS[1]) {
+            let columns = first..across.min(first + U::PANELS[1]);
+            for start in (0..all).step_by(U::DEPTH) {
+                let steps = start..all.min(start + U::DEPTH);
+                let [of_row, of_column] = U::BLOCK.map(|block| steps.len() * block);
                 // Where a panel's blocks of these steps begin, and how far apart panels are.
                 let (right, apart) = match right {
                     Right::Plain(right) => {
-                        split(&right, columns.clone(), steps.clone(), Side::Right, of_right);
-                        (&of_right[..], steps.len() * BLOCK)
+                        split(unit, &right, columns.clone(), steps.clone(), Side::Right, of_right);
+                        (&of_right[..], of_column)
                     }
-                    Right::Split(right) => (&right.lines[(first * all + start) * BLOCK..], all * BLOCK),
+                    Right::Split(right) => (&right[(first * all + start) * U::BLOCK[1]..], all * U::BLOCK[1]),
                 };
-                for top in (0..down).step_by(ROWS) {
-                    let rows = top..down.min(top + ROWS);
-                    split(&left, rows.clone(), steps.clone(), Side::Left, of_left);
-                    let panels = of_left.chunks_exact(steps.len() * BLOCK);
+                for top in (0..down).step_by(U::PANELS[0]) {
+                    let rows = top..down.min(top + U::PANELS[0]);
+                    split(unit, &left, rows.clone(), steps.clone(), Side::Left, of_left);
+                    let panels = of_left.chunks_exact(of_row);
                     for (right, column) in right.chunks(apart).zip(columns.clone()) {
-                        // An eighth of what comes next is fetched with each of eight products.
-                        let (right, next) =
-                            (&right[..steps.len() * BLOCK], right.as_ptr().wrapping_add(apart));
+                        // With each product a part of what comes next is fetched.
+                        let (right, next) = (&right[..of_column], right.as_ptr().wrapping_add(apart));
                         for (turn, (left, row)) in panels.clone().zip(rows.clone()).enumerate() {
-                            let next = next.wrapping_add(turn * right.len() / ROWS);
+                            let next = next.wrapping_add(turn * of_column / U::PANELS[0]);
                             let after =
                                 if row + 1 < rows.end { [row + 1, column] } else { [rows.start, column + 1] };
-                            sums.fetch(after);
-                            sums.change([row, column], add || start > 0, |sums, step, add| {
-                                tiles.multiply(left, right, sums, step, add, next);
+                            unit.fetch(sums.from::<U>(after), sums.width);
+                            sums.change::<U>([row, column], add || start > 0, |sums, step, add| {
+                                unit.multiply(left, right, sums, step, add, next);
                             });
                         }
                     }
@@ -216,31 +295,35 @@ fn multiply(tiles: &Tiles, left: Source<'_>, right: Right<'_>, mut sums: Sums<'_
 }
 
 impl Sums<'_> {
-    fn start(&self, [row, column]: [usize; 2]) -> usize {
-        (row * self.width + column) * PANEL
+    fn start<U: Unit>(&self, [row, column]: [usize; 2]) -> usize {
+        row * U::PANEL[0] * self.width + column * U::PANEL[1]
     }
 
-    fn fetch(&self, block: [usize; 2]) {
-        fetch(self.numbers.get(self.start(block)..).unwrap_or_default(), self.width);
+    /// The numbers from a block on.
+    fn from<U: Unit>(&self, block: [usize; 2]) -> &[f32] {
+        self.numbers.get(self.start::<U>(block)..).unwrap_or_default()
     }
 
     /// Lets `act` work on a block, by its numbers and how far apart its rows are. Of those at the edge only a part exists.
-    fn change(&mut self, block: [usize; 2], add: bool, act: impl FnOnce(&mut [f32], usize, bool)) {
-        let [row, column] = block.map(|panel| panel * PANEL);
-        let [rows, columns] = [self.rows - row, self.columns - column].map(|size| size.min(PANEL));
-        let (start, width) = (self.start(block), self.width);
+    fn change<U: Unit>(&mut self, block: [usize; 2], add: bool, act: impl FnOnce(&mut [f32], usize, bool)) {
+        let [all_rows, all_columns] = U::PANEL;
+        let rows = all_rows.min(self.rows - block[0] * all_rows);
+        let columns = all_columns.min(self.columns - block[1] * all_columns);
+        let (start, width) = (self.start::<U>(block), self.width);
         let numbers = &mut self.numbers[start..];
-        if [rows, columns] == [PANEL; 2] {
+        if [rows, columns] == U::PANEL {
             return act(numbers, width, add);
         }
-        let mut whole = [0.0; PANEL * PANEL];
+        let mut whole = [0.0; MOST];
+        let whole = &mut whole[..all_rows * all_columns];
         if add {
-            for (whole, numbers) in whole.chunks_exact_mut(PANEL).zip(numbers.chunks(width)).take(rows) {
+            for (whole, numbers) in whole.chunks_exact_mut(all_columns).zip(numbers.chunks(width)).take(rows)
+            {
                 whole[..columns].copy_from_slice(&numbers[..columns]);
             }
         }
-        act(&mut whole, PANEL, add);
-        for (whole, numbers) in whole.chunks_exact(PANEL).zip(numbers.chunks_mut(width)).take(rows) {
+        act(whole, all_columns, add);
+        for (whole, numbers) in whole.chunks_exact(all_columns).zip(numbers.chunks_mut(width)).take(rows) {
             numbers[..columns].copy_from_slice(&whole[..columns]);
         }
     }

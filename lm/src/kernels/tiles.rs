@@ -6,27 +6,37 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::sync::OnceLock;
+use std::thread::LocalKey;
+
+use super::product::{Parts, Side, Source, Unit};
 
 /// Rows, and columns of the other side, of a block: two tiles.
-pub(super) const PANEL: usize = 32;
+const PANEL: usize = 32;
 /// Numbers that are multiplied and summed in a block.
-pub(super) const STEP: usize = 32;
+const STEP: usize = 32;
 /// Rows of a tile, each of one [`Line`].
 const ROWS: usize = 16;
 /// Parts of a number.
 const PARTS: usize = 3;
 /// Lines of a block: its high parts (two tiles), its middle ones, its low ones.
-pub(super) const BLOCK: usize = PARTS * PANEL;
+const BLOCK: usize = PARTS * PANEL;
 
 /// A row of a tile, which lies in one line of the cache: loads of others take six times as long.
 #[repr(C, align(64))]
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Line([u16; STEP]);
 
-impl Line {
-    pub(super) const EMPTY: Self = Self([0; STEP]);
+impl Default for Line {
+    fn default() -> Self {
+        Self([0; STEP])
+    }
+}
+
+thread_local! {
+    static SPLIT: RefCell<Parts<Line>> = const { RefCell::new([Vec::new(), Vec::new()]) };
 }
 
 /// What tiles there are: all of sixteen rows of 64 bytes.
@@ -74,7 +84,7 @@ impl Drop for Tiles {
 }
 
 /// Whether the processor has tiles of 16-bit numbers, and the system lets this process use them.
-pub(super) fn available() -> bool {
+fn available() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| is_x86_feature_detected!("avx512f") && has_tiles() && may_use_tiles())
 }
@@ -114,37 +124,7 @@ fn may_use_tiles() -> bool {
     false
 }
 
-/// A matrix of which one side is summed over, its depth: number (row, place in the depth) is at `row × across + place × along`,
-/// one of which is 1.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Source<'a> {
-    pub(super) numbers: &'a [f32],
-    pub(super) rows: usize,
-    pub(super) depth: usize,
-    pub(super) across: usize,
-    pub(super) along: usize,
-}
-
-/// On which side of the product a matrix is: that decides how numbers lie in its tiles.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
-    /// A line is a row.
-    Left,
-    /// A line is two places in the depth of each of 16 columns.
-    Right,
-}
-
 impl Source<'_> {
-    /// The transposed matrix.
-    pub(super) fn turned(self) -> Self {
-        Self { rows: self.depth, depth: self.rows, across: self.along, along: self.across, ..self }
-    }
-
-    /// Whether a row's numbers are neighbours, instead of those of a place in the depth.
-    pub(super) fn lies_by_row(&self) -> bool {
-        self.along == 1
-    }
-
     /// Sixteen neighbours from here on; zeros where there are none.
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -162,9 +142,8 @@ impl Source<'_> {
         }
     }
 
-    /// Splits the block of the [`PANEL`] rows and the [`STEP`] places that begin here.
     #[target_feature(enable = "avx512f")]
-    pub(super) fn split(&self, row: usize, place: usize, side: Side, block: &mut [Line]) {
+    fn split(&self, row: usize, place: usize, side: Side, block: &mut [Line]) {
         let by_row = self.lies_by_row();
         for half in 0..2 {
             let row = row + half * ROWS;
@@ -275,22 +254,40 @@ macro_rules! product {
     };
 }
 
-/// Fetches sums that are needed soon, [`PANEL`] rows as far apart as told.
-pub(super) fn fetch(sums: &[f32], step: usize) {
-    for row in 0..PANEL {
-        for half in [0, ROWS] {
-            #[expect(unsafe_code, reason = "what is prefetched may be anywhere")]
-            unsafe {
-                _mm_prefetch::<_MM_HINT_ET0>(sums.as_ptr().wrapping_add(row * step + half).cast());
+impl Unit for Tiles {
+    type Line = Line;
+
+    const PANEL: [usize; 2] = [PANEL; 2];
+    const STEP: usize = STEP;
+    const BLOCK: [usize; 2] = [BLOCK; 2];
+    // Of the left side a block of these fills half a second cache.
+    const DEPTH: usize = 24;
+    const PANELS: [usize; 2] = [8, 128];
+
+    fn parts() -> &'static LocalKey<RefCell<Parts<Line>>> {
+        &SPLIT
+    }
+
+    fn split(&self, source: &Source<'_>, row: usize, place: usize, side: Side, block: &mut [Line]) {
+        #[expect(unsafe_code, reason = "whoever has tiles has what the function needs")]
+        unsafe {
+            source.split(row, place, side, block);
+        }
+    }
+
+    fn fetch(&self, sums: &[f32], step: usize) {
+        for row in 0..PANEL {
+            for half in [0, ROWS] {
+                #[expect(unsafe_code, reason = "what is prefetched may be anywhere")]
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_ET0>(sums.as_ptr().wrapping_add(row * step + half).cast());
+                }
             }
         }
     }
-}
 
-impl Tiles {
-    /// Multiplies two rows of as many blocks and puts the sums, or adds them, to `sums`: [`PANEL`] rows, `step` numbers apart.
-    /// `later` is what will be needed soon: an eighth of a block for each that is multiplied.
-    pub(super) fn multiply(
+    /// `later`: an eighth of a block for each that is multiplied.
+    fn multiply(
         &self,
         left: &[Line],
         right: &[Line],

@@ -90,7 +90,7 @@ setup:
 #[tokio::test]
 async fn one_step_at_a_time_is_on_the_device() {
     let mut bench = sampling_bench().await;
-    (bench.jobs, bench.device) = (4, "cuda:0");
+    (bench.jobs, bench.device) = (4, Device::Cuda(0));
     let finished = bench.run(SAMPLES, &["setup.responses.with.shard_queries=1"]).await;
     assert!(matches!(finished.outcome, Outcome::Done), "{:?}", finished.outcome);
     assert_eq!(finished.summary.executed_by_stage["sample"], 3);

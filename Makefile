@@ -12,7 +12,7 @@ export RUSTDOCFLAGS = -D warnings
 demo: build
 	target/release/bstar pipeline run math.yaml
 
-test: lint build unit docs deny
+test: lint unit docs deny
 
 setup:
 	@$(PYTHON) scripts/setup.py
@@ -29,9 +29,9 @@ build: setup
 
 lint: setup
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --release --workspace --all-targets --features bstar/download,bstar-lm/download -- -D warnings
 
-unit: build
+unit: setup
 	@$(PYTHON) scripts/s3.py --s3s-fs --if-possible
 	scripts/test.sh
 

@@ -53,7 +53,8 @@ def install_moto():
 
 def install_s3s_fs():
     call([os.environ.get("CARGO", "cargo"), "install", "--quiet", f"s3s-fs@{S3S_FS}", "--features", "binary",
-          "--locked", "--force", "--root", str(FOLDER)], f"installing s3s-fs {S3S_FS} failed", CARGO_NET_RETRY="1")
+          "--locked", "--force", "--debug", "--root", str(FOLDER)], f"installing s3s-fs {S3S_FS} failed",
+         CARGO_NET_RETRY="1", CARGO_PROFILE_DEV_DEBUG="false", CARGO_PROFILE_DEV_OPT_LEVEL="1")
 
 
 def provide(name, version, variable, program, install, cost):

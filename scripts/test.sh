@@ -31,5 +31,4 @@ if cargo nextest --version >/dev/null 2>&1; then
 else
     cargo test --release --workspace --lib --bins --examples --tests --no-fail-fast
 fi
-cargo test --release -p bstar-stages --features download --lib hub::
 cargo test --release --workspace --doc

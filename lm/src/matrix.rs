@@ -1,4 +1,4 @@
-//! Matrix products: on a processor's matrix unit where [`kernels`] have one, else libtorch's.
+//! Matrix products: those of [`kernels`] where they have them for the processor, else libtorch's.
 
 use tch::Tensor;
 
@@ -29,7 +29,7 @@ pub(crate) fn add_product(sums: &mut Tensor, left: &Tensor, right: &Tensor) {
 pub enum Matrix {
     /// As it is.
     Plain(Tensor),
-    /// Split for the matrix unit.
+    /// Split for the unit of the processor that multiplies it.
     Split(Split),
 }
 

@@ -151,7 +151,7 @@ pub(super) fn markdown(cells: &[Vec<String>], first: CellAlignment) -> Option<St
 mod tests {
     use serde_json::json;
 
-    use super::{iterations_table, temperatures_table};
+    use super::{iterations_table, iterations_text, temperatures_table};
     use crate::event::Summary;
 
     #[test]
@@ -195,5 +195,8 @@ mod tests {
             ]
         );
         assert!(iterations_table(&Summary::default()).is_empty());
+        assert!(iterations_text(&summary).is_some_and(|text| text.contains("41.3 ± 2.8")));
+        let only_time = vec![row(json!({"iteration": 0, "seconds": 0.0}))];
+        assert!(iterations_text(&Summary { iterations: only_time, ..Summary::default() }).is_none());
     }
 }

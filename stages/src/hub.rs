@@ -4,7 +4,7 @@
 //! `snapshots/COMMIT`, which holds the files. With the feature `download` a model that is not there is downloaded;
 //! without it nothing ever is.
 
-#[cfg(feature = "download")]
+#[cfg(any(feature = "download", test))]
 mod download;
 
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ pub fn resolve(text: &str) -> Result<PathBuf, StageError> {
 }
 
 /// Downloads what is missing.
-#[cfg(feature = "download")]
+#[cfg(any(feature = "download", test))]
 fn fetch(cache: &Path, name: &Name<'_>, missing: StageError) -> Result<PathBuf, StageError> {
     // The client must not live on a thread that drives others' asynchronous work.
     let download = || match download::Hub::from_environment()? {
@@ -39,7 +39,7 @@ fn fetch(cache: &Path, name: &Name<'_>, missing: StageError) -> Result<PathBuf, 
 }
 
 /// Nothing is downloaded.
-#[cfg(not(feature = "download"))]
+#[cfg(not(any(feature = "download", test)))]
 fn fetch(_: &Path, _: &Name<'_>, missing: StageError) -> Result<PathBuf, StageError> {
     Err(missing)
 }

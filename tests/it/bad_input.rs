@@ -75,6 +75,15 @@ fn temperatures_and_counts_out_of_range_are_refused() {
 }
 
 #[test]
+fn what_is_no_device_is_refused_before_anything_runs() {
+    let space = Space::new();
+    let outcome = space.run(&["pipeline", "run", "tiny.yaml", "--device", "gpu"]);
+    assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("`gpu` is not a device: use `cpu`, or `cuda:N`"), "{}", outcome.stderr);
+    assert!(!space.store().exists(), "something ran");
+}
+
+#[test]
 fn missing_input_file_is_named() {
     refuses("seed: 1\n", "seed: 1\ninputs: {queries: data/none.jsonl}\n", &["data/none.jsonl"]);
 }

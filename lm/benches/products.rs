@@ -54,8 +54,10 @@ fn main() {
             seconds.sort_by(f64::total_cmp);
             let speed = |seconds: f64| format!("{:.0}", (2 * rows * columns * depth) as f64 / seconds / 1e9);
             let (median, fastest) = (seconds.get(ROUNDS / 2).copied(), seconds.first().copied());
-            let [median, fastest] = [median, fastest].map(|seconds| seconds.map_or_else(String::new, speed));
-            format!("{median} ({fastest})")
+            // Both sides are split by matrix units only.
+            median.zip(fastest).map_or_else(String::new, |(median, fastest)| {
+                format!("{} ({})", speed(median), speed(fastest))
+            })
         });
         let exact = x.to_kind(Kind::Double).mm(&matrix.to_kind(Kind::Double).tr());
         let error = |found: &Tensor| (found.to_kind(Kind::Double) - &exact).abs().max().double_value(&[]);

@@ -108,13 +108,18 @@ fn exp_or_nothing(x: f32) -> f32 {
     if x < LEAST { 0.0 } else { exp(x) }
 }
 
-fn is_fit(tensor: &Tensor) -> bool {
+/// Whether the processor has what the functions here are compiled for.
+fn is_fused() -> bool {
     #[cfg(target_arch = "x86_64")]
     let fused = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
     #[cfg(not(target_arch = "x86_64"))]
     let fused = false;
+    fused
+}
+
+fn is_fit(tensor: &Tensor) -> bool {
     let plain = tensor.device() == Device::Cpu && tensor.kind() == Kind::Float && !tensor.requires_grad();
-    fused && plain && tensor.numel() > 0
+    is_fused() && plain && tensor.numel() > 0
 }
 
 /// The numbers of a contiguous tensor.

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::sync::OnceLock;
 use std::thread::LocalKey;
 
+use super::is_fused;
 use super::product::{Parts, Side, Source, Unit};
 
 /// Rows of the left side whose sums are in registers.
@@ -38,7 +39,7 @@ impl Vectors {
 
     /// The unit, where there is one.
     pub(super) fn find() -> Option<Self> {
-        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
+        is_fused().then_some(Self(()))
     }
 }
 

@@ -9,12 +9,12 @@ compared. Prints medians of 5 and ratios.
 """
 
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from worker import Worker
 
 SHAPES = {
     # Name: width, blocks, heads, words of a prompt, words of a response.
@@ -23,35 +23,6 @@ SHAPES = {
     "prompts half as long as responses": (256, 4, 4, 64, 128),
 }
 ROUNDS = 5
-
-
-class Worker:
-    def __init__(self, program):
-        self.process = subprocess.Popen([program, "worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.process.stdout.readline()
-
-    def order(self, folder, output, uses, settings, inputs):
-        paths = {name: {"path": str(folder / path), "digest": digest(path)} for name, path in inputs.items()}
-        request = {
-            "id": 1, "stage": {"uses": uses, "with": settings}, "inputs": paths, "output": str(folder / output),
-            "scratch": str(folder / f"{output}.scratch"), "seed": 1, "threads": 1, "device": "cpu",
-        }
-        self.process.stdin.write(json.dumps({"order": "run", **request}) + "\n")
-        self.process.stdin.flush()
-        for line in self.process.stdout:
-            report = json.loads(line)
-            if report["report"] == "finished":
-                return report
-            if report["report"] in ("failed", "log"):
-                sys.exit(report["message"])
-
-    def seconds(self):
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def digest(path):
-    return "".join(f"{byte:02x}" for byte in path.encode().ljust(32, b"."))[:64]
 
 
 def rows(path, rows):

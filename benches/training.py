@@ -19,6 +19,8 @@ import sys
 import tempfile
 import time
 
+from worker import Worker
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WORKER = ROOT / "target" / "release" / "bstar-lm"
 LENGTH = 256
@@ -46,11 +48,6 @@ def work(folder):
     return 6 * products + 6 * 2 * LENGTH * layers * heads * head / 2
 
 
-def cpu_of(process):
-    fields = pathlib.Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def words(folder):
     """Pieces of text that are one token each, wherever they stand."""
     vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
@@ -72,29 +69,14 @@ def bstar(folder, kind, batch, updates):
             "checkpoint_every": 1000, "schedule": {"shape": "constant"},
         }
         training.update(json.loads(os.environ.get("BENCH_TRAINING", "{}")))
-        order = {
-            "order": "run", "id": 1, "seed": 1, "threads": 1, "device": "cpu",
-            "stage": {"uses": "sft", "with": {"policy": "p", "dataset": "d", "training": training}},
-            "inputs": {
-                "policy": {"path": str(folder), "digest": "0" * 64},
-                "dataset": {"path": str(place / "rows.jsonl"), "digest": "1" * 64},
-            },
-            "output": str(place / "out"), "scratch": str(place / "scratch"),
-        }
-        worker = subprocess.Popen([WORKER, "worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                  env={**ENVIRONMENT, **LARGE_PAGES})
-        print(json.dumps(order), file=worker.stdin, flush=True)
-        seen = {}
-        for line in worker.stdout:
-            report = json.loads(line)
-            if report["report"] == "progress":
-                seen[report["done"]] = cpu_of(worker.pid)
-            if report["report"] == "failed":
-                sys.exit(f"bstar-lm: {report['message']}")
-            if report["report"] == "finished":
-                break
-        worker.stdin.close()
-        worker.wait()
+        worker, seen = Worker(WORKER, LARGE_PAGES), {}
+
+        def progress(report):
+            seen[report["done"]] = worker.seconds()
+
+        worker.order(place, "out", "sft", {"policy": "p", "dataset": "d", "training": training},
+                     {"policy": folder.resolve(), "dataset": "rows.jsonl"}, progress)
+        worker.close()
         log = [json.loads(line) for line in (place / "out" / "log.jsonl").read_text().splitlines()]
     first, last = min(seen), max(seen)
     # The model reads all tokens of a row but the last.

@@ -140,19 +140,25 @@ async fn a_worker_that_takes_too_long_saves_its_progress_and_lives_on() {
     place.run_within(2, "a", Some(Duration::from_secs(60))).await.unwrap();
 }
 
+/// A program that says that it is ready, in these words, and then nothing.
+fn says_ready(words: &str) -> Launch {
+    let script = format!("echo '{{\"report\":\"ready\",{words}}}'; exec sleep 60");
+    Launch { program: "/bin/sh".into(), args: vec!["-c".into(), script], env: vec![] }
+}
+
+#[tokio::test]
+async fn a_worker_of_another_version_is_told_by_it() {
+    let pool = WorkerPool::new(Some(says_ready("\"version\":\"0.0.1\"")), Duration::from_millis(200));
+    let place = Place { pool, ..Place::new(&[]) };
+    let error = place.run(1, "a").await.unwrap_err();
+    assert_eq!(error.kind, FailureKind::Failed);
+    let versions = format!("has version 0.0.1, the engine has {}", env!("CARGO_PKG_VERSION"));
+    assert!(error.message.ends_with(&versions), "{}", error.message);
+}
+
 #[tokio::test]
 async fn a_worker_that_does_not_heed_the_limit_is_killed() {
-    let launch = Launch {
-        program: "/bin/sh".into(),
-        args: vec![
-            "-c".into(),
-            format!(
-                "echo '{{\"report\":\"ready\",\"version\":\"{}\",\"library\":\"none\"}}'; exec sleep 60",
-                env!("CARGO_PKG_VERSION")
-            ),
-        ],
-        env: vec![],
-    };
+    let launch = says_ready(concat!("\"version\":\"", env!("CARGO_PKG_VERSION"), "\",\"library\":\"none\""));
     let pool = WorkerPool::new(Some(launch), Duration::from_millis(200));
     let place = Place { pool, ..Place::new(&[]) };
     let error = place.run_within(1, "a", Some(Duration::from_millis(100))).await.unwrap_err();

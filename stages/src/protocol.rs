@@ -64,7 +64,8 @@ pub enum Report {
     Ready {
         /// The worker's version: must equal the engine's.
         version: String,
-        /// The library it computes with, for people.
+        /// The library it computes with, for people. Workers of other versions may not say it, and are told by their version.
+        #[serde(default)]
         library: String,
     },
     /// How far the step is.

@@ -91,6 +91,20 @@ pub(super) trait Unit: Sized {
     fn fetch(&self, sums: &[f32], step: usize);
 }
 
+/// The unit that makes products here.
+#[derive(Debug)]
+enum Units {
+    Tiles(Tiles),
+    Vectors(Vectors),
+}
+
+impl Units {
+    /// The fastest, where one is faster than libtorch's products.
+    fn take() -> Option<Self> {
+        Tiles::take().map(Self::Tiles).or_else(|| Vectors::take().map(Self::Vectors))
+    }
+}
+
 /// A matrix `[outputs, inputs]` that many products have as their right side.
 #[derive(Debug)]
 pub struct Split {
@@ -116,12 +130,15 @@ impl Split {
     /// Splits a matrix for products with it.
     #[must_use]
     pub fn new(matrix: &Tensor) -> Option<Self> {
-        let source = source(matrix)?;
-        let blocks = match Tiles::take() {
-            Some(unit) => Blocks::Tiles(whole(&unit, &source)),
-            None => Blocks::Vectors(whole(&Vectors::take()?, &source)),
+        Some(Self::of(&source(matrix)?, &Units::take()?))
+    }
+
+    fn of(source: &Source<'_>, unit: &Units) -> Self {
+        let blocks = match unit {
+            Units::Tiles(unit) => Blocks::Tiles(whole(unit, source)),
+            Units::Vectors(unit) => Blocks::Vectors(whole(unit, source)),
         };
-        Some(Self { blocks, outputs: source.rows, inputs: source.depth })
+        Self { blocks, outputs: source.rows, inputs: source.depth }
     }
 
     /// `x` `[rows, inputs]` times the transposed matrix: `[rows, outputs]`.
@@ -149,43 +166,49 @@ impl Split {
 /// `left` `[rows, depth]` times `right` `[depth, columns]`.
 #[must_use]
 pub fn mm(left: &Tensor, right: &Tensor) -> Option<Tensor> {
-    let sides = Sides::of(left, right)?;
-    let (rows, columns) = (sides.left.rows, sides.right.rows);
-    let mut out = empty([rows as i64, columns as i64]);
-    sides.multiply(Sums { numbers: floats_mut(&mut out)?, rows, columns, width: columns }, false);
-    Some(out)
+    Sides::of(left, right)?.product(&Units::take()?)
 }
 
 /// Adds that to `sums`, whose rows may be apart; answers whether it did.
 #[must_use]
 pub fn addmm(sums: &Tensor, left: &Tensor, right: &Tensor) -> bool {
-    let add = || {
-        let (sides, shape) = (Sides::of(left, right)?, rows(sums)?);
-        let (rows, columns, width) = (shape.rows, shape.depth, shape.across);
-        let fits = shape.lies_by_row() && [rows, columns] == [sides.left.rows, sides.right.rows];
-        fits.then_some(())?;
-        sides.multiply(Sums { numbers: floats_of_view(sums)?, rows, columns, width }, true);
-        Some(())
-    };
+    let add = || Sides::of(left, right)?.add(sums, &Units::take()?);
     add().is_some()
 }
 
-/// The sides of a product that the matrix unit can make; of both the depth is summed over.
+/// The sides of a product that is worth the splitting; of both the depth is summed over.
 struct Sides<'a> {
     left: Source<'a>,
     right: Source<'a>,
-    tiles: Tiles,
 }
 
 impl<'a> Sides<'a> {
     fn of(left: &'a Tensor, right: &'a Tensor) -> Option<Self> {
         let (left, right) = (source(left)?, source(right)?.turned());
-        (left.depth == right.depth).then_some(())?;
-        Some(Self { left, right, tiles: Tiles::take()? })
+        (left.depth == right.depth).then_some(Self { left, right })
     }
 
-    fn multiply(self, sums: Sums<'_>, add: bool) {
-        multiply(&self.tiles, self.left, Right::Plain(self.right), sums, add);
+    fn product(self, unit: &Units) -> Option<Tensor> {
+        let (rows, columns) = (self.left.rows, self.right.rows);
+        let mut out = empty([rows as i64, columns as i64]);
+        self.multiply(unit, Sums { numbers: floats_mut(&mut out)?, rows, columns, width: columns }, false);
+        Some(out)
+    }
+
+    fn add(self, sums: &Tensor, unit: &Units) -> Option<()> {
+        let shape = rows(sums)?;
+        let (rows, columns, width) = (shape.rows, shape.depth, shape.across);
+        let fits = shape.lies_by_row() && [rows, columns] == [self.left.rows, self.right.rows];
+        fits.then_some(())?;
+        self.multiply(unit, Sums { numbers: floats_of_view(sums)?, rows, columns, width }, true);
+        Some(())
+    }
+
+    fn multiply(self, unit: &Units, sums: Sums<'_>, add: bool) {
+        match unit {
+            Units::Tiles(unit) => multiply(unit, self.left, Right::Plain(self.right), sums, add),
+            Units::Vectors(unit) => multiply(unit, self.left, Right::Plain(self.right), sums, add),
+        }
     }
 }
 

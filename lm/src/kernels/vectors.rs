@@ -1,9 +1,9 @@
 //! Panels of matrices for a processor's vector unit (AVX2 with fused multiplication and addition), and their products.
 //!
-//! For processors of other makers than Intel, whose products libtorch has: there these are faster where one side was brought into
-//! order before.
+//! For processors of other makers than Intel, for whose processors libtorch's products were made.
 
 use std::arch::x86_64::*;
+use std::array;
 use std::cell::RefCell;
 use std::sync::OnceLock;
 use std::thread::LocalKey;
@@ -21,6 +21,8 @@ const LANES: usize = 8;
 const LINE: usize = 16;
 /// Numbers that are multiplied and summed in a block.
 const STEP: usize = 16;
+/// Numbers that are multiplied and summed in a turn of the innermost loop.
+const TURN: usize = 4;
 
 thread_local! {
     static PARTS: RefCell<Parts<f32>> = const { RefCell::new([Vec::new(), Vec::new()]) };
@@ -31,7 +33,7 @@ thread_local! {
 pub(super) struct Vectors(());
 
 impl Vectors {
-    /// The unit, where products of libtorch are slower.
+    /// The unit, where libtorch's products are slower.
     pub(super) fn take() -> Option<Self> {
         static ANSWER: OnceLock<bool> = OnceLock::new();
         ANSWER.get_or_init(|| !made_by_intel()).then(Self::find)?
@@ -63,9 +65,12 @@ impl Unit for Vectors {
     }
 
     fn split(&self, source: &Source<'_>, row: usize, place: usize, side: Side, block: &mut [f32]) {
-        match side {
-            Side::Left => pack::<ROWS>(source, row, place, block),
-            Side::Right => pack::<COLUMNS>(source, row, place, block),
+        #[expect(unsafe_code, reason = "whoever has this has what the functions need")]
+        unsafe {
+            match side {
+                Side::Left => pack::<ROWS>(source, row, place, block),
+                Side::Right => pack::<COLUMNS>(source, row, place, block),
+            }
         }
     }
 
@@ -102,46 +107,102 @@ impl Unit for Vectors {
 
 /// Brings numbers into the order in which they are needed: those of all rows of the panel for each place in the depth. There are
 /// zeros where there are none.
+#[target_feature(enable = "avx2,fma")]
 fn pack<const PANEL: usize>(source: &Source<'_>, row: usize, place: usize, block: &mut [f32]) {
     let (block, _) = block.as_chunks_mut::<PANEL>();
     let (rows, places) = (PANEL.min(source.rows - row), STEP.min(source.depth - place));
-    if [rows, places] != [PANEL, STEP] {
+    let whole = [rows, places] == [PANEL, STEP];
+    let numbers = &source.numbers[row * source.across + place * source.along..];
+    if !whole {
         block.fill([0.0; PANEL]);
     }
-    let numbers = &source.numbers[row * source.across + place * source.along..];
-    if source.lies_by_row() {
-        for (at, numbers) in numbers.chunks(source.across).take(rows).enumerate() {
-            for (block, number) in block.iter_mut().zip(&numbers[..places]) {
-                block[at] = *number;
+    match (source.lies_by_row(), whole) {
+        (true, true) => {
+            for at in (0..PANEL).step_by(LANES) {
+                pack_rows(&numbers[at * source.across..], source.across, at, block);
             }
         }
-    } else {
-        for (block, numbers) in block.iter_mut().zip(numbers.chunks(source.along)).take(places) {
-            block[..rows].copy_from_slice(&numbers[..rows]);
+        (true, false) => {
+            for (at, numbers) in numbers.chunks(source.across).take(rows).enumerate() {
+                for (block, number) in block.iter_mut().zip(&numbers[..places]) {
+                    block[at] = *number;
+                }
+            }
+        }
+        (false, true) => {
+            for (block, numbers) in block.iter_mut().zip(numbers.chunks(source.along)) {
+                block.copy_from_slice(&numbers[..PANEL]);
+            }
+        }
+        (false, false) => {
+            for (block, numbers) in block.iter_mut().zip(numbers.chunks(source.along)).take(places) {
+                block[..rows].copy_from_slice(&numbers[..rows]);
+            }
         }
     }
+}
+
+/// Packs rows from `at` on, as many as a vector has lanes where the panel has so many, all of whose numbers are there.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn pack_rows<const PANEL: usize>(numbers: &[f32], across: usize, at: usize, block: &mut [[f32; PANEL]]) {
+    let rows = LANES.min(PANEL - at);
+    for (place, block) in block.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+        let mut found = [_mm256_setzero_ps(); LANES];
+        for (row, found) in found.iter_mut().enumerate().take(rows) {
+            *found = load(&numbers[row * across..].as_chunks().0[place]);
+        }
+        for (block, found) in block.iter_mut().zip(transposed(found)) {
+            let mut column = [0.0; LANES];
+            store(found, &mut column);
+            block[at..at + rows].copy_from_slice(&column[..rows]);
+        }
+    }
+}
+
+/// The columns of eight rows of eight numbers.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn transposed(rows: [__m256; LANES]) -> [__m256; LANES] {
+    let four = |rows: &[__m256]| {
+        let [low, high] = [_mm256_unpacklo_ps(rows[0], rows[1]), _mm256_unpackhi_ps(rows[0], rows[1])];
+        let [next_low, next_high] =
+            [_mm256_unpacklo_ps(rows[2], rows[3]), _mm256_unpackhi_ps(rows[2], rows[3])];
+        [
+            _mm256_shuffle_ps::<0x44>(low, next_low),
+            _mm256_shuffle_ps::<0xee>(low, next_low),
+            _mm256_shuffle_ps::<0x44>(high, next_high),
+            _mm256_shuffle_ps::<0xee>(high, next_high),
+        ]
+    };
+    let (first, last) = (four(&rows[..4]), four(&rows[4..]));
+    array::from_fn(|column| match column {
+        0..4 => _mm256_permute2f128_ps::<0x20>(first[column], last[column]),
+        _ => _mm256_permute2f128_ps::<0x31>(first[column - 4], last[column - 4]),
+    })
 }
 
 /// Multiplies a panel of each side, and puts the sums, or adds them, to `sums`, whose rows are `step` numbers apart.
 #[target_feature(enable = "avx2,fma")]
 fn multiply(left: &[f32], right: &[f32], sums: &mut [f32], step: usize, add: bool) {
-    let (left, right) = (left.as_chunks::<ROWS>().0, right.as_chunks::<COLUMNS>().0);
+    let (left, _) = left.as_chunks::<{ ROWS * TURN }>();
+    let (right, _) = right.as_chunks::<{ COLUMNS * TURN }>();
     let mut found = [[_mm256_setzero_ps(); 2]; ROWS];
     for (left, right) in left.iter().zip(right) {
-        let (right, _) = right.as_chunks();
-        let right = [load(&right[0]), load(&right[1])];
-        for (found, left) in found.iter_mut().zip(left) {
-            let left = _mm256_set1_ps(*left);
-            *found = [_mm256_fmadd_ps(left, right[0], found[0]), _mm256_fmadd_ps(left, right[1], found[1])];
+        for (left, right) in left.as_chunks::<ROWS>().0.iter().zip(right.as_chunks::<COLUMNS>().0) {
+            let (right, _) = right.as_chunks();
+            let right = [load(&right[0]), load(&right[1])];
+            for (found, left) in found.iter_mut().zip(left) {
+                let left = _mm256_set1_ps(*left);
+                *found =
+                    [_mm256_fmadd_ps(left, right[0], found[0]), _mm256_fmadd_ps(left, right[1], found[1])];
+            }
         }
     }
     for (found, sums) in found.into_iter().zip(sums.chunks_mut(step)) {
         for (found, sums) in found.into_iter().zip(sums.as_chunks_mut::<LANES>().0) {
             let found = if add { _mm256_add_ps(load(sums), found) } else { found };
-            #[expect(unsafe_code, reason = "eight numbers are written")]
-            unsafe {
-                _mm256_storeu_ps(sums.as_mut_ptr(), found);
-            }
+            store(found, sums);
         }
     }
 }
@@ -152,5 +213,14 @@ fn load(numbers: &[f32; LANES]) -> __m256 {
     #[expect(unsafe_code, reason = "eight numbers are read")]
     unsafe {
         _mm256_loadu_ps(numbers.as_ptr())
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn store(vector: __m256, numbers: &mut [f32; LANES]) {
+    #[expect(unsafe_code, reason = "eight numbers are written")]
+    unsafe {
+        _mm256_storeu_ps(numbers.as_mut_ptr(), vector);
     }
 }

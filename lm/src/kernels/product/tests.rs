@@ -12,13 +12,10 @@ fn errors(found: &Tensor, left: &Tensor, right: &Tensor) -> [f64; 2] {
 const SIZES: [[i64; 3]; 5] =
     [[256, 128, 128], [130, 129, 161], [1, 1000, 800], [300, 133, 1700], [517, 4200, 128]];
 
-/// Matrices split for each of the units that this processor has, whichever would be chosen.
-fn splits(matrix: &Tensor) -> Vec<Split> {
-    let source = source(matrix).unwrap();
-    let tiles = Tiles::take().map(|unit| Blocks::Tiles(whole(&unit, &source)));
-    let vectors = Vectors::find().map(|unit| Blocks::Vectors(whole(&unit, &source)));
-    let split = |blocks| Split { blocks, outputs: source.rows, inputs: source.depth };
-    tiles.into_iter().chain(vectors).map(split).collect()
+/// The units that this processor has, whichever would be chosen.
+fn units() -> Vec<Units> {
+    let tiles = Tiles::take().map(Units::Tiles);
+    tiles.into_iter().chain(Vectors::find().map(Units::Vectors)).collect()
 }
 
 #[test]
@@ -26,7 +23,8 @@ fn products_are_as_exact_as_those_of_single_precision() {
     for [rows, columns, depth] in SIZES {
         let (x, matrix) = (random(&[rows, depth]), random(&[columns, depth]));
         for matrix in [&matrix, &matrix.tr().contiguous().tr()] {
-            for split in splits(matrix) {
+            for unit in units() {
+                let split = Split::of(&source(matrix).unwrap(), &unit);
                 let [ours, theirs] = errors(&split.product(&x), &x, &matrix.tr());
                 // Libtorch sums single rows in more parts.
                 assert!(ours <= theirs * 3.0, "{rows} {columns} {depth}: {ours} {theirs}");
@@ -38,7 +36,8 @@ fn products_are_as_exact_as_those_of_single_precision() {
 #[test]
 fn a_row_has_one_product_whatever_is_beside_it() {
     let (x, matrix) = (random(&[300, 800]), random(&[200, 800]));
-    for split in splits(&matrix) {
+    for unit in units() {
+        let split = Split::of(&source(&matrix).unwrap(), &unit);
         let all = split.product(&x);
         for (start, count) in [(0, 1), (7, 16), (40, 33), (256, 44), (1, 299)] {
             let part = split.product(&x.narrow(0, start, count));
@@ -48,26 +47,28 @@ fn a_row_has_one_product_whatever_is_beside_it() {
 }
 
 #[test]
-fn the_matrix_unit_splits_both_sides_in_a_product() {
-    if Tiles::take().is_none() {
-        skipped("this processor has no matrix unit");
-        return;
+fn products_that_split_both_sides_are_those_with_a_split_matrix() {
+    let units = units();
+    if units.is_empty() {
+        skipped("this processor has neither a matrix unit nor AVX2");
     }
-    for [rows, columns, depth] in SIZES {
+    for ([rows, columns, depth], unit) in
+        SIZES.into_iter().flat_map(|size| units.iter().map(move |unit| (size, unit)))
+    {
         let (x, matrix) = (random(&[rows, depth]), random(&[columns, depth]));
         if rows < LEAST as i64 {
-            assert!(mm(&x, &matrix.tr()).is_none());
+            assert!(Sides::of(&x, &matrix.tr()).is_none());
             continue;
         }
-        let found = Split::new(&matrix).unwrap().product(&x);
+        let found = Split::of(&source(&matrix).unwrap(), unit).product(&x);
         // All ways in which the two sides may lie in memory.
         for left in [x.shallow_clone(), x.tr().contiguous().tr()] {
             for right in [matrix.tr(), matrix.tr().contiguous()] {
-                assert!(mm(&left, &right).unwrap().equal(&found));
+                assert!(Sides::of(&left, &right).unwrap().product(unit).unwrap().equal(&found));
                 let sums = random(&[rows, columns + 7]);
                 let part = sums.narrow(1, 3, columns);
                 let expected = &part + &found;
-                assert!(addmm(&part, &left, &right));
+                assert!(Sides::of(&left, &right).unwrap().add(&part, unit).is_some());
                 assert!(part.allclose(&expected, 1e-5, 1e-4, false));
             }
         }

@@ -89,6 +89,12 @@ enum Command {
         #[arg(value_name = "FILE")]
         file: Option<PathBuf>,
     },
+    /// Print the JSON Schema of pipeline files, by which editors complete and check them
+    #[command(
+        after_help = "Example:\n  bstar schema > bstar.schema.json\n  and begin the pipeline file with\n  \
+                            # yaml-language-server: $schema=bstar.schema.json"
+    )]
+    Schema,
     /// Write a script that lets a shell complete commands
     #[command(
         after_help = "Example:\n  bstar completions bash > ~/.local/share/bash-completion/completions/bstar"
@@ -240,6 +246,13 @@ enum Run {
     List,
     /// Show a run's table and results
     Show {
+        /// A run: its id, a unique beginning of it, or `latest`
+        #[arg(default_value = "latest")]
+        run: String,
+    },
+    /// Show what happens in a run, from its beginning until it ends, as where it runs; the exit code is the run's
+    #[command(after_help = "Example:\n  bstar run watch latest --store s3://bucket/prefix")]
+    Watch {
         /// A run: its id, a unique beginning of it, or `latest`
         #[arg(default_value = "latest")]
         run: String,
@@ -468,6 +481,7 @@ async fn dispatch(cli: &Cli) -> Result<u8, Failure> {
         Command::Pipeline(Pipeline::Check { source }) => commands::pipeline_check(global, source),
         Command::Run(Run::List) => commands::run_list(global).await,
         Command::Run(Run::Show { run }) => commands::run_show(global, run).await,
+        Command::Run(Run::Watch { run }) => commands::run_watch(global, run).await,
         Command::Run(Run::Diff { run, other }) => commands::run_diff(global, run, other).await,
         Command::Run(Run::Samples { run, wanted }) => commands::run_samples(global, run, wanted).await,
         Command::Run(Run::Report { run, out }) => commands::run_report(global, run, out.as_deref()).await,
@@ -499,6 +513,7 @@ async fn dispatch(cli: &Cli) -> Result<u8, Failure> {
         Command::Model { arguments } => Err(commands::model(global, arguments)),
         Command::Doctor => commands::doctor(global).await,
         Command::Init { pipeline, file } => commands::init(global, *pipeline, file.as_deref()),
+        Command::Schema => commands::schema(),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "bstar", &mut script);

@@ -1,14 +1,18 @@
 //! What happens during a run, as data: the executor sends events, reports show or store them.
 
 use bstar_cache::ActionKey;
+use bstar_stages::StageConfig;
 use bstar_stages::protocol::FailureKind;
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Value};
 
 use crate::sweep::forecast::Forecast;
 
+/// One of a few words. By another name, for serde takes a reference to be into what it reads.
+type Word = &'static str;
+
 /// Something that happened.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// The run began.
@@ -36,7 +40,8 @@ pub enum Event {
         /// The step.
         step: String,
         /// Its kind of work.
-        stage: &'static str,
+        #[serde(deserialize_with = "stage")]
+        stage: Word,
         /// 1-based.
         attempt: u32,
     },
@@ -51,7 +56,7 @@ pub enum Event {
         /// What is counted.
         unit: String,
         /// One short figure for people.
-        #[serde(skip_serializing_if = "Option::is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         note: Option<String>,
     },
     /// A step is done.
@@ -59,13 +64,14 @@ pub enum Event {
         /// The step.
         step: String,
         /// Its kind of work.
-        stage: &'static str,
+        #[serde(deserialize_with = "stage")]
+        stage: Word,
         /// Whether its result was in the store. A sharded step whose pieces ran is not `cached`.
         cached: bool,
         /// Whether the step is one shard of another.
         shard: bool,
         /// Number of shards, for a sharded step that was unfolded.
-        #[serde(skip_serializing_if = "Option::is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         shards: Option<usize>,
         /// Its key.
         key: ActionKey,
@@ -79,16 +85,17 @@ pub enum Event {
         /// The step.
         step: String,
         /// Its kind of work.
-        stage: &'static str,
+        #[serde(deserialize_with = "stage")]
+        stage: Word,
         /// What it means.
         kind: FailureKind,
         /// What went wrong.
         message: String,
         /// What to do.
-        #[serde(skip_serializing_if = "Option::is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         hint: Option<String>,
         /// Seconds until it is tried again, if it is.
-        #[serde(skip_serializing_if = "Option::is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_in: Option<f64>,
     },
     /// A step will not run because a step it needs failed.
@@ -101,7 +108,8 @@ pub enum Event {
     /// Something people should know.
     Note {
         /// `info` or `warn`.
-        level: &'static str,
+        #[serde(deserialize_with = "level")]
+        level: Word,
         /// The message.
         message: String,
     },
@@ -111,8 +119,37 @@ pub enum Event {
     Summary(Box<Summary>),
 }
 
+/// An event as the record of a run has it, on a line.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Recorded<E> {
+    /// When it happened: seconds since 1970.
+    #[serde(default)]
+    pub time: f64,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: E,
+}
+
+fn stage<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Word, D::Error> {
+    one_of(StageConfig::NAMES, deserializer)
+}
+
+fn level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Word, D::Error> {
+    one_of(&["info", "warn"], deserializer)
+}
+
+/// A text that is one of these.
+fn one_of<'de, D: Deserializer<'de>>(
+    names: &'static [&'static str],
+    deserializer: D,
+) -> Result<Word, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let known = names.iter().copied().find(|name| *name == text);
+    known.ok_or_else(|| de::Error::unknown_variant(&text, names))
+}
+
 /// How a run ended (design: fields may be added, none renamed).
-#[derive(Debug, Clone, Default, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Summary {
     /// The run.
     pub run: String,
@@ -145,7 +182,7 @@ pub struct Summary {
 }
 
 /// What a variant of a sweep came to.
-#[derive(Debug, Clone, Default, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct VariantSummary {
     /// Its name.
     pub name: String,
@@ -172,7 +209,7 @@ pub struct VariantSummary {
 }
 
 /// Problem by problem, over all seeds that both completed: McNemar's exact test of greedy answers.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Paired {
     /// Problems compared.
     pub problems: usize,
@@ -185,7 +222,7 @@ pub struct Paired {
 }
 
 /// What a variant came to with one seed.
-#[derive(Debug, Clone, Default, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct SeedSummary {
     /// The seed.
     pub seed: u64,

@@ -22,7 +22,7 @@ use bstar_cache::{Digest, Store, StoreError, timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::event::{Event, Summary};
+use crate::event::{Event, Recorded, Summary};
 use crate::executor::work::WorkRoot;
 use crate::sweep::SweepRecord;
 
@@ -186,7 +186,8 @@ impl RunRecord {
         if let Event::Done { key, step, shard, .. } = event {
             self.pulse.needs(key, if *shard { "" } else { step });
         }
-        let Ok(mut line) = serde_json::to_vec(event) else { return };
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        let Ok(mut line) = serde_json::to_vec(&Recorded { time, event }) else { return };
         line.push(b'\n');
         let mut file = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = file.write_all(&line) {
@@ -250,9 +251,17 @@ pub async fn list(store: &Store) -> Result<Vec<RunInfo>, StoreError> {
 }
 
 /// The record of a run, if it can be read.
-async fn read(store: &Store, id: &str) -> Result<Option<RunInfo>, StoreError> {
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn read(store: &Store, id: &str) -> Result<Option<RunInfo>, StoreError> {
     let Some(start) = get::<RunStart>(store, &format!("runs/{id}/run.json")).await? else { return Ok(None) };
-    let summary = get::<Summary>(store, &format!("runs/{id}/summary.json")).await?;
+    let object = format!("runs/{id}/summary.json");
+    let mut summary = get::<Summary>(store, &object).await?;
+    if outcome(&start, summary.as_ref()) == RunOutcome::Interrupted {
+        // It may have ended since the summary was looked for.
+        summary = get(store, &object).await?;
+    }
     let outcome = outcome(&start, summary.as_ref());
     Ok(Some(RunInfo { start, outcome, summary }))
 }
@@ -279,7 +288,7 @@ pub async fn find(store: &Store, name: &str) -> Result<RunInfo, FindError> {
     }
 }
 
-/// The events of a run that were recorded so far, one JSON object a line.
+/// The events of a run that were recorded so far, one JSON object ([`Recorded`]) a line.
 ///
 /// # Errors
 /// When the store cannot be read.
@@ -341,7 +350,9 @@ mod tests {
         assert_eq!(find(&store, "latest").await.unwrap().outcome, RunOutcome::Running);
         let summary = Summary { run: old.id.clone(), outcome: "stopped".to_owned(), ..Summary::default() };
         record.end(&summary).await.unwrap();
-        assert_eq!(events(&store, &old.id).await.unwrap(), b"{\"event\":\"stopping\"}\n");
+        let recorded: Recorded<Event> =
+            serde_json::from_slice(&events(&store, &old.id).await.unwrap()).unwrap();
+        assert!(matches!(recorded.event, Event::Stopping) && recorded.time > 1.7e9, "{recorded:?}");
 
         // No process has the largest number.
         let new = start("ac000000", "2026-01-02T00:00:00Z", i32::MAX as u32);

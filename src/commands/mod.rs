@@ -17,8 +17,10 @@ mod plan;
 mod report;
 mod runs;
 mod samples;
+mod schema;
 mod step;
 mod sweep;
+mod watch;
 
 pub use cache::{cache_cat, cache_stat, cache_verify};
 pub use copy::{cache_pull, cache_push};
@@ -37,8 +39,10 @@ pub use plan::pipeline_plan;
 pub use report::run_report;
 pub use runs::{run_list, run_pin, run_show, run_unpin};
 pub use samples::{Samples, run_samples};
+pub use schema::schema;
 pub use step::{Wanted, step_adopt, step_log};
 pub use sweep::pipeline_sweep;
+pub use watch::run_watch;
 
 use std::io::Write;
 

@@ -206,14 +206,18 @@ pub(crate) fn conclude(file: &Path, summary: &Summary, outcome: &Outcome) {
     eprintln!("{:>12} {next}", "Next");
 }
 
-/// The command line, to be typed again.
+/// The command line of this process, to be typed again.
 fn same_command() -> String {
+    typed(std::env::args())
+}
+
+/// A command line of bstar, the program first, to be typed again.
+pub(crate) fn typed(words: impl Iterator<Item = String>) -> String {
     let quote = |word: String| {
         let plain = word.chars().all(|c| c.is_ascii_alphanumeric() || "._-/=:,+@".contains(c));
         if plain { word } else { format!("'{}'", word.replace('\'', "'\\''")) }
     };
-    let arguments = std::env::args().skip(1).map(quote);
-    std::iter::once("bstar".to_owned()).chain(arguments).collect::<Vec<_>>().join(" ")
+    std::iter::once("bstar".to_owned()).chain(words.skip(1).map(quote)).collect::<Vec<_>>().join(" ")
 }
 
 /// Events are written together, but none waits for long.

@@ -13,6 +13,7 @@ mod overrides;
 mod position;
 mod preset;
 mod read;
+mod schema;
 mod settings;
 mod suggest;
 #[cfg(test)]
@@ -34,6 +35,7 @@ pub use diagnostic::{Diagnostic, Origin};
 pub(crate) use document::parse_value;
 pub use overrides::Override;
 pub(crate) use overrides::{Change, argument, full_path};
+pub use schema::schema;
 pub(crate) use suggest::nearest;
 pub(crate) use variants::{Axis, Variations};
 

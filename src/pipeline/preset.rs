@@ -9,7 +9,7 @@ use super::document::Draft;
 use super::position::{At, join};
 use super::suggest;
 
-const PRESETS: &[&str] = &["paper", "official"];
+pub(super) const PRESETS: &[&str] = &["paper", "official"];
 
 /// Fills in what the preset says.
 pub(super) fn apply(draft: &mut Draft) {

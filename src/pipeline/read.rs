@@ -251,19 +251,14 @@ fn policy(draft: &mut Draft, path: &str, entry: &Map<String, Value>) -> Policy {
     policy
 }
 
-/// The names that `uses` accepts in a file: shards are the engine's.
-fn usable() -> Vec<&'static str> {
-    StageConfig::NAMES.iter().copied().filter(|name| !name.ends_with("_shard")).collect()
-}
-
 /// The value of `uses`, when it is the name of a stage.
 fn uses_of<'a>(draft: &mut Draft, section: &str, name: &str, uses: Option<&'a Value>) -> Option<&'a str> {
     let path = join(section, name);
     let field = join(&path, "uses");
     match uses {
-        Some(Value::String(uses)) if usable().contains(&uses.as_str()) => Some(uses),
+        Some(Value::String(uses)) if StageConfig::usable().any(|name| name == uses) => Some(uses),
         Some(Value::String(uses)) => {
-            let hint = suggest::hint(uses, &usable(), "stages");
+            let hint = suggest::hint(uses, &StageConfig::usable().collect::<Vec<_>>(), "stages");
             draft.add(&field, At::Value, format!("unknown stage `{uses}`"), hint);
             None
         }
@@ -288,7 +283,7 @@ fn missing_uses(draft: &mut Draft, section: &str, name: &str) {
     let within = changes.iter().any(|change| is_within(&change.path, &path) && change.path != path);
     let invented = within && (given || !written);
     if !invented {
-        let hint = format!("stages: {}", suggest::list(usable()));
+        let hint = format!("stages: {}", suggest::list(StageConfig::usable()));
         draft.add(&join(&path, "uses"), At::Key, format!("missing field `uses` in `{path}`"), Some(hint));
         return;
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anstyle::{AnsiColor, Style};
 use bstar_stages::protocol::FailureKind;
@@ -23,7 +23,16 @@ const HEARTBEAT: Duration = Duration::from_secs(60);
 pub struct Human {
     terminal: bool,
     colour: bool,
+    began: Instant,
     state: Mutex<State>,
+}
+
+/// When an event happened.
+#[derive(Debug, Clone, Copy)]
+struct Moment {
+    /// Since any fixed time before.
+    time: Duration,
+    ago: Duration,
 }
 
 struct State {
@@ -32,7 +41,7 @@ struct State {
     cut: BTreeMap<String, Cut>,
     cached: usize,
     saved: f64,
-    heartbeat: Instant,
+    heartbeat: Option<Duration>,
 }
 
 /// A sharded step none of whose shards has run yet: it waits, however long ago it was cut.
@@ -49,7 +58,7 @@ struct Live {
     done: u64,
     total: u64,
     unit: String,
-    since: Instant,
+    since: Duration,
 }
 
 impl Default for Human {
@@ -63,10 +72,10 @@ impl Default for Human {
             cut: BTreeMap::new(),
             cached: 0,
             saved: 0.0,
-            heartbeat: Instant::now(),
+            heartbeat: None,
         };
         let colour = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
-        Self { terminal, colour, state: Mutex::new(state) }
+        Self { terminal, colour, began: Instant::now(), state: Mutex::new(state) }
     }
 }
 
@@ -123,10 +132,10 @@ impl Human {
         }
     }
 
-    fn begin(&self, state: &mut State, step: &str, [done, total]: [u64; 2], unit: &str) {
+    fn begin(&self, state: &mut State, step: &str, [done, total]: [u64; 2], unit: &str, now: Moment) {
         let bar = (self.terminal && state.live.values().filter(|live| live.bar.is_some()).count() < MAX_BARS)
             .then(|| {
-                let bar = state.bars.add(ProgressBar::new(total));
+                let bar = state.bars.add(ProgressBar::new(total).with_elapsed(now.ago));
                 let style = ProgressStyle::with_template(
                     "{prefix:>12.cyan.bold} {msg} [{elapsed}] {bar:24.cyan/dim} {human_pos}/{human_len}",
                 );
@@ -139,7 +148,7 @@ impl Human {
                 bar.enable_steady_tick(Duration::from_millis(250));
                 bar
             });
-        let live = Live { bar, done, total, unit: unit.to_owned(), since: Instant::now() };
+        let live = Live { bar, done, total, unit: unit.to_owned(), since: now.time };
         state.live.insert(step.to_owned(), live);
     }
 
@@ -158,16 +167,17 @@ impl Human {
         }
     }
 
-    fn heartbeat(&self, state: &mut State) {
-        if self.terminal || state.heartbeat.elapsed() < HEARTBEAT {
+    fn heartbeat(&self, state: &mut State, now: Moment) {
+        let last = *state.heartbeat.get_or_insert(now.time);
+        if self.terminal || now.time.saturating_sub(last) < HEARTBEAT {
             return;
         }
-        state.heartbeat = Instant::now();
+        state.heartbeat = Some(now.time);
         let lines: Vec<String> = state
             .live
             .iter()
             .map(|(step, live)| {
-                let elapsed = duration(live.since.elapsed().as_secs_f64());
+                let elapsed = duration(now.time.saturating_sub(live.since).as_secs_f64());
                 format!("{step} {}/{} {} [{elapsed}]", live.done, live.total, live.unit)
             })
             .collect();
@@ -205,6 +215,26 @@ impl Human {
 
 impl Report for Human {
     fn event(&self, event: &Event) {
+        self.show(event, Moment { time: self.began.elapsed(), ago: Duration::ZERO });
+    }
+}
+
+impl Human {
+    /// Shows an event from the record of a run, for the whole of which it is used: what happened `time` after 1970.
+    pub fn replay(&self, event: &Event, time: Duration) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.show(event, Moment { time, ago: now.saturating_sub(time) });
+    }
+
+    /// Takes away the bars of steps that do not go on.
+    pub fn clear(&self) {
+        if let Ok(mut state) = self.state.lock() {
+            state.live.clear();
+            drop(state.bars.clear());
+        }
+    }
+
+    fn show(&self, event: &Event, now: Moment) {
         let Ok(mut guard) = self.state.lock() else { return };
         let state = &mut *guard;
         match event {
@@ -224,12 +254,12 @@ impl Report for Human {
                 match sharded_parent(step) {
                     None => {
                         self.flush_cached(state);
-                        self.begin(state, step, [0, 0], "");
+                        self.begin(state, step, [0, 0], "", now);
                     }
                     Some(parent) => {
                         if let Some(Cut { found, shards }) = state.cut.remove(parent) {
                             self.flush_cached(state);
-                            self.begin(state, parent, [found, shards], "shards");
+                            self.begin(state, parent, [found, shards], "shards", now);
                         }
                     }
                 }
@@ -244,7 +274,7 @@ impl Report for Human {
                         bar.set_message(format!("{step}{note}"));
                     }
                 }
-                self.heartbeat(state);
+                self.heartbeat(state, now);
             }
             Event::Done { step, shard: true, .. } => {
                 if let Some(parent) = sharded_parent(step) {
@@ -255,7 +285,7 @@ impl Report for Human {
                         cut.found += 1;
                     }
                 }
-                self.heartbeat(state);
+                self.heartbeat(state, now);
             }
             Event::Done { cached: true, seconds, .. } => {
                 state.cached += 1;
@@ -264,8 +294,8 @@ impl Report for Human {
             Event::Done { step, stage, shards, seconds, metrics, .. } => {
                 self.flush_cached(state);
                 // A sharded step took the time that passed, not the sum over its shards.
-                let seconds =
-                    state.live.get(step).map_or(*seconds, |live| live.since.elapsed().as_secs_f64());
+                let passed = state.live.get(step).map(|live| now.time.saturating_sub(live.since));
+                let seconds = passed.map_or(*seconds, |passed| passed.as_secs_f64());
                 Self::finish(state, step);
                 let figures = figures(stage, metrics, *shards);
                 let text = format!("[{:>7}] {step}  {figures}", duration(seconds));
@@ -301,6 +331,8 @@ impl Report for Human {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::json;
 
     use super::{Human, figures};
@@ -329,6 +361,15 @@ mod tests {
         assert_eq!(shown(), Some((1, 3)));
         human.event(&done("explore/1", false));
         assert_eq!(shown(), Some((2, 3)));
+    }
+
+    #[test]
+    fn a_recorded_step_took_the_time_between_its_events() {
+        let human = Human::default();
+        let started = Duration::from_secs(1_700_000_000);
+        let running = Event::Running { step: "sft".to_owned(), stage: "sft", attempt: 1 };
+        human.replay(&running, started);
+        assert_eq!(human.state.lock().unwrap().live["sft"].since, started);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::estimate::{Estimate, Past, estimate};
 use crate::executor::Options;
@@ -12,7 +12,7 @@ use crate::plan::{Plan, StepId};
 use crate::report::{about, size, thousands};
 
 /// How many steps a run has, and what becomes of them. A sharded step is one step here.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Forecast {
     /// Number of variants.
     pub variants: usize,

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +14,7 @@ use crate::protocol::StageError;
 use crate::record::{Example, LabelledSteps, Query, Response, Reward};
 
 /// What a file holds; of a folder, what each of its files holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Rows of [`Query`], each with an id of its own.
@@ -157,7 +158,7 @@ fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
 }
 
 /// What a reward has in common with the response it judges.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct Judged {
     query_id: String,
     sample_index: u32,

@@ -2,12 +2,13 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::stage::Input;
 
 /// A name of an input, of a carried value, of a stage's only output, or `stage.output`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Reference(pub String);
 
@@ -35,7 +36,8 @@ impl fmt::Display for Reference {
 }
 
 /// One reference, or a list of them.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, JsonSchema)]
+#[schemars(untagged)]
 pub enum References {
     /// A single one.
     One(Reference),
@@ -107,7 +109,8 @@ impl<'de> Deserialize<'de> for References {
 }
 
 /// A number written in the pipeline, or a reference to a one-number artifact made by a stage.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, JsonSchema)]
+#[schemars(untagged)]
 pub enum Setting {
     /// A finite number.
     Value(f64),
@@ -167,7 +170,8 @@ impl<'de> Deserialize<'de> for Setting {
 }
 
 /// One setting, or a list of numbers to try.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, JsonSchema)]
+#[schemars(untagged)]
 pub enum OneOrMany {
     /// A single value.
     One(Setting),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use bstar_cache::Ingredient;
+use schemars::{Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::{
@@ -254,6 +255,14 @@ macro_rules! stages {
                 }
             }
 
+            /// The JSON Schema of the settings of the stage called `uses`; `None` when there is no such stage.
+            pub fn schema(uses: &str, generator: &mut SchemaGenerator) -> Option<Schema> {
+                match uses {
+                    $($name => Some(generator.subschema_for::<$variant>()),)*
+                    _ => None,
+                }
+            }
+
             /// The name in `uses`.
             #[must_use]
             pub fn name(&self) -> &'static str {
@@ -302,6 +311,11 @@ stages! {
 }
 
 impl StageConfig {
+    /// The names that `uses` accepts in a file: shards are the engine's.
+    pub fn usable() -> impl Iterator<Item = &'static str> {
+        Self::NAMES.iter().copied().filter(|name| !name.ends_with("_shard"))
+    }
+
     /// The name under which executions are counted and keyed: a shard counts as its whole.
     #[must_use]
     pub fn kind(&self) -> &'static str {

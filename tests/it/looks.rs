@@ -1,8 +1,12 @@
 //! What a run was made of, seen afterwards.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
-use crate::support::{Space, repository, tiny_results};
+use crate::support::{Outcome, Space, repository, tiny_results};
 
 fn rows(stdout: &str) -> Vec<Value> {
     stdout.lines().map(|line| serde_json::from_str(line).expect("a JSON object")).collect()
@@ -133,4 +137,82 @@ fn a_pipeline_to_begin_with_is_written_and_overwrites_nothing() {
     assert_eq!(refused.code, Some(2));
     assert!(refused.stderr.contains("cannot write mine.yaml"), "{}", refused.stderr);
     assert_eq!(std::fs::read_to_string(space.path().join("mine.yaml")).unwrap(), "mine");
+}
+
+/// A pipeline whose last step waits for a file.
+const WAITS: &str = r#"
+name: waits
+setup:
+  first: {uses: command, with: {argv: [sh, -c, "echo 1 > {out}/r"], outputs: [r]}}
+  last:
+    uses: command
+    with: {argv: [sh, -c, "until test -e $BASE/go; do sleep 0.05; done; cp {in.a} {out}/r"], inputs: {a: first.r}, outputs: [r]}
+"#;
+
+#[test]
+fn a_run_is_watched_from_its_beginning_to_its_end() {
+    let space = Space::new();
+    space.write("waits.yaml", &WAITS.replace("$BASE", &space.path().to_string_lossy()));
+    let start = |arguments: &[&str]| {
+        let mut command = space.command(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let running = start(&["pipeline", "run", "waits.yaml"]);
+    let waited = |happened: &dyn Fn() -> bool| {
+        let begun = Instant::now();
+        while !happened() {
+            assert!(begun.elapsed() < Duration::from_secs(60));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let listed = || space.run(&["run", "list", "--format", "json"]).stdout;
+    waited(&|| listed().contains("\"outcome\":\"running\""));
+    let watching = [start(&["run", "watch"]), start(&["run", "watch", "latest", "--format", "json"])];
+    space.write("go", "");
+    let ran = Outcome::of(running.wait_with_output().unwrap());
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let [text, json] = watching.map(|process| Outcome::of(process.wait_with_output().unwrap()));
+    assert_eq!((text.code, json.code), (Some(0), Some(0)), "{}{}", text.stderr, json.stderr);
+    // What was shown there is shown here; advice is for who ran it, and times may be rounded another way.
+    let shown = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| !line.trim_start().starts_with("Next"));
+        lines.map(|line| line.split(['[', ']']).step_by(2).collect()).collect()
+    };
+    assert_eq!(shown(&text.stderr), shown(&ran.stderr));
+    assert_eq!(json.summary()["executed"], 2);
+
+    let again = space.run(&["run", "watch"]);
+    assert_eq!((again.code, again.stderr), (Some(0), text.stderr));
+}
+
+#[test]
+fn a_run_that_was_cut_off_or_failed_is_watched_to_its_end() {
+    let space = Space::new();
+    space.write("waits.yaml", &WAITS.replace("$BASE", &space.path().to_string_lossy()));
+    let mut running =
+        space.command(&["pipeline", "run", "waits.yaml"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(running.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("setup.first")));
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let cut = space.run(&["run", "watch"]);
+    assert_eq!(cut.code, Some(75), "{}", cut.stderr);
+    let advice = "the run was cut off; to go on: bstar pipeline run waits.yaml";
+    assert!(cut.stderr.contains("Planned waits") && cut.stderr.contains(advice), "{}", cut.stderr);
+
+    space
+        .write("fails.yaml", "name: a\nsetup: {s: {uses: command, with: {argv: [\"false\"], outputs: [r]}}}");
+    assert_eq!(space.run(&["pipeline", "run", "fails.yaml"]).code, Some(1));
+    let failed = space.run(&["run", "watch"]);
+    assert_eq!(failed.code, Some(1));
+    assert!(failed.stderr.contains("Failed setup.s"), "{}", failed.stderr);
+}
+
+#[test]
+fn editors_are_told_what_a_pipeline_may_say() {
+    let space = Space::new();
+    let said = space.run(&["schema"]);
+    assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""));
+    let schema: Value = serde_json::from_str(&said.stdout).expect("JSON");
+    assert!(schema["$defs"]["Search"]["properties"]["n_star"].is_object(), "{schema}");
 }

@@ -7,6 +7,7 @@ use super::*;
 mod names;
 mod overrides;
 mod presets;
+mod schema;
 mod variants;
 
 const GOOD: &str = include_str!("../testdata/loop.yaml");

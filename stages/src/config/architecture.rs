@@ -1,12 +1,13 @@
 //! The shape of a model that is trained from scratch.
 
 use bstar_cache::Ingredient;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
 
 /// Shape of a Llama-style decoder, in the field names of `config.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "Hugging Face's names, explained there")]
 pub struct Architecture {

@@ -1,6 +1,7 @@
 //! Spending samples where they tell most: on temperatures that may win, on queries of the right difficulty.
 
 use bstar_cache::Ingredient;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
@@ -19,7 +20,7 @@ use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
 /// first queries, the better half of them on more, until the last are compared on all. A temperature's
 /// responses to the first queries are used again. Stands for rungs of `NAME.sample1`, `NAME.rewards1`,
 /// `NAME.halve1`, `NAME.sample2_1`, …, and the [`Search`] `NAME`. Outputs: those of `search`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Halving {
     /// The policy.
@@ -104,7 +105,7 @@ fn two() -> usize {
 
 /// Keeps the temperatures that are best in a search. Outputs: `t1`, `t2`, … (a JSON number each, ascending), and the
 /// `surface` that [`Search`] writes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Halve {
     /// How they are compared.
@@ -115,7 +116,7 @@ pub struct Halve {
 
 /// Chooses the queries that are worth more samples: those answered rightly now and then, as HS-STaR (arXiv
 /// 2505.19866) spends its budget at the boundary of what a policy can do. Output: `queries`, in their order.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Allocate {
     /// The queries.

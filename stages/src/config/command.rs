@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bstar_cache::Ingredient;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -14,7 +15,7 @@ use crate::stage::{Input, Output, Problem, Runner, Stage};
 use crate::units::{parse_duration, parse_size};
 
 /// Runs a program. In `argv`, `{in.NAME}`, `{out}`, `{scratch}` and `{params}` are replaced by paths.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Command {
     /// The program and its arguments.
@@ -28,6 +29,7 @@ pub struct Command {
     /// What it must write below `{out}`: paths, or `path: kind` to have the rows checked. A folder
     /// ends in `/`.
     #[serde(deserialize_with = "declared::read")]
+    #[schemars(with = "declared::Entries")]
     pub outputs: Vec<Declared>,
     /// Its environment, added to that of the engine; only this part is in the key.
     #[serde(default)]

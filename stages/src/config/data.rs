@@ -1,6 +1,7 @@
 //! Stages that make data.
 
 use bstar_cache::Ingredient;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
@@ -12,7 +13,7 @@ use crate::stage::{Input, Output, Problem, Runner, Stage};
 /// Outputs: `pretrain` and `flawed` ([`Example`](crate::record::Example) rows), `sft` (examples),
 /// `train`, `validation`, `test` ([`Query`](crate::record::Query) rows). No two sets share a problem,
 /// nor a renaming of one with `validation` or `test`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Problems {
     /// Clean documents to pretrain on.
@@ -38,7 +39,7 @@ fn default_steps() -> Vec<usize> {
 
 /// Takes the queries of one iteration from a pool: `count` in a row, going on where the last
 /// iteration ended, and round the end of the pool. Output: `queries`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Draw {
     /// The pool.
@@ -52,7 +53,7 @@ pub struct Draw {
 
 /// Trains a tokenizer. Output: the folder `tokenizer` (`tokenizer.json`, `tokenizer_config.json`,
 /// `special_tokens_map.json`).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tokenizer {
     /// Example files to learn from.
@@ -67,7 +68,7 @@ pub struct Tokenizer {
 }
 
 /// What a token is. Digits are always single.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenizerKind {
     /// A word with the space before it.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bstar_cache::Ingredient;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
@@ -12,7 +13,7 @@ use crate::stage::{Input, Output, Problem, Runner, Stage};
 /// Reads a public data set (JSON lines): one query a row and, of rows with a reference solution, examples to train
 /// on. Outputs: `queries` ([`Query`](crate::record::Query) rows), `examples`
 /// ([`Example`](crate::record::Example) rows).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Dataset {
     /// The file.
@@ -44,7 +45,7 @@ pub struct Dataset {
 }
 
 /// How rows are laid out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
     /// `question`, `answer` (a solution that ends with `#### 72`).

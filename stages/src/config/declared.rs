@@ -1,8 +1,10 @@
 //! What a command declares that it writes.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use bstar_cache::Ingredient;
+use schemars::JsonSchema;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
@@ -80,6 +82,23 @@ fn entries<'de, A: MapAccess<'de>>(mut map: A) -> Result<Vec<Declared>, A::Error
         entries.push(Declared { path, kind });
     }
     Ok(entries)
+}
+
+/// What [`read`] reads.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "describes what is written in files")]
+pub(super) enum Entries {
+    List(Vec<Entry>),
+    Mapping(BTreeMap<String, Option<Kind>>),
+}
+
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "describes what is written in files")]
+pub(super) enum Entry {
+    Path(String),
+    Kind(BTreeMap<String, Option<Kind>>),
 }
 
 /// Reads a list of entries, or one mapping of paths to kinds.

@@ -1,6 +1,7 @@
 //! Measuring a policy.
 
 use bstar_cache::Ingredient;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
@@ -17,7 +18,7 @@ use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
 /// responses to the first `sampled_queries`, and the rewards of both (`NAME.greedy`,
 /// `NAME.greedy_rewards`, `NAME.samples` and `NAME.rewards` unless `samples` is 0, `NAME`); two more steps
 /// for every other temperature (`NAME.at0`, `NAME.at0_rewards`).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluate {
     /// The policy.
@@ -88,7 +89,7 @@ fn default_s() -> Vec<u32> {
 }
 
 /// Computes the measures of paper.md §2. Output: `metrics` (one JSON object).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Measure {
     /// Rewards of greedy responses.

@@ -1,6 +1,7 @@
 //! How responses are judged: by which grader, and where their answer stands.
 
 use bstar_cache::Ingredient;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
@@ -11,7 +12,7 @@ use crate::grade::{
 use crate::sandbox::Python;
 
 /// How answers are compared.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Grader {
     /// By value: numbers, expressions, sets and so on (see [`grade`](crate::grade)).
@@ -29,7 +30,7 @@ pub enum Grader {
 }
 
 /// Where a response's answer stands.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AnswerStyle {
     /// After the last `# Answer` and a blank line, as the paper has it.
@@ -44,7 +45,7 @@ pub enum AnswerStyle {
 }
 
 /// How programs are judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CodeRules {
     /// How their outputs are compared.
@@ -56,6 +57,7 @@ pub struct CodeRules {
     /// The Python that runs them; default: the one of the machine that plans. It is part of the key either way: what
     /// one version accepts another may not.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub python: Option<Python>,
     /// Runs programs without a sandbox, with the rights of this user.
     pub unsafe_no_sandbox: bool,

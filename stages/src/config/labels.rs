@@ -1,6 +1,7 @@
 //! Labels for the steps of solutions, from rollouts (Math-Shepherd, arXiv 2312.08935).
 
 use bstar_cache::Ingredient;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
@@ -19,7 +20,7 @@ use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
 ///
 /// More queries, more completions and more solutions keep what is stored: solutions and continuations are sampled in
 /// shards, of which only new ones are drawn.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StepLabels {
     /// Samples the solutions.
@@ -65,7 +66,7 @@ pub struct StepLabels {
 }
 
 /// How continuations become a label (Math-Shepherd, §3.2).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StepEstimate {
     /// The share that reaches the reference answer.
@@ -109,7 +110,7 @@ fn default_shard_completions() -> u32 {
 
 /// Cuts responses into steps and makes a query of every beginning. Output: `queries`, whose ids are
 /// `QUERY/SAMPLE/STEP` and whose `prefix` is the response up to and including that step.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Prefixes {
     /// The queries answered.
@@ -122,7 +123,7 @@ pub struct Prefixes {
 }
 
 /// Joins solutions and the rewards of their continuations. Output: `labels`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LabelSteps {
     /// The queries made by [`Prefixes`].
@@ -141,7 +142,7 @@ pub struct LabelSteps {
 }
 
 /// A set of beginnings and the rewards of their continuations.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "as in `LabelSteps`")]
 pub struct LabelledPart {

@@ -1,6 +1,7 @@
 //! Low-rank adapters.
 
 use bstar_cache::Ingredient;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
@@ -8,7 +9,7 @@ use super::check::Checks;
 /// Trains low-rank changes of matrices, `alpha / rank × B A`, and nothing else (Hu et al. 2021).
 ///
 /// A stage that does has another output, `adapter`: a folder in PEFT's format.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Lora {
     /// Rows of `A`, columns of `B`.
@@ -25,7 +26,7 @@ pub struct Lora {
 }
 
 /// A matrix of a block, by the name that `config.json` and PEFT give it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "Hugging Face's names, explained there")]
 pub enum Target {

@@ -1,6 +1,7 @@
 //! Weights between those of two policies.
 
 use bstar_cache::Ingredient;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
@@ -9,7 +10,7 @@ use crate::stage::{Input, Output, Problem, Runner, Stage};
 
 /// Averages the weights of two policies of the same shape (WiSE-FT, arXiv 2109.01903; for Pass@K lost in
 /// fine-tuning: arXiv 2504.10478). Output: `policy`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Merge {
     /// A policy; its tokenizer and configuration stay.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bstar_cache::Ingredient;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -13,7 +14,7 @@ use crate::stage::{Input, Output, Problem, Runner, Stage};
 
 /// Renders the `prompt` of every row by a template, as the policy is to read it. Output: `rows` (the file
 /// `rows.jsonl`), the same rows in the same order with their new prompts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Prompts {
     /// Queries or examples: rows with a `prompt`.

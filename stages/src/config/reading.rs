@@ -1,13 +1,14 @@
 //! How a reward model is read: what its output is, and where in a response.
 
 use bstar_cache::Ingredient;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
 
 /// How a reward model is read, in training and in scoring alike. The paper does not say; `answer: true` and
 /// `separator: ["\n", "\n"]` with `output: logits` are what the published code does for Mistral (paper.md §5).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Reading {
     /// What of the model is its output.
@@ -25,7 +26,7 @@ pub struct Reading {
 }
 
 /// What of a model is its output.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Readout {
     /// A head of one number (`score.weight`).
@@ -37,7 +38,7 @@ pub enum Readout {
 }
 
 /// Where the output of a step is read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Place {
     /// At the last token of the blank line that ends the step.
@@ -48,7 +49,7 @@ pub enum Place {
 }
 
 /// What is turned into tokens at a time.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Encode {
     /// Each step on its own: no token spans two.

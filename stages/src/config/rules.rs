@@ -2,12 +2,13 @@
 //! differently, and options of later work. The defaults are this project's (paper.md §1.9).
 
 use bstar_cache::Ingredient;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
 
 /// Rules of a selection, the same for `search` and `filter`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rules {
     /// Which responses above the threshold are kept.
@@ -35,7 +36,7 @@ pub struct Rules {
 }
 
 /// Which responses above the threshold are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Select {
     /// The best k of each query, with the smallest k at which `keep_per_query` is reached (published code).
@@ -46,7 +47,7 @@ pub enum Select {
 }
 
 /// What n_i counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Counted {
     /// Distinct kept responses (published code).
@@ -57,7 +58,7 @@ pub enum Counted {
 }
 
 /// The queries over which balance scores are averaged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Average {
     /// All sampled queries; one with nothing kept counts 0 (the paper).
@@ -68,7 +69,7 @@ pub enum Average {
 }
 
 /// Which of several equally good configurations is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Ties {
     /// The one that keeps more; then the lower temperature, then the higher threshold.

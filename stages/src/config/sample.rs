@@ -1,6 +1,7 @@
 //! Sampling responses.
 
 use bstar_cache::Ingredient;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
@@ -13,7 +14,7 @@ use crate::stage::{
 
 /// Samples responses. Output: the folder `responses`, a file `t=T/qFIRST-LAST.sSTART-END.jsonl` for each
 /// temperature, range of queries (by position) and range of sample indices.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sample {
     /// The policy.
@@ -67,7 +68,7 @@ fn default_shard_samples() -> u32 {
 
 /// One shard of [`Sample`]. Output: `responses` (the file `responses.jsonl`), ordered by query, then
 /// sample index.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "as in `Sample`")]
 pub struct SampleShard {
@@ -124,7 +125,7 @@ impl Sample {
 
 /// 2: the end tokens of `generation_config.json` end responses. 3: how a response attends to its own tokens has
 /// other last bits. 4: so have norms, gates and draws.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 impl Stage for Sample {
     fn runner(&self) -> Runner {

@@ -1,6 +1,7 @@
 //! Scoring responses.
 
 use bstar_cache::Ingredient;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
@@ -17,7 +18,7 @@ use crate::stage::{
 
 /// Judges responses: extracts and compares the answer, and adds a reward model's score where one is
 /// given. Output: the folder `rewards`, with a file for each file of `responses`, row by row.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Score {
     /// The responses.
@@ -58,7 +59,7 @@ pub struct Score {
 }
 
 /// One shard of [`Score`]. Output: `rewards` (the file `rewards.jsonl`).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "as in `Score`")]
 pub struct ScoreShard {
@@ -82,7 +83,7 @@ pub struct ScoreShard {
 }
 
 /// How a response's step scores become one.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Aggregate {
     /// The weakest step (paper.md §2.3).
@@ -98,7 +99,7 @@ pub enum Aggregate {
 }
 
 /// How a reward model's output x, of a step, becomes a score.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scale {
     /// x is the logit of a share, as `reward_model` trains it: the share, mapped to [-1, 1], 2 σ(x) - 1.
@@ -198,7 +199,7 @@ impl ScoreShard {
     /// A reward model computes the prompts of a query's responses once (2), and norms and gates in one pass (3): each rounds
     /// otherwise.
     fn version_of(&self) -> u32 {
-        if self.aggregate.is_some() { 3 } else { 1 }
+        if self.aggregate.is_some() { 4 } else { 1 }
     }
 }
 
@@ -418,7 +419,7 @@ mod tests {
                 let mut settings = changes.clone();
                 settings["reward_model"] = json!("m");
                 let score = score(settings);
-                assert!(score.check().is_empty() && score.version() == 3, "{changes}");
+                assert!(score.check().is_empty() && score.version() == 4, "{changes}");
                 let text = serde_json::to_string(&score.shard()).expect("JSON");
                 assert_eq!(serde_json::from_str::<ScoreShard>(&text).expect("a shard"), score.shard());
                 format!("{:?}", score.identity())

@@ -1,6 +1,7 @@
 //! Choosing a configuration, and choosing responses.
 
 use bstar_cache::Ingredient;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
@@ -12,7 +13,7 @@ use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
 /// Chooses temperature and threshold by the balance score (paper.md §1).
 /// Outputs: `temperature` and `threshold` (a JSON number each), `surface` (JSON lines: the balance score
 /// of every configuration).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Search {
     /// Rewards of responses sampled at the temperatures to compare.
@@ -41,7 +42,7 @@ pub struct Search {
 }
 
 /// What a configuration is chosen by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Objective {
     /// The balance score.
@@ -70,7 +71,7 @@ fn is_two(s: &usize) -> bool {
 }
 
 /// A grid: numbers, or an evenly spaced range with both ends.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Thresholds {
     /// First value.
@@ -87,7 +88,7 @@ pub struct Thresholds {
 /// Several `responses` with their `rewards` are pooled, for example those of the search at all
 /// temperatures (different temperatures solve different problems: arXiv 2510.02611); a sample that is in
 /// two of them counts once.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Filter {
     /// The queries.

@@ -1,6 +1,7 @@
 //! Stages that train.
 
 use bstar_cache::Ingredient;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::architecture::Architecture;
@@ -12,7 +13,7 @@ use crate::stage::{Input, Output, Problem, Runner, Stage};
 
 /// Trains a language model from random weights on examples (loss on completions).
 /// Outputs: `policy` (a Hugging Face folder), `optimizer` (its state), `log` (a row an update).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pretrain {
     /// A tokenizer folder.
@@ -27,7 +28,7 @@ pub struct Pretrain {
 
 /// Fine-tunes a policy on examples (loss on completions).
 /// Outputs: `policy`, `optimizer`, `log`; with `training.lora` also `adapter`, a folder in PEFT's format.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sft {
     /// Where to start.
@@ -43,7 +44,7 @@ pub struct Sft {
 
 /// Trains a process reward model: a policy with a scalar head, read at the last token of every step
 /// and trained by binary cross-entropy on the steps' labels. Outputs: `reward_model`, `log`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RewardModel {
     /// The policy whose weights it starts from.
@@ -86,7 +87,7 @@ impl Stage for Pretrain {
     /// 2: gradients are computed and added in another order; the log has entropies.
     /// 3: norms, gates, losses and AdamW have other last bits.
     fn version(&self) -> u32 {
-        3
+        4
     }
 
     fn seeded(&self) -> bool {
@@ -140,7 +141,7 @@ impl Stage for Sft {
     /// 3: gradients are computed and added in another order; the log has entropies.
     /// 4: norms, gates, losses and AdamW have other last bits.
     fn version(&self) -> u32 {
-        4
+        5
     }
 
     fn seeded(&self) -> bool {
@@ -187,7 +188,7 @@ impl Stage for RewardModel {
     /// 3: gradients are computed and added in another order; the log has entropies.
     /// 4: norms, gates, losses and AdamW have other last bits.
     fn version(&self) -> u32 {
-        4
+        5
     }
 
     fn seeded(&self) -> bool {

@@ -1,13 +1,14 @@
 //! How weights are updated: the settings that all training stages share.
 
 use bstar_cache::Ingredient;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
 use super::lora::Lora;
 
 /// How weights are updated.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Training {
     /// Number of optimizer updates.
@@ -63,7 +64,7 @@ pub struct Training {
 }
 
 /// Weights that can be left out of training. The official code freezes all three (paper.md §1.7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Frozen {
     /// The embedding matrix; with it the output matrix, where they are one.
@@ -75,7 +76,7 @@ pub enum Frozen {
 }
 
 /// Kinds of numbers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Numbers {
     /// 32-bit floats.
@@ -125,7 +126,7 @@ fn default_checkpoint() -> usize {
 }
 
 /// The optimizer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the field's names")]
 pub enum Optimizer {
@@ -141,7 +142,7 @@ pub enum Optimizer {
 ///
 /// The position is the number of updates in the optimizer state, so an inherited optimizer inherits
 /// the schedule (paper.md §1.7), and a fresh one starts anew.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
     /// The decay.
@@ -165,7 +166,7 @@ impl Default for Schedule {
 }
 
 /// The decay of a learning rate.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the field's names")]
 pub enum ScheduleShape {

@@ -1,11 +1,14 @@
 //! What graders disagree on, as switches.
 
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 /// What a percent sign does.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Percent {
     /// `50%` equals `50` and `0.5`.
@@ -27,7 +30,7 @@ pub struct Rounding {
 }
 
 /// What graders disagree on.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Conventions {
     /// What a percent sign does.
@@ -96,6 +99,16 @@ impl Serialize for Rounding {
         } else {
             serializer.serialize_u32(self.digits)
         }
+    }
+}
+
+impl JsonSchema for Rounding {
+    fn schema_name() -> Cow<'static, str> {
+        "Rounding".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"anyOf": [{"type": "integer", "minimum": 0}, {"const": NONE}]})
     }
 }
 

@@ -9,7 +9,7 @@ use bstar_stages::Device;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::commands;
-use crate::pipeline::Diagnostic;
+use crate::pipeline::{self, Diagnostic};
 use crate::report::count;
 
 /// Self-improvement loops for language models, as a DAG of cached steps.
@@ -513,7 +513,10 @@ async fn dispatch(cli: &Cli) -> Result<u8, Failure> {
         Command::Model { arguments } => Err(commands::model(global, arguments)),
         Command::Doctor => commands::doctor(global).await,
         Command::Init { pipeline, file } => commands::init(global, *pipeline, file.as_deref()),
-        Command::Schema => commands::schema(),
+        Command::Schema => {
+            commands::answer(&format!("{:#}", pipeline::schema()));
+            Ok(0)
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "bstar", &mut script);

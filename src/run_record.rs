@@ -256,13 +256,10 @@ pub async fn list(store: &Store) -> Result<Vec<RunInfo>, StoreError> {
 /// When the store cannot be read.
 pub async fn read(store: &Store, id: &str) -> Result<Option<RunInfo>, StoreError> {
     let Some(start) = get::<RunStart>(store, &format!("runs/{id}/run.json")).await? else { return Ok(None) };
-    let object = format!("runs/{id}/summary.json");
-    let mut summary = get::<Summary>(store, &object).await?;
-    if outcome(&start, summary.as_ref()) == RunOutcome::Interrupted {
-        // It may have ended since the summary was looked for.
-        summary = get(store, &object).await?;
-    }
-    let outcome = outcome(&start, summary.as_ref());
+    // Asked first: a process that was gone by then had written its summary, if it ever did.
+    let gone = start.host == host() && !alive(start.pid);
+    let summary: Option<Summary> = get(store, &format!("runs/{id}/summary.json")).await?;
+    let outcome = outcome(gone, summary.as_ref());
     Ok(Some(RunInfo { start, outcome, summary }))
 }
 
@@ -296,12 +293,12 @@ pub async fn events(store: &Store, id: &str) -> Result<Vec<u8>, StoreError> {
     Ok(store.get_object(&format!("runs/{id}/events.jsonl")).await?.unwrap_or_default())
 }
 
-fn outcome(start: &RunStart, summary: Option<&Summary>) -> RunOutcome {
+fn outcome(gone: bool, summary: Option<&Summary>) -> RunOutcome {
     match summary.map(|summary| summary.outcome.as_str()) {
         Some("done") => RunOutcome::Done,
         Some("stopped") => RunOutcome::Stopped,
         Some(_) => RunOutcome::Failed,
-        None if start.host == host() && !alive(start.pid) => RunOutcome::Interrupted,
+        None if gone => RunOutcome::Interrupted,
         None => RunOutcome::Running,
     }
 }

@@ -8,6 +8,7 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
+use super::Policy;
 use super::preset::PRESETS;
 
 /// What names of stages, inputs and carried values look like.
@@ -37,24 +38,26 @@ pub fn schema() -> Value {
 }
 
 fn properties() -> Value {
+    // A null takes away what the base has.
     let named = |what: &str, of: Value| {
-        let names = json!({"pattern": NAME});
+        let (names, of) = (json!({"pattern": NAME}), json!({"anyOf": [of, {"type": "null"}]}));
         json!({"description": what, "type": ["object", "null"], "propertyNames": names, "additionalProperties": of})
     };
+    let presets: Vec<Value> = PRESETS.iter().map(|preset| json!(preset)).chain([Value::Null]).collect();
     let text = || json!({"type": "string"});
     json!({
         "base": {"description": "Another pipeline file: this one says only how it differs from it.", "type": "string"},
         "name": {"description": "The name of the pipeline.", "type": "string", "pattern": NAME},
-        "preset": {"description": "Whose settings count where the file has none: the paper's or its published code's.", "enum": PRESETS},
-        "seed": {"description": "What all random numbers derive from.", "type": "integer", "minimum": 0, "default": 0},
+        "preset": {"description": "Whose settings count where the file has none: the paper's or its published code's.", "enum": presets},
+        "seed": {"description": "What all random numbers derive from.", "type": ["integer", "null"], "minimum": 0, "default": 0},
         "inputs": named("Name → path of a file or folder beside the pipeline file, or `hf:organisation/name`.", text()),
-        "setup": named("Stages that run once.", json!({"type": ["object", "null"]})),
+        "setup": named("Stages that run once.", json!({"type": "object"})),
         "start": named("Carried name → its value in the first iteration.", text()),
-        "iterations": {"description": "How often `iteration` is done.", "type": "integer", "minimum": 0},
-        "iteration": named("Stages of an iteration.", json!({"type": ["object", "null"]})),
-        "carry": named("Carried name → its value for the next iteration.", json!({"type": ["string", "null"]})),
+        "iterations": {"description": "How often `iteration` is done.", "type": ["integer", "null"], "minimum": 0},
+        "iteration": named("Stages of an iteration.", json!({"type": "object"})),
+        "carry": named("Carried name → its value for the next iteration.", text()),
         "retain": named("Output → of how many iterations, counted from the last, its content is kept.", json!({"type": "integer", "minimum": 1})),
-        "variants": named("What a sweep compares: name → changes (`key.path: value`).", json!({"type": ["object", "null"]})),
+        "variants": named("What a sweep compares: name → changes (`key.path: value`).", json!({"type": "object"})),
         "grid": {
             "description": "What a sweep multiplies: `key.path` → its values.",
             "type": ["object", "null"],
@@ -76,14 +79,15 @@ fn stage(generator: &mut SchemaGenerator) -> Value {
         Some(json!({"if": {"properties": {"uses": {"const": uses}}}, "then": then}))
     });
     let settings: Vec<Value> = settings.collect();
+    let policy = Policy::default();
     json!({
         "type": "object",
         "properties": {
             "uses": {"description": "What the stage does.", "enum": StageConfig::usable().collect::<Vec<_>>()},
             "with": {"description": "Its settings."},
-            "retries": {"description": "How often a transient failure is tried again.", "type": "integer", "minimum": 0, "default": 2},
+            "retries": {"description": "How often a transient failure is tried again.", "type": "integer", "minimum": 0, "default": policy.retries},
             "timeout": {"description": "Most time one attempt may take, for example `10m`.", "type": "string"},
-            "priority": {"description": "Steps of a higher priority, and what they need, go first.", "type": "integer", "default": 0},
+            "priority": {"description": "Steps of a higher priority, and what they need, go first.", "type": "integer", "default": policy.priority},
         },
         "required": ["uses"],
         "additionalProperties": false,

@@ -1,7 +1,6 @@
 //! What a run was made of, seen afterwards.
 
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -149,25 +148,30 @@ setup:
     with: {argv: [sh, -c, "until test -e $BASE/go; do sleep 0.05; done; cp {in.a} {out}/r"], inputs: {a: first.r}, outputs: [r]}
 "#;
 
+fn start(space: &Space, arguments: &[&str]) -> Child {
+    let mut command = space.command(arguments);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("bstar starts")
+}
+
+fn wait_until(happened: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !happened() {
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 #[test]
 fn a_run_is_watched_from_its_beginning_to_its_end() {
     let space = Space::new();
     space.write("waits.yaml", &WAITS.replace("$BASE", &space.path().to_string_lossy()));
-    let start = |arguments: &[&str]| {
-        let mut command = space.command(arguments);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-    };
-    let running = start(&["pipeline", "run", "waits.yaml"]);
-    let waited = |happened: &dyn Fn() -> bool| {
-        let begun = Instant::now();
-        while !happened() {
-            assert!(begun.elapsed() < Duration::from_secs(60));
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    };
-    let listed = || space.run(&["run", "list", "--format", "json"]).stdout;
-    waited(&|| listed().contains("\"outcome\":\"running\""));
-    let watching = [start(&["run", "watch"]), start(&["run", "watch", "latest", "--format", "json"])];
+    let running = start(&space, &["pipeline", "run", "waits.yaml"]);
+    wait_until(|| {
+        let listed = space.run(&["run", "list", "--format", "json"]).stdout;
+        listed.contains("\"outcome\":\"running\"")
+    });
+    let watching = [&["run", "watch"][..], &["run", "watch", "latest", "--format", "json"]]
+        .map(|line| start(&space, line));
     space.write("go", "");
     let ran = Outcome::of(running.wait_with_output().unwrap());
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
@@ -189,10 +193,14 @@ fn a_run_is_watched_from_its_beginning_to_its_end() {
 fn a_run_that_was_cut_off_or_failed_is_watched_to_its_end() {
     let space = Space::new();
     space.write("waits.yaml", &WAITS.replace("$BASE", &space.path().to_string_lossy()));
-    let mut running =
-        space.command(&["pipeline", "run", "waits.yaml"]).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(running.stderr.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().contains("setup.first")));
+    let mut running = start(&space, &["pipeline", "run", "waits.yaml"]);
+    let recorded = || {
+        let runs = std::fs::read_dir(space.store().join("runs")).into_iter().flatten();
+        let mut events =
+            runs.filter_map(|run| std::fs::read_to_string(run.ok()?.path().join("events.jsonl")).ok());
+        events.any(|events| events.contains("setup.first") && events.contains("\"done\""))
+    };
+    wait_until(recorded);
     running.kill().unwrap();
     running.wait().unwrap();
     let cut = space.run(&["run", "watch"]);

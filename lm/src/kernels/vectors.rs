@@ -129,14 +129,12 @@ fn pack<const PANEL: usize>(source: &Source<'_>, row: usize, place: usize, block
                 }
             }
         }
-        (false, true) => {
-            for (block, numbers) in block.iter_mut().zip(numbers.chunks(source.along)) {
-                block.copy_from_slice(&numbers[..PANEL]);
-            }
-        }
-        (false, false) => {
+        (false, _) => {
             for (block, numbers) in block.iter_mut().zip(numbers.chunks(source.along)).take(places) {
-                block[..rows].copy_from_slice(&numbers[..rows]);
+                match numbers.first_chunk() {
+                    Some(numbers) if rows == PANEL => *block = *numbers,
+                    _ => block[..rows].copy_from_slice(&numbers[..rows]),
+                }
             }
         }
     }

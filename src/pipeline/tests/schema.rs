@@ -41,6 +41,8 @@ fn what_cannot_be_read_does_not_fit() {
         ("seed: 17", "seed: -1"),
         ("seed: 17", "sed: 17"),
         ("name: ", "title: "),
+        ("name: math", "name: 9"),
+        ("name: math", "name: a.b"),
         ("uses: filter", "uses: filtre"),
         ("n_star: 4", "n_star: four"),
         ("n_star: 4", "n_stars: 4"),
@@ -52,6 +54,10 @@ fn what_cannot_be_read_does_not_fit() {
     let without = "name: a\nsetup: {s: {uses: sft}}";
     assert!(parse(without, &[]).is_err() && !fits(without), "settings that must be there");
     assert!(fits("base: math.yaml\niteration: {search: {with: {n_star: 2}}}"), "the rest is in the base");
+    assert!(
+        fits("base: math.yaml\npreset: null\nstart: {optimizer: null}"),
+        "what the base has is taken away"
+    );
 }
 
 #[test]

@@ -290,16 +290,19 @@ impl Cascade {
     pub fn attend(&self, block: usize, attention: &Attention) -> Tensor {
         let [kv, group, head] = self.shape;
         let rows = self.rows();
-        let caches = self.responses[block].each_ref().map(|cache| cache.narrow(0, 0, rows));
-        for (cache, new) in caches.iter().zip([&attention.key, &attention.value]) {
-            cache.narrow(2, self.length, 1).copy_(&new.unsqueeze(2));
-        }
         let query = attention.query.view([rows, kv, group, head]);
         let window = self.windows[block].unwrap_or(i64::MAX);
         let seen = (self.length + 1).min(window);
-        let [keys, values] = caches.map(|cache| cache.narrow(2, self.length + 1 - seen, seen));
-        let own = kernels::attend(&query, &keys, &values);
-        let (own, own_weight) = own.unwrap_or_else(|| attend(&query, &keys, &values, None));
+        let caches = self.responses[block]
+            .each_ref()
+            .map(|cache| cache.narrow(0, 0, rows).narrow(2, self.length + 1 - seen, seen));
+        let newest = [&attention.key, &attention.value];
+        let (own, own_weight) = kernels::attend(&query, caches.each_ref(), newest).unwrap_or_else(|| {
+            for (cache, newest) in caches.iter().zip(newest) {
+                cache.narrow(2, seen - 1, 1).copy_(&newest.unsqueeze(2));
+            }
+            attend(&query, &caches[0], &caches[1], None)
+        });
         if window <= self.length + 1 {
             return own.transpose(1, 2).reshape([rows, -1]);
         }

@@ -1,17 +1,13 @@
 //! Choosing one token of each row of logits.
 
 use bstar_stages::config::SampleShard;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::error::{Result, torch};
 use crate::kernels;
 
-/// Rows that are looked at together: few enough for their shares to stay in a core's cache.
-const CHUNK: i64 = 64;
-/// Rows whose shares are summed side by side: one sum alone waits for its own last step.
-const LANES: usize = 8;
-/// Tokens between two sums that are remembered.
-const STRIDE: usize = 64;
+/// Rows that are looked at together: few enough for their shares to stay in a core's nearer caches.
+const CHUNK: usize = 8;
 
 /// How a token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,37 +42,33 @@ impl Drawing {
     /// # Errors
     /// When libtorch fails.
     pub fn choose(&self, logits: &Tensor, uniforms: &[f64]) -> Result<(Vec<i64>, Vec<f64>)> {
-        if self.is_greedy() || logits.device() != Device::Cpu {
-            let (tokens, logprobs) = self.draw(logits, uniforms);
-            // One copy for both: on a device every copy waits for all that came before.
-            let both = Tensor::stack(&[tokens.to_kind(Kind::Double), logprobs.to_kind(Kind::Double)], 0);
-            let mut both: Vec<f64> = Vec::try_from(both.view([-1])).map_err(|error| torch(&error))?;
-            let logprobs = both.split_off(both.len() / 2);
-            return Ok((both.into_iter().map(|token| token as i64).collect(), logprobs));
+        if let Some(chosen) = self.choose_by_kernels(logits, uniforms) {
+            return Ok(chosen);
         }
-        let count = logits.size()[0];
-        let (mut tokens, mut logprobs) =
-            (Vec::with_capacity(count as usize), Vec::with_capacity(count as usize));
-        for first in (0..count).step_by(CHUNK as usize) {
-            let rows = CHUNK.min(count - first);
-            let logits = logits.narrow(0, first, rows);
-            let (shares, above) = match kernels::likelihoods(&logits, self.temperature) {
-                Some((shares, above)) => (self.kept(shares), Some(above)),
-                None => (self.shares(&logits), None),
-            };
-            let before = tokens.len();
-            passed(floats(&shares.contiguous()), &uniforms[before..before + rows as usize], &mut tokens);
-            let chosen = Tensor::from_slice(&tokens[before..]).unsqueeze(-1);
-            let found = match &above {
-                Some(above) => {
-                    logits.gather(-1, &chosen, false).to_kind(Kind::Double)
-                        - Tensor::from_slice(above).unsqueeze(-1)
-                }
-                None => logits.log_softmax(-1, Kind::Float).gather(-1, &chosen, false).to_kind(Kind::Double),
-            };
-            logprobs.extend(Vec::<f64>::try_from(found.view([-1])).map_err(|error| torch(&error))?);
+        let (tokens, logprobs) = self.draw(logits, uniforms);
+        // One copy for both: on a device every copy waits for all that came before.
+        let both = Tensor::stack(&[tokens.to_kind(Kind::Double), logprobs.to_kind(Kind::Double)], 0);
+        let mut both: Vec<f64> = Vec::try_from(both.view([-1])).map_err(|error| torch(&error))?;
+        let logprobs = both.split_off(both.len() / 2);
+        Ok((both.into_iter().map(|token| token as i64).collect(), logprobs))
+    }
+
+    /// The same where there are kernels for it.
+    fn choose_by_kernels(&self, logits: &Tensor, uniforms: &[f64]) -> Option<(Vec<i64>, Vec<f64>)> {
+        if self.is_greedy() {
+            return None;
         }
-        Ok((tokens, logprobs))
+        let (mut tokens, mut above) =
+            (Vec::with_capacity(uniforms.len()), Vec::with_capacity(uniforms.len()));
+        for uniforms in uniforms.chunks(CHUNK) {
+            let some = logits.narrow(0, tokens.len() as i64, uniforms.len() as i64);
+            let (shares, exceeds) = kernels::likelihoods(&some, self.temperature)?;
+            tokens.extend(kernels::passed(&self.kept(shares).contiguous(), uniforms)?);
+            above.extend(exceeds);
+        }
+        let chosen = logits.gather(-1, &Tensor::from_slice(&tokens).unsqueeze(-1), false);
+        let logprobs = chosen.squeeze_dim(-1).to_kind(Kind::Double) - Tensor::from_slice(&above);
+        Some((tokens, Vec::try_from(logprobs).ok()?))
     }
 
     /// The share of probability of each token, or something in proportion to it: of those that are kept.
@@ -144,52 +136,6 @@ impl Drawing {
     }
 }
 
-/// Where the sum of a row's shares, taken in order, passes that row's uniform number times their total.
-fn passed(shares: &[f32], uniforms: &[f64], tokens: &mut Vec<i64>) {
-    let vocabulary = shares.len() / uniforms.len().max(1);
-    let mut sums = vec![[0.0; LANES]; vocabulary.div_ceil(STRIDE)];
-    let rows: Vec<&[f32]> = shares.chunks_exact(vocabulary.max(1)).collect();
-    for (rows, uniforms) in rows.chunks(LANES).zip(uniforms.chunks(LANES)) {
-        let lanes: [&[f32]; LANES] = std::array::from_fn(|lane| rows[lane.min(rows.len() - 1)]);
-        let mut sum = [0.0_f64; LANES];
-        for (stride, sums) in sums.iter_mut().enumerate() {
-            let part = stride * STRIDE..((stride + 1) * STRIDE).min(vocabulary);
-            let lanes = lanes.map(|row| &row[part.clone()]);
-            #[expect(
-                clippy::needless_range_loop,
-                reason = "the same place of all lanes at a time is one vector"
-            )]
-            for at in 0..part.len() {
-                for lane in 0..LANES {
-                    sum[lane] += f64::from(lanes[lane][at]);
-                }
-            }
-            *sums = sum;
-        }
-        for (lane, uniform) in uniforms.iter().enumerate() {
-            let wanted = uniform * sum[lane];
-            let stride = sums.partition_point(|sums| sums[lane] <= wanted).min(sums.len() - 1);
-            let mut sum = if stride == 0 { 0.0 } else { sums[stride - 1][lane] };
-            let mut after = lanes[lane].iter().enumerate().skip(stride * STRIDE);
-            // A token without probability is never reached.
-            let found = after.find(|(_, share)| {
-                sum += f64::from(**share);
-                sum > wanted
-            });
-            tokens.push(found.map_or(vocabulary - 1, |(token, _)| token) as i64);
-        }
-    }
-}
-
-/// The numbers of a tensor that is contiguous, of 32 bits, and on the CPU.
-fn floats(tensor: &Tensor) -> &[f32] {
-    assert!(tensor.is_contiguous() && tensor.kind() == Kind::Float && tensor.device() == Device::Cpu);
-    #[expect(unsafe_code, reason = "just checked; the tensor lives as long as the answer, and nobody writes")]
-    unsafe {
-        std::slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), tensor.numel())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,7 +178,7 @@ mod tests {
     #[test]
     fn both_ways_to_draw_agree() {
         let mut stream = Stream::new("test", 1, "agree", 0);
-        for (rows, vocabulary) in [(16, 8), (80, 200), (64, 64), (19, 4096)] {
+        for (rows, vocabulary) in [(16, 8), (80, 200), (64, 67), (19, 4096)] {
             let logits: Vec<f32> = (0..rows * vocabulary).map(|_| 4.0 * stream.normal() as f32).collect();
             let logits = Tensor::from_slice(&logits).view([rows, vocabulary]);
             let mut uniforms: Vec<f64> = (0..rows).map(|_| stream.uniform()).collect();

@@ -4,9 +4,16 @@
 //! for other numbers than 32 bits. What one row becomes depends on that row only. Nothing here is known to libtorch's
 //! graph.
 
+#[cfg(target_arch = "x86_64")]
 mod attention;
 #[cfg(target_arch = "x86_64")]
+mod draws;
+#[cfg(not(target_arch = "x86_64"))]
+mod elsewhere;
+#[cfg(target_arch = "x86_64")]
 mod product;
+#[cfg(target_arch = "x86_64")]
+mod registers;
 mod rows;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
@@ -16,43 +23,18 @@ mod vectors;
 
 use tch::{Device, Kind, Tensor};
 
-pub use self::attention::{attend, merge};
-pub use self::product::{Split, addmm, mm};
+#[cfg(not(target_arch = "x86_64"))]
+pub use self::elsewhere::{Split, addmm, attend, merge, mm, passed};
 pub use self::rows::{
     cross_entropy, gate, gate_backward, likelihoods, rms_norm, rms_norm_backward, rotate, rotate_into,
 };
 pub use self::update::{AdamW, adamw};
-
-/// Other processors' matrix units are left to libtorch.
-#[cfg(not(target_arch = "x86_64"))]
-mod product {
-    use tch::Tensor;
-
-    /// There is none.
-    #[derive(Debug)]
-    pub enum Split {}
-
-    impl Split {
-        #[must_use]
-        pub fn new(_: &Tensor) -> Option<Self> {
-            None
-        }
-
-        pub fn product(&self, _: &Tensor) -> Tensor {
-            match *self {}
-        }
-    }
-
-    #[must_use]
-    pub fn mm(_: &Tensor, _: &Tensor) -> Option<Tensor> {
-        None
-    }
-
-    #[must_use]
-    pub fn addmm(_: &Tensor, _: &Tensor, _: &Tensor) -> bool {
-        false
-    }
-}
+#[cfg(target_arch = "x86_64")]
+pub use self::{
+    attention::{attend, merge},
+    draws::passed,
+    product::{Split, addmm, mm},
+};
 
 /// Numbers that are summed side by side.
 const LANES: usize = 16;

@@ -327,28 +327,40 @@ impl Sums<'_> {
         self.numbers.get(self.start::<U>(block)..).unwrap_or_default()
     }
 
-    /// Lets `act` work on a block, by its numbers and how far apart its rows are. Of those at the edge only a part exists.
+    /// Lets `act` work on a block, by its numbers and how far apart its rows are.
     fn change<U: Unit>(&mut self, block: [usize; 2], add: bool, act: impl FnOnce(&mut [f32], usize, bool)) {
-        let [all_rows, all_columns] = U::PANEL;
-        let rows = all_rows.min(self.rows - block[0] * all_rows);
-        let columns = all_columns.min(self.columns - block[1] * all_columns);
+        let rows = U::PANEL[0].min(self.rows - block[0] * U::PANEL[0]);
+        let columns = U::PANEL[1].min(self.columns - block[1] * U::PANEL[1]);
         let (start, width) = (self.start::<U>(block), self.width);
         let numbers = &mut self.numbers[start..];
         if [rows, columns] == U::PANEL {
-            return act(numbers, width, add);
+            act(numbers, width, add);
+        } else {
+            change_part(numbers, width, [rows, columns], U::PANEL, add, act);
         }
-        let mut whole = [0.0; MOST];
-        let whole = &mut whole[..all_rows * all_columns];
-        if add {
-            for (whole, numbers) in whole.chunks_exact_mut(all_columns).zip(numbers.chunks(width)).take(rows)
-            {
-                whole[..columns].copy_from_slice(&numbers[..columns]);
-            }
+    }
+}
+
+/// The same at the edge, where only `[rows, columns]` of the whole block exist. Not inlined: the others need no room for a copy.
+#[inline(never)]
+fn change_part(
+    numbers: &mut [f32],
+    width: usize,
+    [rows, columns]: [usize; 2],
+    [all_rows, all_columns]: [usize; 2],
+    add: bool,
+    act: impl FnOnce(&mut [f32], usize, bool),
+) {
+    let mut whole = [0.0; MOST];
+    let whole = &mut whole[..all_rows * all_columns];
+    if add {
+        for (whole, numbers) in whole.chunks_exact_mut(all_columns).zip(numbers.chunks(width)).take(rows) {
+            whole[..columns].copy_from_slice(&numbers[..columns]);
         }
-        act(whole, all_columns, add);
-        for (whole, numbers) in whole.chunks_exact(all_columns).zip(numbers.chunks_mut(width)).take(rows) {
-            numbers[..columns].copy_from_slice(&whole[..columns]);
-        }
+    }
+    act(whole, all_columns, add);
+    for (whole, numbers) in whole.chunks_exact(all_columns).zip(numbers.chunks_mut(width)).take(rows) {
+        numbers[..columns].copy_from_slice(&whole[..columns]);
     }
 }
 

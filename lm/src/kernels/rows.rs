@@ -223,27 +223,34 @@ pub fn likelihoods(logits: &Tensor, temperature: f64) -> Option<(Tensor, Vec<f64
 
 #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx2,fma"))]
 fn likelihood_rows(logits: &[f32], vocabulary: usize, temperature: f32, out: &mut [f32]) -> Vec<f64> {
+    #[expect(clippy::float_cmp, reason = "only then nothing changes")]
+    let colder = (temperature != 1.0).then_some(1.0 / temperature);
     let mut above = Vec::with_capacity(logits.len() / vocabulary);
     for (logits, out) in logits.chunks_exact(vocabulary).zip(out.chunks_exact_mut(vocabulary)) {
         let most = largest(logits);
-        out.copy_from_slice(logits);
-        let [sum, _] = exponentials(out, most);
-        above.push(f64::from(most) + f64::from(sum).ln());
-        #[expect(clippy::float_cmp, reason = "only then it is done already")]
-        if temperature != 1.0 {
-            let colder = 1.0 / temperature;
-            for (out, logit) in out.iter_mut().zip(logits) {
-                let below = (logit - most) * colder;
-                *out = exp_or_nothing(below);
+        let mut sums = [0.0_f32; LANES];
+        let ((logits, logits_rest), (out, out_rest)) =
+            (logits.as_chunks::<LANES>(), out.as_chunks_mut::<LANES>());
+        for (logits, out) in logits.iter().zip(out) {
+            for lane in 0..LANES {
+                let likely = exp_or_nothing(logits[lane] - most);
+                sums[lane] += likely;
+                out[lane] = colder.map_or(likely, |colder| exp_or_nothing((logits[lane] - most) * colder));
             }
         }
+        for (lane, (logit, out)) in logits_rest.iter().zip(out_rest).enumerate() {
+            let likely = exp_or_nothing(logit - most);
+            sums[lane] += likely;
+            *out = colder.map_or(likely, |colder| exp_or_nothing((logit - most) * colder));
+        }
+        above.push(f64::from(most) + f64::from(sums.iter().sum::<f32>()).ln());
     }
     above
 }
 
 #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx2,fma"))]
 #[inline]
-fn largest(values: &[f32]) -> f32 {
+pub(super) fn largest(values: &[f32]) -> f32 {
     let larger = |most: f32, value: f32| if value > most { value } else { most };
     let (chunks, rest) = values.as_chunks::<LANES>();
     let mut most = [f32::NEG_INFINITY; LANES];
@@ -332,7 +339,7 @@ fn halves(all: &[f32], half: usize) -> [&[f32]; 2] {
 
 /// The distance from what belongs to an index of the first dimension to the next, and how many numbers that is,
 /// one beside the other.
-fn strides(x: &Tensor) -> Option<(usize, usize)> {
+pub(super) fn strides(x: &Tensor) -> Option<(usize, usize)> {
     let (size, stride) = (x.size(), x.stride());
     let mut across = 1;
     for (size, stride) in size.iter().zip(&stride).skip(1).rev() {

@@ -3,22 +3,18 @@
 //! For processors of other makers than Intel, for whose processors libtorch's products were made.
 
 use std::arch::x86_64::*;
-use std::array;
 use std::cell::RefCell;
 use std::sync::OnceLock;
 use std::thread::LocalKey;
 
 use super::is_fused;
 use super::product::{Parts, Side, Source, Unit};
+use super::registers::{LINE, WIDTH, load, store, transposed};
 
 /// Rows of the left side whose sums are in registers.
 const ROWS: usize = 6;
 /// Columns of the right side whose sums are in registers: two vectors.
 const COLUMNS: usize = 16;
-/// Numbers of a vector.
-const LANES: usize = 8;
-/// Numbers of a line of a cache.
-const LINE: usize = 16;
 /// Numbers that are multiplied and summed in a block.
 const STEP: usize = 16;
 /// Numbers that are multiplied and summed in a turn of the innermost loop.
@@ -118,7 +114,7 @@ fn pack<const PANEL: usize>(source: &Source<'_>, row: usize, place: usize, block
     }
     match (source.lies_by_row(), whole) {
         (true, true) => {
-            for at in (0..PANEL).step_by(LANES) {
+            for at in (0..PANEL).step_by(WIDTH) {
                 pack_rows(&numbers[at * source.across..], source.across, at, block);
             }
         }
@@ -144,40 +140,18 @@ fn pack<const PANEL: usize>(source: &Source<'_>, row: usize, place: usize, block
 #[target_feature(enable = "avx2,fma")]
 #[inline]
 fn pack_rows<const PANEL: usize>(numbers: &[f32], across: usize, at: usize, block: &mut [[f32; PANEL]]) {
-    let rows = LANES.min(PANEL - at);
-    for (place, block) in block.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        let mut found = [_mm256_setzero_ps(); LANES];
+    let rows = WIDTH.min(PANEL - at);
+    for (place, block) in block.as_chunks_mut::<WIDTH>().0.iter_mut().enumerate() {
+        let mut found = [_mm256_setzero_ps(); WIDTH];
         for (row, found) in found.iter_mut().enumerate().take(rows) {
             *found = load(&numbers[row * across..].as_chunks().0[place]);
         }
         for (block, found) in block.iter_mut().zip(transposed(found)) {
-            let mut column = [0.0; LANES];
+            let mut column = [0.0; WIDTH];
             store(found, &mut column);
             block[at..at + rows].copy_from_slice(&column[..rows]);
         }
     }
-}
-
-/// The columns of eight rows of eight numbers.
-#[target_feature(enable = "avx2,fma")]
-#[inline]
-fn transposed(rows: [__m256; LANES]) -> [__m256; LANES] {
-    let four = |rows: &[__m256]| {
-        let [low, high] = [_mm256_unpacklo_ps(rows[0], rows[1]), _mm256_unpackhi_ps(rows[0], rows[1])];
-        let [next_low, next_high] =
-            [_mm256_unpacklo_ps(rows[2], rows[3]), _mm256_unpackhi_ps(rows[2], rows[3])];
-        [
-            _mm256_shuffle_ps::<0x44>(low, next_low),
-            _mm256_shuffle_ps::<0xee>(low, next_low),
-            _mm256_shuffle_ps::<0x44>(high, next_high),
-            _mm256_shuffle_ps::<0xee>(high, next_high),
-        ]
-    };
-    let (first, last) = (four(&rows[..4]), four(&rows[4..]));
-    array::from_fn(|column| match column {
-        0..4 => _mm256_permute2f128_ps::<0x20>(first[column], last[column]),
-        _ => _mm256_permute2f128_ps::<0x31>(first[column - 4], last[column - 4]),
-    })
 }
 
 /// Multiplies a panel of each side, and puts the sums, or adds them, to `sums`, whose rows are `step` numbers apart.
@@ -198,27 +172,9 @@ fn multiply(left: &[f32], right: &[f32], sums: &mut [f32], step: usize, add: boo
         }
     }
     for (found, sums) in found.into_iter().zip(sums.chunks_mut(step)) {
-        for (found, sums) in found.into_iter().zip(sums.as_chunks_mut::<LANES>().0) {
+        for (found, sums) in found.into_iter().zip(sums.as_chunks_mut::<WIDTH>().0) {
             let found = if add { _mm256_add_ps(load(sums), found) } else { found };
             store(found, sums);
         }
-    }
-}
-
-#[target_feature(enable = "avx2,fma")]
-#[inline]
-fn load(numbers: &[f32; LANES]) -> __m256 {
-    #[expect(unsafe_code, reason = "eight numbers are read")]
-    unsafe {
-        _mm256_loadu_ps(numbers.as_ptr())
-    }
-}
-
-#[target_feature(enable = "avx2,fma")]
-#[inline]
-fn store(vector: __m256, numbers: &mut [f32; LANES]) {
-    #[expect(unsafe_code, reason = "eight numbers are written")]
-    unsafe {
-        _mm256_storeu_ps(numbers.as_mut_ptr(), vector);
     }
 }

@@ -155,6 +155,9 @@ pub struct Summary {
     pub run: String,
     /// `done`, `failed` or `stopped`.
     pub outcome: String,
+    /// What the command that ran it ends with.
+    #[serde(default)]
+    pub exit_code: u8,
     /// Steps that executed (a sharded step counts by its shards).
     pub executed: usize,
     /// Steps whose result was in the store.

@@ -140,6 +140,7 @@ fn finish(
         Outcome::Stopped => "stopped",
     }
     .to_owned();
+    summary.exit_code = outcome.exit_code();
     summary.wall_s = clock.elapsed().as_secs_f64();
     events(Event::Summary(Box::new(summary.clone())));
     Finished { outcome, summary, parts }

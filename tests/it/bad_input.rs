@@ -183,6 +183,7 @@ fn a_checkpoint_with_a_missing_tensor_names_it_and_loses_nothing() {
     let outcome = space.run(&["pipeline", "run", "bad.yaml"]);
     assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("model.embed_tokens.weight"), "{}", outcome.stderr);
+    assert_eq!(space.run(&["run", "watch"]).code, Some(2), "the exit code is the run's");
     assert!(!outcome.stderr.contains("panicked"), "{}", outcome.stderr);
     assert_eq!(results(&space.tiny(&[]).summary()), tiny_results());
 }

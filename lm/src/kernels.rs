@@ -3,6 +3,9 @@
 //! Each answers `None` where it cannot: elsewhere than on a CPU with fused multiplication and addition, or
 //! for other numbers than 32 bits. What one row becomes depends on that row only. Nothing here is known to libtorch's
 //! graph.
+//!
+//! A closure has the features of the function it is written in, an adapter that calls it (`map` of an array) has not: often
+//! neither is inlined then, so loops that matter do without.
 
 #[cfg(target_arch = "x86_64")]
 mod attention;

@@ -52,7 +52,7 @@ pub async fn run_watch(global: &Global, name: &str) -> Result<u8, Failure> {
     }
     Ok(match run.outcome {
         RunOutcome::Done | RunOutcome::Running => Outcome::Done.exit_code(),
-        // Whatever an older version wrote: not that all went well.
+        // A summary of an older version has no exit code.
         RunOutcome::Failed => run.summary.map_or(1, |summary| summary.exit_code.max(1)),
         RunOutcome::Stopped => Outcome::Stopped.exit_code(),
         RunOutcome::Interrupted => {

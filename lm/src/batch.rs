@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
+use crate::attention::band;
 use crate::model::{Attention, Decoder, Weights, forward, index, rounded};
 
 /// Sequences whose rounded lengths are equal.
@@ -120,7 +121,7 @@ impl Packed {
                 // Only sequences that are longer than the window need to know of it.
                 let band = window
                     .filter(|window| *window < bucket.length)
-                    .map(|window| band(bucket.length, window, &query));
+                    .map(|window| band(bucket.length, window, (query.kind(), query.device())));
                 let causal = band.is_none();
                 Tensor::scaled_dot_product_attention(
                     &query,
@@ -153,14 +154,6 @@ impl Packed {
             self.attend(attention, config.windows[block])
         })
     }
-}
-
-/// What is added to the scores of a sequence: zero where a token looks, minus infinity elsewhere.
-fn band(length: i64, window: i64, like: &Tensor) -> Tensor {
-    let ones = Tensor::ones([length, length], (Kind::Bool, like.device()));
-    let seen = ones.tril(0).logical_and(&ones.triu(1 - window));
-    Tensor::zeros([length, length], (like.kind(), like.device()))
-        .masked_fill(&seen.logical_not(), f64::NEG_INFINITY)
 }
 
 #[cfg(test)]

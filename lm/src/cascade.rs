@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tch::{Device, Kind, Tensor};
 
+use crate::attention::Inputs;
 use crate::config::ModelConfig;
 use crate::kernels;
 use crate::model::{Attention, ROWS, index, sigmoid};
@@ -346,33 +347,15 @@ impl Cascade {
 /// Attention of `[batch, heads, rows, head]`: `[batch, rows, heads, head]`, the order in which the kernel
 /// writes it, and its log-sum-exp `[batch, rows, heads]`.
 fn attend(query: &Tensor, key: &Tensor, value: &Tensor, mask: Option<&Tensor>) -> (Tensor, Tensor) {
-    if query.device() != Device::Cpu {
-        return attend_by_products(query, key, value, mask);
-    }
-    let (batch, rows) = (query.size()[0], query.size()[2]);
-    let mask = mask.map(|mask| mask.expand([batch, 1, rows, -1], false));
-    let (out, weight) = Tensor::internal_scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, 0.0, false, mask, None,
-    );
+    let (out, weight) = if query.device() == Device::Cpu {
+        let (batch, rows) = (query.size()[0], query.size()[2]);
+        let mask = mask.map(|mask| mask.expand([batch, 1, rows, -1], false));
+        Tensor::internal_scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, false, mask, None)
+    } else {
+        let [query, key, value] = [query, key, value].map(Tensor::shallow_clone);
+        Inputs { query, key, value, mask: mask.map(Tensor::shallow_clone) }.attend_and_weigh()
+    };
     (out.transpose(1, 2), weight.transpose(1, 2))
-}
-
-/// The same by its definition, for devices without a kernel that gives the log-sum-exp.
-pub(crate) fn attend_by_products(
-    query: &Tensor,
-    key: &Tensor,
-    value: &Tensor,
-    mask: Option<&Tensor>,
-) -> (Tensor, Tensor) {
-    #[expect(clippy::cast_precision_loss, reason = "the width of a head")]
-    let scale = (query.size()[3] as f64).powf(-0.5);
-    let mut scores = (query * scale).matmul(&key.transpose(2, 3)).to_kind(Kind::Float);
-    if let Some(mask) = mask {
-        scores = mask + scores;
-    }
-    let weight = scores.logsumexp([-1_i64].as_slice(), true);
-    let out = (scores - &weight).exp().to_kind(value.kind()).matmul(value);
-    (out.transpose(1, 2), weight.squeeze_dim(-1).transpose(1, 2))
 }
 
 #[cfg(test)]
@@ -391,8 +374,11 @@ mod tests {
         let (query, key, value) = (tensor([2, 3, 16, 8]), tensor([2, 3, 32, 8]), tensor([2, 3, 32, 8]));
         let prompts = Prompts::new(vec![0, 1], &[32, 19], vec![[key.copy(), value.copy()]]);
         for mask in [None, Some(&prompts.mask)] {
-            let (a, b) = (attend(&query, &key, &value, mask), attend_by_products(&query, &key, &value, mask));
-            assert!(a.0.allclose(&b.0, 1e-5, 1e-5, false) && a.1.allclose(&b.1, 1e-5, 1e-5, false));
+            let a = attend(&query, &key, &value, mask);
+            let [query, key, value] = [&query, &key, &value].map(Tensor::shallow_clone);
+            let b = Inputs { query, key, value, mask: mask.map(Tensor::shallow_clone) }.attend_and_weigh();
+            let close = |a: &Tensor, b: &Tensor| a.allclose(&b.transpose(1, 2), 1e-5, 1e-5, false);
+            assert!(close(&a.0, &b.0) && close(&a.1, &b.1));
         }
     }
 }

@@ -9,7 +9,9 @@ use tch::{Cuda, Device, Kind, Tensor};
 
 use crate::error::{Result, torch};
 
-/// The part of libtorch that computes on NVIDIA devices, loaded only when asked for.
+/// The part of libtorch that every process has.
+const CPU_LIBRARY: &str = "libtorch_cpu.so";
+/// The part that computes on NVIDIA devices, loaded only when asked for.
 const CUDA_LIBRARY: &str = "libtorch_cuda.so";
 
 /// The version of libtorch this was built against.
@@ -55,11 +57,14 @@ fn numbered(index: usize, count: usize) -> Result<Device> {
 /// # Errors
 /// When there are none: why.
 fn cuda_devices() -> Result<usize> {
-    hardware(Path::new("/dev"), std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref())?;
-    load_cuda()?;
-    if let Some(count) = usize::try_from(Cuda::device_count()).ok().filter(|count| *count > 0) {
+    let loaded = load_cuda();
+    if loaded.is_ok()
+        && let Some(count) = usize::try_from(Cuda::device_count()).ok().filter(|count| *count > 0)
+    {
         return Ok(count);
     }
+    hardware(Path::new("/dev"), std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref())?;
+    loaded?;
     // Libtorch says why when it is asked for memory.
     let reason = match Tensor::f_zeros([1], (Kind::Float, Device::Cuda(0))) {
         Ok(_) => "libtorch counts no devices".to_owned(),
@@ -86,9 +91,10 @@ fn hardware(devices: &Path, visible: Option<&str>) -> Result<()> {
     ))
 }
 
-/// Loads the CUDA part of libtorch, once.
+/// Loads the CUDA part of libtorch, where it is not loaded yet. Must come before any question to libtorch about CUDA: the
+/// first one settles for the life of the process whether there is such a part.
 fn load_cuda() -> Result<()> {
-    if Cuda::is_available() {
+    if loaded(CUDA_LIBRARY).is_some() {
         return Ok(());
     }
     let mut problems = Vec::new();
@@ -121,7 +127,7 @@ fn load_cuda() -> Result<()> {
 /// the loader looks.
 fn candidates() -> Vec<PathBuf> {
     let mut found = Vec::new();
-    if let Some(folder) = cpu_library().as_deref().and_then(Path::parent) {
+    if let Some(folder) = loaded(CPU_LIBRARY).as_deref().and_then(Path::parent) {
         for place in ["../cuda", "cuda", "."] {
             let path = folder.join(place).join(CUDA_LIBRARY);
             if path.exists() {
@@ -133,26 +139,27 @@ fn candidates() -> Vec<PathBuf> {
     found
 }
 
-/// The file of the CPU part this process runs on.
-fn cpu_library() -> Option<PathBuf> {
+/// The file of this name that this process has loaded.
+fn loaded(library: &str) -> Option<PathBuf> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
-    maps.lines().find_map(|line| {
-        let path = &line[line.find('/')?..];
-        path.ends_with("libtorch_cpu.so").then(|| PathBuf::from(path))
-    })
+    let mut paths = maps.lines().filter_map(|line| Some(Path::new(&line[line.find('/')?..])));
+    paths.find(|path| path.ends_with(library)).map(Path::to_owned)
 }
 
 /// What this machine can compute on, for people and programs.
 #[must_use]
 pub fn doctor() -> Value {
-    let problem = cuda_devices().err();
+    let (devices, problem) = match cuda_devices() {
+        Ok(count) => (count, None),
+        Err(error) => (0, Some(error)),
+    };
     let reason = problem.as_ref().map(|error| error.message.clone());
     let fix = problem.and_then(|error| error.hint);
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "libtorch": LIBTORCH,
-        "libtorch_path": cpu_library(),
-        "cuda": {"available": reason.is_none(), "devices": Cuda::device_count(), "reason": reason, "fix": fix},
+        "libtorch_path": loaded(CPU_LIBRARY),
+        "cuda": {"available": reason.is_none(), "devices": devices, "reason": reason, "fix": fix},
         "cpu": {
             "cores": std::thread::available_parallelism().map_or(1, usize::from),
             "threads": tch::get_num_threads(),
@@ -190,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_libtorch_without_its_cuda_part_names_the_command_that_installs_it() {
-        if candidates().len() == 1 && !Cuda::is_available() {
+        if candidates().len() == 1 && loaded(CUDA_LIBRARY).is_none() {
             let error = load_cuda().unwrap_err();
             assert!(error.message.contains("(libtorch_cuda.so) is not installed"), "{error}");
             assert!(error.hint.unwrap().contains("make setup-cuda"));
@@ -200,7 +207,7 @@ mod tests {
     #[test]
     fn the_cpu_part_is_found() {
         single_thread();
-        assert!(cpu_library().unwrap().ends_with("libtorch_cpu.so"));
+        assert!(loaded(CPU_LIBRARY).unwrap().is_absolute());
         assert_eq!(doctor()["cpu"]["threads"], 1);
     }
 }

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::lora::Adapters;
 use crate::model::Decoder;
 use crate::objective::Objective;
-use crate::optim::{CHUNK, in_two};
+use crate::optim::{chunk, in_two};
 use crate::tensors::Tensors;
 use crate::trunk::Trunk;
 
@@ -138,10 +138,11 @@ impl Gradients {
         let squares = in_two(slots, work, self.parallel, |(left, right)| {
             let (left, right) = (left.view(-1), right.as_ref().map(|right| right.view(-1)));
             let size = left.size()[0];
+            let step = chunk(&left);
             let norms: Vec<Tensor> = (0..size)
-                .step_by(CHUNK as usize)
+                .step_by(step as usize)
                 .map(|start| {
-                    let count = CHUNK.min(size - start);
+                    let count = step.min(size - start);
                     let mut part = left.narrow(0, start, count);
                     if let Some(right) = &right {
                         drop(part.g_add_(&right.narrow(0, start, count)));

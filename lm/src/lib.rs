@@ -6,7 +6,7 @@
 //! - [`ask`], [`inspect`]: questions to a model from the command line.
 //! - [`config`], [`checkpoint`]: Hugging Face folders, read and written. [`tensors`]: safetensors files.
 //! - [`model`]: the decoder. [`rope`]: its rotary positions. [`generate`]: sampling responses, in waves ([`wave`]) as large
-//!   as [`memory`] allows. [`cascade`]: the attention of those that began together.
+//!   as [`memory`] allows. [`cascade`]: the attention of those that began together; `attention`: that of a GPU.
 //!   [`kernels`]: what sampling and training do in one pass each. [`matrix`]: products.
 //!   [`draw`]: choosing one token. [`stream`]: random numbers.
 //! - [`batch`]: rows in one stream. [`train`]: the loop of `pretrain`, `sft` and `reward_model`; [`objective`]:
@@ -16,6 +16,7 @@
 //! The crate knows nothing of plans, stores or keys.
 
 pub mod ask;
+mod attention;
 pub mod batch;
 mod block;
 pub mod cascade;

@@ -1,7 +1,7 @@
 //! What is learnt from a row: the next tokens of a completion.
 
 use bstar_stages::protocol::StageError;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::block::Weight;
 use crate::error::Result;
@@ -10,8 +10,8 @@ use crate::matrix::mm;
 use crate::model::index;
 use crate::tokenizer::Tokenizer;
 
-/// Predictions whose logits are in memory at a time, in numbers.
-const LOGITS: i64 = 1 << 26;
+/// Predictions whose logits are in memory at a time, in numbers: on a CPU, and on devices that few rows leave idle.
+const LOGITS: [i64; 2] = [1 << 26, 1 << 28];
 
 /// What is learnt from a row.
 pub trait Objective: Sync {
@@ -117,7 +117,8 @@ impl Objective for NextToken {
         let (count, vocabulary) = (hidden.size()[0], head.value.size()[0]);
         let mut sums = [0.0; 2];
         let mut back = Vec::new();
-        let step = (LOGITS / vocabulary).max(16);
+        let most = LOGITS[usize::from(hidden.device() != Device::Cpu)];
+        let step = (most / vocabulary).max(16);
         for (start, targets) in (0..count).step_by(step as usize).zip(targets.chunks(step as usize)) {
             let hidden = hidden.narrow(0, start, targets.len() as i64);
             let mut gradient = mm(&hidden, &head.value.tr());

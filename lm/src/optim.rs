@@ -23,7 +23,12 @@ const NEWTON_SCHULZ: (f64, f64, f64) = (3.4445, -4.7750, 2.0315);
 const STEPS: usize = 5;
 
 /// Numbers of a sweep's pass: as many as stay in a core's cache with all that is computed from them.
-pub(crate) const CHUNK: i64 = 1 << 16;
+const CHUNK: i64 = 1 << 16;
+
+/// How many numbers of a tensor to sweep over at a time: a device that is not a CPU is asked as seldom as possible.
+pub(crate) fn chunk(tensor: &Tensor) -> i64 {
+    if tensor.device() == Device::Cpu { CHUNK } else { (tensor.numel() as i64).max(1) }
+}
 
 /// Running averages of the gradients, and how many updates they have seen.
 #[derive(Debug)]
@@ -212,7 +217,7 @@ impl Slot<'_> {
             let [mut parameter, gradient, mut first, mut second] =
                 [parameter, gradient, first, second].map(|tensor| tensor.view(-1));
             let size = parameter.size()[0];
-            let step = if parameter.device() == Device::Cpu { CHUNK } else { size.max(1) };
+            let step = chunk(&parameter);
             for start in (0..size).step_by(step as usize) {
                 let part = |tensor: &mut Tensor| tensor.narrow(0, start, step.min(size - start));
                 let [mut parameter, gradient] = [part(&mut parameter), part(&mut gradient.shallow_clone())];

@@ -6,6 +6,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::attention::{Inputs, band};
 use crate::model::index;
 
 /// Neighbours in the stream that are equally long.
@@ -32,11 +33,10 @@ pub(crate) struct Packing {
 /// What the gradients of one segment's attention need.
 #[derive(Debug)]
 struct Attended {
-    /// Queries, keys and values, `[rows, heads, length, head]`.
-    inputs: [Tensor; 3],
-    output: Tensor,
-    /// Of the CPU's kernel, and the mask it was given; elsewhere libtorch's graph remembers.
-    kernel: Option<(Tensor, Option<Tensor>)>,
+    /// `[rows, heads, length, head]`
+    inputs: Inputs,
+    /// Of the kernel, where there is one: its output, and the log-sum-exp of the scores.
+    kernel: Option<[Tensor; 2]>,
 }
 
 /// What the gradients of attention need.
@@ -86,16 +86,23 @@ impl Packing {
         let mut attended = Vec::with_capacity(self.segments.len());
         let mut outputs = Vec::with_capacity(self.segments.len());
         for segment in &self.segments {
-            let inputs = [query, &key, &value].map(|stream| segment.take(stream).transpose(1, 2));
-            let mask = window
-                .filter(|window| *window < segment.length)
-                .map(|window| band(segment.length, window, query));
-            let one = match self.device {
-                Device::Cpu => Attended::by_kernel(inputs, mask),
-                _ => Attended::by_graph(inputs, mask.as_ref()),
+            let length = segment.length;
+            let [query, key, value] =
+                [query, &key, &value].map(|stream| segment.take(stream).transpose(1, 2));
+            let by_kernel = self.device == Device::Cpu;
+            let kind = if by_kernel { query.kind() } else { Kind::Float };
+            // The kernel knows by itself what is causal.
+            let window = window.filter(|window| *window < length).or((!by_kernel).then_some(length));
+            let mask = window.map(|window| band(length, window, (kind, query.device())));
+            let inputs = Inputs { query, key, value, mask };
+            let (output, kernel) = if by_kernel {
+                let (output, weight) = kernel(&inputs);
+                (output.shallow_clone(), Some([output, weight]))
+            } else {
+                (inputs.attend_in_parts(), None)
             };
-            outputs.push(one.output.detach().transpose(1, 2).reshape([-1, heads * head]));
-            attended.push(one);
+            outputs.push(output.transpose(1, 2).reshape([-1, heads * head]));
+            attended.push(Attended { inputs, kernel });
         }
         let output = if outputs.len() == 1 { outputs.remove(0) } else { Tensor::cat(&outputs, 0) };
         (output, Attention(attended))
@@ -110,11 +117,16 @@ impl Packing {
     ) -> Result<[Tensor; 3], tch::TchError> {
         let mut parts: [Vec<Tensor>; 3] = Default::default();
         for (segment, attended) in self.segments.iter().zip(&attention.0) {
-            let size = attended.inputs[0].size();
+            let Attended { inputs, kernel } = attended;
+            let size = inputs.query.size();
             let (heads, head) = (size[1], size[3]);
             let gradient =
                 segment.take(gradient).view([segment.rows, segment.length, heads, head]).transpose(1, 2);
-            for (part, found) in parts.iter_mut().zip(attended.backward(&gradient)?) {
+            let found = match kernel {
+                Some(kept) => kernel_backward(inputs, &gradient, kept)?,
+                None => inputs.backward_in_parts(&gradient),
+            };
+            for (part, found) in parts.iter_mut().zip(found) {
                 let found = found.transpose(1, 2).reshape([segment.rows * segment.length, -1, head]);
                 part.push(found);
             }
@@ -135,51 +147,23 @@ impl Segment {
     }
 }
 
-impl Attended {
-    fn by_kernel(inputs: [Tensor; 3], mask: Option<Tensor>) -> Self {
-        let [query, key, value] = &inputs;
-        let (output, weight) = Tensor::internal_scaled_dot_product_flash_attention_for_cpu(
-            query,
-            key,
-            value,
-            0.0,
-            mask.is_none(),
-            mask.as_ref(),
-            None,
-        );
-        Self { inputs, output, kernel: Some((weight, mask)) }
-    }
+/// Output, and log-sum-exp of the scores, by the CPU's kernel.
+fn kernel(Inputs { query, key, value, mask }: &Inputs) -> (Tensor, Tensor) {
+    let (causal, mask) = (mask.is_none(), mask.as_ref());
+    Tensor::internal_scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, causal, mask, None)
+}
 
-    fn by_graph(inputs: [Tensor; 3], mask: Option<&Tensor>) -> Self {
-        let inputs = inputs.map(|input| input.detach().set_requires_grad(true));
-        let [query, key, value] = &inputs;
-        let causal = mask.is_none();
-        let output = Tensor::scaled_dot_product_attention(query, key, value, mask, 0.0, causal, None, false);
-        Self { inputs, output, kernel: None }
-    }
-
-    fn backward(&self, gradient: &Tensor) -> Result<[Tensor; 3], tch::TchError> {
-        let [query, key, value] = &self.inputs;
-        if let Some((weight, mask)) = &self.kernel {
-            let (query, key, value) = Tensor::f_internal_scaled_dot_product_flash_attention_for_cpu_backward(
-                gradient,
-                query,
-                key,
-                value,
-                &self.output,
-                weight,
-                0.0,
-                mask.is_none(),
-                mask.as_ref(),
-                None,
-            )?;
-            return Ok([query, key, value]);
-        }
-        // libtorch's graph begins at a number: this one has the wanted gradient.
-        let number = (&self.output * gradient).sum(Kind::Float);
-        let found = Tensor::f_run_backward(&[&number], &[query, key, value], false, false)?;
-        found.try_into().map_err(|_| tch::TchError::Torch("three gradients were asked for".to_owned()))
-    }
+/// Gradients of queries, keys and values by that kernel, from that of its output.
+fn kernel_backward(
+    Inputs { query, key, value, mask }: &Inputs,
+    gradient: &Tensor,
+    [output, weight]: &[Tensor; 2],
+) -> Result<[Tensor; 3], tch::TchError> {
+    let (causal, mask) = (mask.is_none(), mask.as_ref());
+    let (query, key, value) = Tensor::f_internal_scaled_dot_product_flash_attention_for_cpu_backward(
+        gradient, query, key, value, output, weight, 0.0, causal, mask, None,
+    )?;
+    Ok([query, key, value])
 }
 
 /// Keys or values, each repeated for the heads that share it.
@@ -198,14 +182,6 @@ fn gathered(stream: Tensor, kv: i64) -> Tensor {
         return stream;
     }
     stream.view([size[0], kv, -1, size[2]]).sum_dim_intlist([2_i64].as_slice(), false, None::<Kind>)
-}
-
-/// What is added to the scores of a row: zero where a token looks, minus infinity elsewhere.
-fn band(length: i64, window: i64, like: &Tensor) -> Tensor {
-    let ones = Tensor::ones([length, length], (Kind::Bool, like.device()));
-    let seen = ones.tril(0).logical_and(&ones.triu(1 - window));
-    Tensor::zeros([length, length], (like.kind(), like.device()))
-        .masked_fill(&seen.logical_not(), f64::NEG_INFINITY)
 }
 
 #[cfg(test)]
@@ -228,7 +204,7 @@ mod tests {
         let [query, key, value] =
             [("q", 4), ("k", 2), ("v", 2)].map(|(name, heads)| random([tokens, heads, 8], name));
         if !kernel {
-            // What is done where there is no kernel that gives its weights works here as well.
+            // What is done where there is no such kernel works here as well.
             packing.device = Device::Cuda(0);
         }
         let (output, kept) = packing.attend(&query, &key, &value, window);
@@ -238,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_and_the_graph_agree() {
+    fn the_kernel_and_the_products_agree() {
         tch::set_num_threads(1);
         for window in [None, Some(5)] {
             let [ours, theirs] = [true, false].map(|kernel| attend(&[20, 9, 9, 4], window, kernel));

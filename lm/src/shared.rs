@@ -6,8 +6,8 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::attention::{Inputs, band};
 use crate::batch::Packed;
-use crate::cascade::attend_by_products;
 use crate::model::{Attention, Decoder, Weights, forward, sigmoid};
 
 /// Prompts, and texts that go on from them.
@@ -154,9 +154,10 @@ fn attend(query: &Tensor, key: &Tensor, value: &Tensor, causal: bool) -> (Tensor
     }
     let mask = causal.then(|| {
         let length = query.size()[2];
-        Tensor::full([length, length], f64::NEG_INFINITY, (Kind::Float, query.device())).triu(1)
+        band(length, length, (Kind::Float, query.device()))
     });
-    attend_by_products(query, key, value, mask.as_ref())
+    let [query, key, value] = [query, key, value].map(Tensor::shallow_clone);
+    Inputs { query, key, value, mask }.attend_and_weigh()
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use bstar_stages::config::SampleShard;
 use tch::{Kind, Tensor};
 
+use crate::attention::Inputs;
 use crate::draw::Drawing;
 use crate::error::Result;
 use crate::generate::{Policy, Prompt, Row, Sampling};
@@ -261,8 +262,7 @@ fn attend([keys, values]: &[Tensor; 2], attention: &Attention, newest: &Tensor, 
     let at = newest.expand([rows, kv, 1, head], false);
     drop(keys.shallow_clone().scatter_(2, &at, &attention.key.unsqueeze(2)));
     drop(values.shallow_clone().scatter_(2, &at, &attention.value.unsqueeze(2)));
-    let query = attention.query.reshape([rows, kv, -1, head]) / (head as f64).sqrt();
-    let scores = query.matmul(&keys.transpose(2, 3)).to_kind(Kind::Float) + mask;
-    let shares = scores.softmax(-1, Kind::Float).to_kind(values.kind());
-    shares.matmul(values).reshape([rows, -1])
+    let query = attention.query.reshape([rows, kv, -1, head]);
+    let [key, value] = [keys, values].map(Tensor::shallow_clone);
+    Inputs { query, key, value, mask: Some(mask.shallow_clone()) }.attend().reshape([rows, -1])
 }

@@ -227,7 +227,13 @@ impl Trunk {
             gradient = block.backward(&kept, &gradient, &pass).map_err(|error| torch(&error))?;
         }
         if let Some(embedding) = &mut self.embedding.gradient {
-            drop(embedding.index_add_(0, &packing.ids, &gradient.to_kind(embedding.kind())));
+            let gradient = gradient.to_kind(embedding.kind());
+            if self.device == Device::Cpu {
+                drop(embedding.index_add_(0, &packing.ids, &gradient));
+            } else {
+                // The other adds the rows of a token in whatever order threads come to them.
+                drop(embedding.index_put_(&[Some(&packing.ids)], &gradient, true));
+            }
         }
         Ok(sums)
     }

@@ -5,6 +5,8 @@
 
 #[path = "../../cache/tests-support/skipped.rs"]
 mod skipped;
+#[path = "support/stand_in.rs"]
+mod stand_in;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,7 @@ use std::sync::atomic::AtomicBool;
 use bstar_lm::batch::Packed;
 use bstar_lm::checkpoint::{load_model, save_model};
 use bstar_lm::config::ModelConfig;
+use bstar_lm::device;
 use bstar_lm::generate::{Policy, Row, Sampling};
 use bstar_lm::lora::Adapters;
 use bstar_lm::model::Decoder;
@@ -55,9 +58,21 @@ struct Golden {
     folder: PathBuf,
     expected: Expected,
     tensors: Tensors,
+    /// Where to compute.
+    device: Device,
 }
 
-fn goldens() -> Vec<Golden> {
+/// A GPU, or what stands in for one: nothing that is not asked of this device reaches it.
+fn gpu() -> Option<Device> {
+    let library = stand_in::gpu_library()?.join("libtorch_cuda.so");
+    #[expect(unsafe_code, reason = "loading the library registers it")]
+    let library = unsafe { libloading::Library::new(library) }.unwrap();
+    // It stays registered, so it must stay loaded.
+    std::mem::forget(library);
+    Some(device::find(bstar_stages::Device::Cuda(0)).unwrap())
+}
+
+fn goldens(device: Device) -> Vec<Golden> {
     tch::set_num_threads(1);
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
     let entries = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
@@ -69,6 +84,7 @@ fn goldens() -> Vec<Golden> {
         expected: serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap(),
         tensors: read_tensors(&folder.join("expected.safetensors"), Device::Cpu).unwrap().0,
         folder,
+        device,
     };
     folders.into_iter().map(golden).collect()
 }
@@ -97,30 +113,31 @@ fn weight(name: &str, shape: &[i64]) -> Tensor {
 
 impl Golden {
     fn model(&self) -> Decoder {
-        decoder(ModelConfig::read(&self.folder).unwrap())
+        decoder(ModelConfig::read(&self.folder).unwrap(), self.device)
     }
 }
 
 /// The model of this shape.
-fn decoder(config: ModelConfig) -> Decoder {
+fn decoder(config: ModelConfig, device: Device) -> Decoder {
     let tensors = config.tensors().into_iter().map(|(name, shape)| {
-        let tensor = weight(&name, &shape);
+        let tensor = weight(&name, &shape).to_device(device);
         (name, tensor)
     });
     let tensors = tensors.collect();
     Decoder::new(config, tensors)
 }
 
-/// Logits at every position of a sequence.
+/// Logits at every position of a sequence, on the processor.
 fn logits(model: &Decoder, ids: &[i64]) -> Tensor {
     let _guard = tch::no_grad_guard();
     let weights = model.weights();
-    let hidden = Packed::new(&[ids], Device::Cpu).forward(model, &weights, |_, _| ());
-    hidden.linear(&weights.head, None::<&Tensor>).narrow(0, 0, ids.len() as i64).to_kind(Kind::Float)
+    let hidden = Packed::new(&[ids], model.device()).forward(model, &weights, |_, _| ());
+    let logits = hidden.linear(&weights.head, None::<&Tensor>).narrow(0, 0, ids.len() as i64);
+    logits.to_device(Device::Cpu).to_kind(Kind::Float)
 }
 
 fn distance(left: &Tensor, right: &Tensor) -> f64 {
-    (left - right).abs().max().double_value(&[])
+    (left.to_device(Device::Cpu) - right).abs().max().double_value(&[])
 }
 
 /// A folder with a tokenizer that knows fewer tokens than the models.
@@ -145,7 +162,8 @@ fn tokenizer() -> tempfile::TempDir {
 
 fn draw(policy: &Policy, prompts: &[(&str, &[i64])], settings: &SampleShard) -> Vec<Row> {
     let stop = AtomicBool::new(false);
-    let sampling = Sampling { settings, seed: 5, memory: 1 << 28 };
+    // On a GPU every step has as many rows as this has room for.
+    let sampling = Sampling { settings, seed: 5, memory: 1 << 22 };
     let prompts: Vec<_> =
         prompts.iter().map(|(id, ids)| policy.prompt_of(id, ids.to_vec(), &sampling).unwrap()).collect();
     policy.draw(&prompts, &sampling, &mut Control::new(&stop, |_| ())).unwrap()
@@ -167,8 +185,28 @@ fn settings(temperature: f64, start: u32, end: u32) -> SampleShard {
 }
 
 #[test]
+fn tensors_of_a_gpu_and_of_the_processor_do_not_mix() {
+    let Some(gpu) = gpu() else { return };
+    let here = Tensor::from_slice(&[1.0_f32, 2.0]);
+    let there = here.to_device(gpu);
+    assert!(there.device() == gpu && there.to_device(Device::Cpu).equal(&here));
+    for mixed in [there.f_add(&here), here.f_mul(&there), there.f_dot(&here)] {
+        assert!(mixed.unwrap_err().to_string().contains("same device"));
+    }
+}
+
+#[test]
 fn logits_are_those_of_transformers() {
-    for golden in goldens() {
+    compare_logits(Device::Cpu);
+}
+
+#[test]
+fn logits_on_a_gpu_are_those_of_transformers() {
+    gpu().into_iter().for_each(compare_logits);
+}
+
+fn compare_logits(device: Device) {
+    for golden in goldens(device) {
         let model = golden.model();
         let at = Tensor::from_slice(&golden.expected.looked_at);
         let found = logits(&model, &golden.expected.prompt).index_select(0, &at);
@@ -178,7 +216,7 @@ fn logits_are_those_of_transformers() {
         std::fs::copy(golden.folder.join("config.json"), folder.path().join("config.json")).unwrap();
         let named = model.named().into_iter().map(|(name, tensor)| (name.to_owned(), tensor));
         write_tensors(&folder.path().join("model.safetensors"), named, Kind::BFloat16, None).unwrap();
-        let half = load_model(folder.path(), Device::Cpu, Kind::BFloat16).unwrap();
+        let half = load_model(folder.path(), device, Kind::BFloat16).unwrap();
         let half = logits(&half, &golden.expected.prompt).index_select(0, &at);
         let theirs = &golden.tensors["logits_bfloat16"];
         let (half_off, usual) = (distance(&half, theirs), distance(theirs, &golden.tensors["logits"]));
@@ -190,8 +228,17 @@ fn logits_are_those_of_transformers() {
 
 #[test]
 fn greedy_tokens_are_those_of_transformers() {
+    compare_greedy(Device::Cpu);
+}
+
+#[test]
+fn greedy_tokens_on_a_gpu_are_those_of_transformers() {
+    gpu().into_iter().for_each(compare_greedy);
+}
+
+fn compare_greedy(device: Device) {
     let tokenizer = tokenizer();
-    for golden in goldens() {
+    for golden in goldens(device) {
         let policy = Policy::new(golden.model(), Tokenizer::load(tokenizer.path()).unwrap());
         let rows = draw(&policy, &[("q", &golden.expected.prompt)], &settings(0.0, 0, 1));
         assert_eq!(rows[0].ids, golden.expected.greedy, "{}", golden.name);
@@ -206,8 +253,17 @@ fn greedy_tokens_are_those_of_transformers() {
 
 #[test]
 fn responses_do_not_depend_on_their_company() {
+    compare_companies(Device::Cpu);
+}
+
+#[test]
+fn responses_on_a_gpu_do_not_depend_on_their_company() {
+    gpu().into_iter().for_each(compare_companies);
+}
+
+fn compare_companies(device: Device) {
     let tokenizer = tokenizer();
-    for golden in goldens() {
+    for golden in goldens(device) {
         let policy = Policy::new(golden.model(), Tokenizer::load(tokenizer.path()).unwrap());
         let text: Vec<i64> = golden.expected.prompt.iter().chain(&golden.expected.greedy).copied().collect();
         let prompts: Vec<(String, &[i64])> = [3, 14, 17, 18, 31, 45, 60]
@@ -282,7 +338,16 @@ fn trained(golden: &Golden) -> (Decoder, Vec<(f64, f64)>) {
 
 #[test]
 fn three_updates_are_those_of_transformers() {
-    for golden in goldens() {
+    compare_updates(Device::Cpu);
+}
+
+#[test]
+fn three_updates_on_a_gpu_are_those_of_transformers() {
+    gpu().into_iter().for_each(compare_updates);
+}
+
+fn compare_updates(device: Device) {
+    for golden in goldens(device) {
         let (model, log) = trained(&golden);
         let mut loss_off = 0.0_f64;
         for ((loss, norm), (expected, their_norm)) in
@@ -294,13 +359,11 @@ fn three_updates_are_those_of_transformers() {
         let mut weights_off = (0.0, "");
         let (mut compared, mut sum) = (0, 0.0);
         for (name, tensor) in model.named() {
-            let moved = tensor - weight(name, &tensor.size());
-            let off = distance(&moved, &golden.tensors[&format!("moved.{name}")]);
+            let moved = tensor.to_device(Device::Cpu) - weight(name, &tensor.size());
+            let expected = &golden.tensors[&format!("moved.{name}")];
+            let off = distance(&moved, expected);
             compared += tensor.numel();
-            sum += (&moved - &golden.tensors[&format!("moved.{name}")])
-                .abs()
-                .sum(Kind::Double)
-                .double_value(&[]);
+            sum += (&moved - expected).abs().sum(Kind::Double).double_value(&[]);
             if off > weights_off.0 {
                 weights_off = (off, name);
             }
@@ -327,7 +390,7 @@ fn what_is_written_loads_in_transformers() {
         return;
     };
     let (folder, tokenizer) = (tempfile::tempdir().unwrap(), tokenizer());
-    for golden in goldens() {
+    for golden in goldens(Device::Cpu) {
         let (model, _) = trained(&golden);
         let folder = folder.path().join(&golden.name);
         for (name, kind) in [("float32", Kind::Float), ("bfloat16", Kind::BFloat16), ("float16", Kind::Half)]
@@ -362,6 +425,15 @@ fn theirs(folder: &Path) -> (Tensors, Vec<f64>) {
 
 #[test]
 fn adapters_are_those_of_peft() {
+    compare_adapters(Device::Cpu);
+}
+
+#[test]
+fn adapters_on_a_gpu_are_those_of_peft() {
+    gpu().into_iter().for_each(compare_adapters);
+}
+
+fn compare_adapters(device: Device) {
     let python = std::env::var_os("BSTAR_PYTHON");
     if python.is_none() {
         skipped::skipped("BSTAR_PYTHON names no Python with peft: compared with what is kept of it only");
@@ -369,7 +441,7 @@ fn adapters_are_those_of_peft() {
     let tokenizer = tokenizer();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/adapters.py");
     let mut compared = 0;
-    for golden in goldens().iter().filter(|golden| golden.folder.join("adapters.json").exists()) {
+    for golden in goldens(device).iter().filter(|golden| golden.folder.join("adapters.json").exists()) {
         let folder = tempfile::tempdir().unwrap();
         let Expected { rows, starts, decay, betas, .. } = &golden.expected;
         let (rate, updates) = (1e-3, 3);
@@ -412,10 +484,19 @@ fn adapters_are_those_of_peft() {
 
 #[test]
 fn scores_of_reward_models_are_those_of_transformers() {
-    for golden in goldens() {
+    compare_scores(Device::Cpu);
+}
+
+#[test]
+fn scores_on_a_gpu_are_those_of_transformers() {
+    gpu().into_iter().for_each(compare_scores);
+}
+
+fn compare_scores(device: Device) {
+    for golden in goldens(device) {
         let mut config = ModelConfig::read(&golden.folder).unwrap();
         config.scalar = true;
-        let found = logits(&decoder(config), &golden.expected.prompt).select(1, 0);
+        let found = logits(&decoder(config, device), &golden.expected.prompt).select(1, 0);
         let off = distance(&found, &Tensor::from_slice(&golden.expected.scores));
         println!("{:14} scores off by {off:.1e}", golden.name);
         assert!(off <= 1e-4, "{}: {off}", golden.name);

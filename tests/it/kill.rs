@@ -11,7 +11,11 @@ use crate::toy::no_process_is_left;
 const RUN: [&str; 5] = ["pipeline", "run", "tiny.yaml", "--format", "json"];
 
 fn start(space: &Space) -> Child {
-    space.command(&RUN).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("bstar starts")
+    spawn(&mut space.command(&RUN))
+}
+
+fn spawn(run: &mut Command) -> Child {
+    run.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("bstar starts")
 }
 
 fn signal(child: &Child, name: &str) {
@@ -30,9 +34,9 @@ fn kill_after(space: &Space, after: Duration) -> bool {
     running
 }
 
-/// Reads events until one of them satisfies `wanted`, then kills the run.
-fn kill_when(space: &Space, wanted: impl Fn(&serde_json::Value) -> bool) {
-    let mut child = start(space);
+/// Reads events of a `--format json` run until one of them satisfies `wanted`, then kills the run.
+pub(crate) fn kill_when(run: &mut Command, wanted: impl Fn(&serde_json::Value) -> bool) {
+    let mut child = spawn(run);
     let mut events = BufReader::new(child.stdout.take().expect("a pipe")).lines();
     let found = events.any(|line| wanted(&serde_json::from_str(&line.expect("a line")).expect("JSON")));
     assert!(found, "the run ended before the moment came");
@@ -101,10 +105,10 @@ fn kill_inside_training_sampling_and_publishing_changes_no_result() {
     };
     let tuning =
         |event: &serde_json::Value| event["event"] == "running" && event["step"] == "iteration[0].train";
-    kill_when(&space, training);
+    kill_when(&mut space.command(&RUN), training);
     kill_between_blob_and_manifest(&space);
-    kill_when(&space, sampling);
-    kill_when(&space, tuning);
+    kill_when(&mut space.command(&RUN), sampling);
+    kill_when(&mut space.command(&RUN), tuning);
     assert_eq!(results(&space.tiny(&[]).summary()), undisturbed);
 }
 
@@ -129,7 +133,9 @@ fn kill_by_first_signal_checkpoints_and_says_how_to_go_on() {
 #[test]
 fn kill_leaves_no_worker_behind() {
     let space = Space::new();
-    kill_when(&space, |event| event["event"] == "running" && event["step"] == "setup.pretrain");
+    kill_when(&mut space.command(&RUN), |event| {
+        event["event"] == "running" && event["step"] == "setup.pretrain"
+    });
     let deadline = Instant::now() + Duration::from_secs(5);
     let store = space.store().to_string_lossy().into_owned();
     let orphans = || {

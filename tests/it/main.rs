@@ -6,6 +6,7 @@ mod cli;
 mod commands;
 mod damage;
 mod export;
+mod gpu;
 mod grade;
 mod hazards;
 mod hub;

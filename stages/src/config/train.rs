@@ -169,7 +169,7 @@ impl Stage for Sft {
         self.training.check(&mut checks);
         if self.training.lora.is_some() && self.optimizer.is_some() {
             let message = "adapters begin anew in every stage: an earlier one's optimizer is not theirs";
-            checks.refuse("optimizer", message, "leave it out, in an iteration with `carry.optimizer=null`");
+            checks.refuse("optimizer", message, "leave it out: on the command line `STAGE.optimizer=null`");
         }
         checks.0
     }

@@ -5,7 +5,7 @@
 use tch::{Device, Kind, Tensor};
 
 /// Scores that are in memory at a time, several times over.
-const SCORES: i64 = 1 << 28;
+const SCORES: i64 = 1 << 27;
 
 /// Queries, keys and values `[…, heads, length, head]`.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use crate::model::index;
 use crate::tokenizer::Tokenizer;
 
 /// Predictions whose logits are in memory at a time, in numbers: on a CPU, and on devices that few rows leave idle.
-const LOGITS: [i64; 2] = [1 << 26, 1 << 28];
+const LOGITS: [i64; 2] = [1 << 26, 1 << 27];
 
 /// What is learnt from a row.
 pub trait Objective: Sync {

@@ -155,7 +155,7 @@ impl Split {
                     multiply(&Tiles::take().expect(gone), left, Right::Split(lines), sums, false);
                 }
                 Blocks::Vectors(lines) => {
-                    multiply(&Vectors::take().expect(gone), left, Right::Split(lines), sums, false);
+                    multiply(&Vectors::find().expect(gone), left, Right::Split(lines), sums, false);
                 }
             }
         }

@@ -4,6 +4,9 @@
 //! stream, so nothing is copied and no masked score is ever computed. Unlike
 //! [`batch`](crate::batch), nothing here promises that bits are independent of a row's company.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
 use tch::{Device, Kind, Tensor};
 
 use crate::attention::{Inputs, band};
@@ -28,6 +31,8 @@ pub(crate) struct Packing {
     starts: Vec<i64>,
     segments: Vec<Segment>,
     device: Device,
+    /// What is added to the scores of the longest row, by how far a token sees. Shorter rows have the first rows and columns.
+    bands: RefCell<BTreeMap<i64, Tensor>>,
 }
 
 /// What the gradients of one segment's attention need.
@@ -58,7 +63,7 @@ impl Packing {
                 None => segments.push(Segment { start, rows: 1, length }),
             }
         }
-        Self { ids: index(&ids, device), positions, starts, segments, device }
+        Self { ids: index(&ids, device), positions, starts, segments, device, bands: RefCell::default() }
     }
 
     /// Where a row starts.
@@ -92,8 +97,8 @@ impl Packing {
             let by_kernel = self.device == Device::Cpu;
             let kind = if by_kernel { query.kind() } else { Kind::Float };
             // The kernel knows by itself what is causal.
-            let window = window.filter(|window| *window < length).or((!by_kernel).then_some(length));
-            let mask = window.map(|window| band(length, window, (kind, query.device())));
+            let window = window.filter(|window| *window < length).or((!by_kernel).then_some(i64::MAX));
+            let mask = window.map(|window| self.mask(length, window, kind));
             let inputs = Inputs { query, key, value, mask };
             let (output, kernel) = if by_kernel {
                 let (output, weight) = kernel(&inputs);
@@ -106,6 +111,16 @@ impl Packing {
         }
         let output = if outputs.len() == 1 { outputs.remove(0) } else { Tensor::cat(&outputs, 0) };
         (output, Attention(attended))
+    }
+
+    /// What is added to the scores of a row of this length in which a token sees no more than `window` in all.
+    fn mask(&self, length: i64, window: i64, kind: Kind) -> Tensor {
+        let longest = self.segments.iter().map(|segment| segment.length).max().unwrap_or(0);
+        let mut bands = self.bands.borrow_mut();
+        let band = bands
+            .entry(window)
+            .or_insert_with(|| band(longest, window.min(longest), (kind, self.ids.device())));
+        band.narrow(0, 0, length).narrow(1, 0, length)
     }
 
     /// Gradients of queries, keys and values from that of the output, in the shapes they were given in.

@@ -27,7 +27,7 @@ fn outcome(mut command: Command) -> Outcome {
 #[test]
 fn a_pipeline_on_a_gpu_is_kept_and_killed_as_on_a_cpu() {
     let Some(library) = stand_in::gpu_library() else { return };
-    let (space, plenty) = (Space::new(), 1 << 36);
+    let (space, plenty) = (Space::new(), 1 << 33);
     let first = outcome(run(&space, &library, plenty)).summary();
     assert!(first["executed"].as_u64() > Some(50), "{first}");
     let again = outcome(run(&space, &library, plenty)).summary();
@@ -51,7 +51,7 @@ fn a_pipeline_goes_on_where_a_gpu_has_little_memory_and_says_where_it_has_too_li
     if !library.starts_with(env!("CARGO_TARGET_TMPDIR")) {
         return skipped::skipped("the memory of a real GPU cannot be limited");
     }
-    let [plenty, little] = [1 << 36, 12_000_000].map(|memory| {
+    let [plenty, little] = [1 << 33, 12_000_000].map(|memory| {
         let space = Space::new();
         results(&outcome(run(&space, &library, memory)).summary())
     });

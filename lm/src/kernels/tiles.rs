@@ -6,7 +6,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 use std::thread::LocalKey;
@@ -37,6 +37,8 @@ impl Default for Line {
 
 thread_local! {
     static SPLIT: RefCell<Parts<Line>> = const { RefCell::new([Vec::new(), Vec::new()]) };
+    /// How many have this thread's tiles.
+    static HOLDERS: Cell<usize> = const { Cell::new(0) };
 }
 
 /// What tiles there are: all of sixteen rows of 64 bytes.
@@ -49,7 +51,7 @@ struct Layout {
     rows: [u8; 16],
 }
 
-/// Tiles in use by this thread, which must not be given to another.
+/// Tiles in use by this thread, which must not be given to another; the last of those who have them gives them back.
 #[derive(Debug)]
 pub(super) struct Tiles(PhantomData<*const ()>);
 
@@ -58,6 +60,9 @@ impl Tiles {
     pub(super) fn take() -> Option<Self> {
         if !available() {
             return None;
+        }
+        if HOLDERS.replace(HOLDERS.get() + 1) > 0 {
+            return Some(Self(PhantomData));
         }
         let (mut bytes, mut rows) = ([0; 16], [0; 16]);
         bytes[..8].fill(64);
@@ -76,6 +81,9 @@ impl Tiles {
 
 impl Drop for Tiles {
     fn drop(&mut self) {
+        if HOLDERS.replace(HOLDERS.get() - 1) > 1 {
+            return;
+        }
         #[expect(unsafe_code, reason = "whoever has this has tiles")]
         unsafe {
             asm!("tilerelease", options(nostack, nomem));

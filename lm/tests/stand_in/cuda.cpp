@@ -37,7 +37,7 @@ const Device GPU{c10::kCUDA, 0};
 
 // ---- Memory: one file, at two addresses.
 
-constexpr size_t SPACE = size_t{1} << 36;
+constexpr size_t SPACE = size_t{1} << 34;
 
 size_t limit() {
   const char* bytes = std::getenv("STAND_IN_MEMORY");

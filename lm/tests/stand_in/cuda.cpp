@@ -234,10 +234,13 @@ at::Scalar scalar(const at::Tensor& tensor) {
 
 // ---- All other operations.
 
-// Operations that take the positions of numbers on the device from the processor.
-bool takes_positions(const std::string& name) {
-  return name.rfind("aten::index.", 0) == 0 || name.rfind("aten::index_put", 0) == 0 ||
-      name.rfind("aten::_index_put_impl", 0) == 0;
+template <typename Act>
+c10::List<at::Tensor> mapped(const c10::List<at::Tensor>& list, Act act) {
+  c10::List<at::Tensor> found;
+  for (const at::Tensor& tensor : list) {
+    found.push_back(act(tensor));
+  }
+  return found;
 }
 
 void by_processor(const c10::OperatorHandle& op, DispatchKeySet, torch::jit::Stack* stack) {
@@ -249,7 +252,7 @@ void by_processor(const c10::OperatorHandle& op, DispatchKeySet, torch::jit::Sta
 
   auto host = [&](const at::Tensor& tensor) {
     TORCH_CHECK(
-        !tensor.defined() || tensor.is_cuda() || tensor.dim() == 0 || takes_positions(name),
+        !tensor.defined() || tensor.is_cuda() || tensor.dim() == 0,
         "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! (", name, ")");
     return tensor.defined() ? on_host(tensor) : tensor;
   };
@@ -258,15 +261,12 @@ void by_processor(const c10::OperatorHandle& op, DispatchKeySet, torch::jit::Sta
     if (value.isTensor()) {
       value = host(value.toTensor());
     } else if (value.isTensorList()) {
-      c10::List<at::Tensor> list;
-      for (const at::Tensor& tensor : value.toTensorList()) {
-        list.push_back(host(tensor));
-      }
-      value = list;
+      value = mapped(value.toTensorList(), host);
     } else if (value.isOptionalTensorList()) {
+      // Positions of numbers, which a device takes from the processor too.
       c10::List<std::optional<at::Tensor>> list;
       for (const std::optional<at::Tensor>& tensor : value.toOptionalTensorList()) {
-        list.push_back(tensor ? std::optional(host(*tensor)) : std::nullopt);
+        list.push_back(tensor ? std::optional(on_host(*tensor)) : std::nullopt);
       }
       value = list;
     } else if (value.isDevice()) {
@@ -301,11 +301,7 @@ void by_processor(const c10::OperatorHandle& op, DispatchKeySet, torch::jit::Sta
     } else if (value.isTensor() && value.toTensor().defined()) {
       value = on_device(value.toTensor());
     } else if (value.isTensorList()) {
-      c10::List<at::Tensor> list;
-      for (const at::Tensor& tensor : value.toTensorList()) {
-        list.push_back(on_device(tensor));
-      }
-      value = list;
+      value = mapped(value.toTensorList(), on_device);
     }
   }
 }

@@ -4,6 +4,8 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::model::cat;
+
 /// Scores that are in memory at a time, several times over.
 const SCORES: i64 = 1 << 27;
 
@@ -45,7 +47,7 @@ impl Inputs {
     /// meant for.
     pub(crate) fn attend_in_parts(&self) -> Tensor {
         let outputs: Vec<Tensor> = self.parts(SCORES).map(|(_, part)| part.attend()).collect();
-        Tensor::cat(&outputs, 0).view(self.query.size().as_slice())
+        cat(outputs).view(self.query.size().as_slice())
     }
 
     /// [`Self::backward`] of the same.
@@ -56,7 +58,7 @@ impl Inputs {
             let gradients = part.backward(&gradient.narrow(0, start, part.query.size()[0]));
             found.iter_mut().zip(gradients).for_each(|(all, part)| all.push(part));
         }
-        found.map(|parts| Tensor::cat(&parts, 0).view(self.query.size().as_slice()))
+        found.map(|parts| cat(parts).view(self.query.size().as_slice()))
     }
 
     /// What queries have of each key `[…, heads, queries, keys]`, in 32 bits.

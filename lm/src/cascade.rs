@@ -15,7 +15,7 @@ use tch::{Device, Kind, Tensor};
 use crate::attention::Inputs;
 use crate::config::ModelConfig;
 use crate::kernels;
-use crate::model::{Attention, ROWS, index, sigmoid};
+use crate::model::{Attention, ROWS, cat, index, sigmoid};
 
 /// Positions a cache of responses begins with; it doubles when full.
 const CAPACITY: i64 = 32;
@@ -309,8 +309,8 @@ impl Cascade {
         }
         let (outs, weights): (Vec<Tensor>, Vec<Tensor>) =
             self.prompts.iter().map(|prompts| self.attend_prompts(block, prompts, &query)).unzip();
-        let in_rows = |mut parts: Vec<Tensor>| {
-            let all = if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(&parts, 0) };
+        let in_rows = |parts: Vec<Tensor>| {
+            let all = cat(parts);
             self.places.as_ref().map_or_else(|| all.shallow_clone(), |places| all.index_select(0, places))
         };
         let (prompt, prompt_weight) = (in_rows(outs), in_rows(weights));

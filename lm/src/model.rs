@@ -280,6 +280,11 @@ pub(crate) fn gate_and_up(both: &Tensor) -> [Tensor; 2] {
     [0, width].map(|start| both.narrow(1, start, width))
 }
 
+/// Tensors one after the other; a single one is not copied.
+pub(crate) fn cat(mut tensors: Vec<Tensor>) -> Tensor {
+    if tensors.len() == 1 { tensors.remove(0) } else { Tensor::cat(&tensors, 0) }
+}
+
 /// The next multiple of [`ROWS`].
 #[must_use]
 pub fn rounded(count: i64) -> i64 {

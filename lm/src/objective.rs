@@ -7,7 +7,7 @@ use crate::block::Weight;
 use crate::error::Result;
 use crate::kernels;
 use crate::matrix::mm;
-use crate::model::index;
+use crate::model::{cat, index};
 use crate::tokenizer::Tokenizer;
 
 /// Predictions whose logits are in memory at a time, in numbers: on a CPU, and on devices that few rows leave idle.
@@ -127,8 +127,7 @@ impl Objective for NextToken {
             head.learn(&gradient.tr(), &hidden);
             back.push(mm(&gradient, &head.value));
         }
-        let hidden = if back.len() == 1 { back.remove(0) } else { Tensor::cat(&back, 0) };
-        Ok(Judged { sums, hidden })
+        Ok(Judged { sums, hidden: cat(back) })
     }
 }
 

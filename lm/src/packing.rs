@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 
 use crate::attention::{Inputs, band};
-use crate::model::index;
+use crate::model::{cat, index};
 
 /// Neighbours in the stream that are equally long.
 #[derive(Debug)]
@@ -109,17 +109,16 @@ impl Packing {
             outputs.push(output.transpose(1, 2).reshape([-1, heads * head]));
             attended.push(Attended { inputs, kernel });
         }
-        let output = if outputs.len() == 1 { outputs.remove(0) } else { Tensor::cat(&outputs, 0) };
-        (output, Attention(attended))
+        (cat(outputs), Attention(attended))
     }
 
     /// What is added to the scores of a row of this length in which a token sees no more than `window` in all.
     fn mask(&self, length: i64, window: i64, kind: Kind) -> Tensor {
-        let longest = self.segments.iter().map(|segment| segment.length).max().unwrap_or(0);
         let mut bands = self.bands.borrow_mut();
-        let band = bands
-            .entry(window)
-            .or_insert_with(|| band(longest, window.min(longest), (kind, self.ids.device())));
+        let band = bands.entry(window).or_insert_with(|| {
+            let longest = self.segments.iter().map(|segment| segment.length).max().unwrap_or(0);
+            band(longest, window.min(longest), (kind, self.ids.device()))
+        });
         band.narrow(0, 0, length).narrow(1, 0, length)
     }
 
@@ -146,8 +145,7 @@ impl Packing {
                 part.push(found);
             }
         }
-        let [query, key, value] =
-            parts.map(|mut part| if part.len() == 1 { part.remove(0) } else { Tensor::cat(&part, 0) });
+        let [query, key, value] = parts.map(cat);
         Ok([query, gathered(key, kv), gathered(value, kv)])
     }
 }

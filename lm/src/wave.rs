@@ -15,7 +15,7 @@ use crate::cascade::{Cascade, Prompts, compact};
 use crate::draw::Drawing;
 use crate::error::Result;
 use crate::generate::{Policy, Prompt, Row, Sampling};
-use crate::model::{Attention, ROWS, forward, index, rounded};
+use crate::model::{Attention, ROWS, cat, forward, index, rounded};
 use crate::reads::Read;
 use crate::stream::Stream;
 
@@ -384,7 +384,7 @@ fn filled_up(mut parts: Vec<Tensor>) -> Tensor {
     if missing > 0 {
         parts.push(parts[0].narrow(0, 0, 1).expand([missing, -1], false));
     }
-    if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(&parts, 0) }
+    cat(parts)
 }
 
 /// Tokens of a prompt, with its padding.

@@ -3,23 +3,22 @@
 //! They are rendered as `apply_chat_template` of transformers does, except that the date is not theirs to
 //! ask for: a prompt depends on nothing but what it is made of.
 
+mod json;
+mod python;
+mod special;
+
 use std::collections::BTreeMap;
-use std::io::{self, Write};
 use std::path::Path;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde};
+use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, context};
-use serde::Serialize;
-use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 use serde_json::{Map, Value, json};
 
 use crate::protocol::StageError;
 
 /// The name of the template in its environment, and in messages.
 const NAME: &str = "template";
-/// The special tokens that templates know by name.
-const SPECIAL: [&str; 4] = ["bos_token", "eos_token", "pad_token", "unk_token"];
 
 /// A template, and the special tokens it may write.
 #[derive(Debug)]
@@ -34,27 +33,22 @@ impl Chat {
     /// # Errors
     /// When there is neither, or it is not a template.
     pub fn new(folder: Option<&Path>, template: Option<&str>) -> Result<Self, StageError> {
-        let config = folder.map(tokenizer_config).transpose()?.unwrap_or_default();
+        let config = folder.map(|folder| object(&folder.join("tokenizer_config.json"))).transpose()?;
+        let config = config.unwrap_or_default();
         let text = match (template, folder) {
             (Some(text), _) => text.to_owned(),
             (None, Some(folder)) => own_template(folder, &config)?,
             (None, None) => return Err(StageError::invalid("there is no template")),
         };
-        let token = |name: &str| {
-            let token = config.get(name)?;
-            let text = token.as_str().or_else(|| token.get("content")?.as_str())?;
-            Some((name.to_owned(), json!(text)))
-        };
-        let tokens = SPECIAL.iter().filter_map(|name| token(name)).collect();
+        let tokens = folder.map(|folder| special::tokens(folder, &config)).transpose()?.unwrap_or_default();
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|error| StageError::failed(told(&error)))?);
         environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        python::imitate(&mut environment);
         environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
-        environment.add_filter("tojson", to_json);
         // Jinja knows one kind of line break.
         let text = text.replace("\r\n", "\n").replace('\r', "\n");
         environment.add_template_owned(NAME, without_generation(&text)).map_err(|error| {
@@ -93,6 +87,8 @@ impl Chat {
             StageError::invalid(format!("the chat template fails: {}", told(error)))
         };
         let mut given = self.tokens.clone();
+        // Where there are none, templates are told so.
+        given.extend(["tools", "documents"].map(|name| (name.to_owned(), Value::Null)));
         given.extend(variables.iter().map(|(name, value)| (name.clone(), value.clone())));
         given.extend(prompt.map(|prompt| ("prompt".to_owned(), json!(prompt))));
         drop(given.insert("messages".to_owned(), json!(messages)));
@@ -123,91 +119,21 @@ fn given_no_date(error: &minijinja::Error, template: &str) -> bool {
     asks && matches!(error.kind(), ErrorKind::UnknownFunction | ErrorKind::InvalidOperation)
 }
 
-/// A value as Python's `json.dumps` writes it, which is not how other Jinja filters of this name do, with the options
-/// that transformers knows.
-fn to_json(value: &minijinja::Value, options: Kwargs) -> Result<String, minijinja::Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    let ascii: Option<bool> = options.get("ensure_ascii")?;
-    let sorted: Option<bool> = options.get("sort_keys")?;
-    let separators: Option<Vec<String>> = options.get("separators")?;
-    options.assert_all_used()?;
-    let [item, key] = match separators.unwrap_or_default().try_into() {
-        Ok(separators) => separators,
-        Err(_) if indent.is_some() => [",".to_owned(), ": ".to_owned()],
-        Err(_) => [", ".to_owned(), ": ".to_owned()],
-    };
-    let mut value = serde_json::to_value(value)
-        .map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, format!("no JSON: {error}")))?;
-    if sorted.unwrap_or(false) {
-        value.sort_all_objects();
-    }
-    let mut out = Vec::new();
-    let written = match indent {
-        None => value.serialize(&mut Serializer::with_formatter(&mut out, Python { item, key })),
-        Some(width) => {
-            let space = " ".repeat(width);
-            let formatter = PrettyFormatter::with_indent(space.as_bytes());
-            value.serialize(&mut Serializer::with_formatter(&mut out, formatter))
-        }
-    };
-    let refused = |error: &dyn std::fmt::Display| {
-        minijinja::Error::new(ErrorKind::BadSerialization, format!("no JSON: {error}"))
-    };
-    written.map_err(|error| refused(&error))?;
-    let text = String::from_utf8(out).map_err(|error| refused(&error))?;
-    Ok(if ascii.unwrap_or(false) { escaped(&text) } else { text })
-}
-
-/// JSON without characters beyond ASCII: they are escaped, two to a character where it has two code units.
-fn escaped(json: &str) -> String {
-    let mut out = String::with_capacity(json.len());
-    for character in json.chars() {
-        if character.is_ascii() {
-            out.push(character);
-        } else {
-            for unit in character.encode_utf16(&mut [0; 2]) {
-                out.push_str(&format!("\\u{unit:04x}"));
-            }
-        }
-    }
-    out
-}
-
-/// JSON on one line, with these texts between items, and between a key and its value.
-struct Python {
-    item: String,
-    key: String,
-}
-
-impl Formatter for Python {
-    fn begin_array_value<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { out.write_all(self.item.as_bytes()) }
-    }
-
-    fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { out.write_all(self.item.as_bytes()) }
-    }
-
-    fn begin_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
-        out.write_all(self.key.as_bytes())
-    }
-}
-
 /// What went wrong and where, in one line.
 fn told(error: &minijinja::Error) -> String {
     let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
     error.line().map_or_else(|| what.clone(), |line| format!("{what} (line {line} of the template)"))
 }
 
-fn tokenizer_config(folder: &Path) -> Result<Map<String, Value>, StageError> {
-    let path = folder.join("tokenizer_config.json");
+/// The object in a JSON file; an empty one where there is no file.
+fn object(path: &Path) -> Result<Map<String, Value>, StageError> {
     if !path.exists() {
         return Ok(Map::new());
     }
     let unreadable = |error: &dyn std::fmt::Display| {
         StageError::invalid(format!("cannot read `{}`: {error}", path.display()))
     };
-    let text = std::fs::read_to_string(&path).map_err(|error| unreadable(&error))?;
+    let text = std::fs::read_to_string(path).map_err(|error| unreadable(&error))?;
     serde_json::from_str(&text).map_err(|error| unreadable(&error))
 }
 
@@ -234,22 +160,53 @@ fn own_template(folder: &Path, config: &Map<String, Value>) -> Result<String, St
 }
 
 /// The template without the marks around what an assistant says, which other software trains on: here they
-/// say nothing.
+/// do no more than keep what is set between them to themselves.
 fn without_generation(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
-        let tag = &rest[start..start + length];
+    let (mut rest, mut raw) = (text, false);
+    while let Some(start) = rest.find('{') {
         out.push_str(&rest[..start]);
-        out.push_str(&match tag[2..].trim_matches(['-', '+']).trim() {
-            "generation" => tag.replacen("generation", "if true", 1),
-            "endgeneration" => tag.replacen("endgeneration", "endif", 1),
+        rest = &rest[start..];
+        let (tag, after) = rest.split_at(tag_length(rest, raw));
+        let name = tag.strip_prefix("{%").and_then(|tag| tag.strip_suffix("%}"));
+        let name = name.map(|name| name.trim_matches(['-', '+']).trim()).unwrap_or_default();
+        raw = if raw { name != "endraw" } else { name == "raw" };
+        out.push_str(&match name {
+            "generation" if !raw => tag.replacen("generation", "with", 1),
+            "endgeneration" if !raw => tag.replacen("endgeneration", "endwith", 1),
             _ => tag.to_owned(),
         });
-        rest = &rest[start + length..];
+        rest = after;
     }
     out + rest
+}
+
+/// How long the tag, expression or comment is that a text begins with; 1 where a brace is only a brace.
+fn tag_length(text: &str, raw: bool) -> usize {
+    let end = match text.as_bytes().get(1) {
+        Some(b'#') if !raw => text.find("#}"),
+        Some(b'%') if raw => text.find("%}"),
+        Some(b'%') => unquoted(text, "%}"),
+        Some(b'{') if !raw => unquoted(text, "}}"),
+        _ => return 1,
+    };
+    end.map_or(text.len(), |end| end + 2)
+}
+
+/// Where a text is, outside of quotes.
+fn unquoted(text: &str, what: &str) -> Option<usize> {
+    let mut quote = None;
+    let mut characters = text.char_indices();
+    while let Some((at, c)) = characters.next() {
+        match quote {
+            None if text[at..].starts_with(what) => return Some(at),
+            None if c == '\'' || c == '"' => quote = Some(c),
+            Some(_) if c == '\\' => drop(characters.next()),
+            Some(open) if c == open => quote = None,
+            _ => {}
+        }
+    }
+    None
 }
 
 #[cfg(test)]

@@ -9,7 +9,19 @@ mod download;
 
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use crate::protocol::StageError;
+
+/// The weights of a model in one file.
+const WEIGHTS: &str = "model.safetensors";
+/// The list of the shards of a model that is cut into several files.
+const INDEX: &str = "model.safetensors.index.json";
+/// What tokenizers are kept in, by the ends of names: those that are read here, and others.
+const TOKENIZERS: [&str; 6] =
+    ["tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", ".tiktoken", "tekken.json"];
+/// What weights are kept in, likewise.
+const TENSORS: [&str; 7] = [".safetensors", ".bin", ".gguf", ".pt", ".pth", ".h5", ".msgpack"];
 
 /// The folder that a path or `hf:` name stands for: a path stands for itself.
 ///
@@ -53,15 +65,25 @@ pub fn is_name(text: &str) -> bool {
 /// Where the cache is, from the environment variables of `huggingface_hub`.
 fn cache(variable: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
     let variable = |name: &str| variable(name).filter(|path| !path.as_os_str().is_empty());
+    let user = variable("HOME");
+    let variable = |name: &str| Some(at_home(variable(name)?, user.as_deref()));
     if let Some(cache) = variable("HF_HUB_CACHE").or_else(|| variable("HUGGINGFACE_HUB_CACHE")) {
         return cache;
     }
     let home = variable("HF_HOME").unwrap_or_else(|| {
-        let user = variable("XDG_CACHE_HOME");
-        let user = user.unwrap_or_else(|| variable("HOME").unwrap_or_default().join(".cache"));
-        user.join("huggingface")
+        let caches = variable("XDG_CACHE_HOME");
+        let caches = caches.unwrap_or_else(|| user.clone().unwrap_or_default().join(".cache"));
+        caches.join("huggingface")
     });
     home.join("hub")
+}
+
+/// A path whose `~` is the user's folder.
+fn at_home(path: PathBuf, user: Option<&Path>) -> PathBuf {
+    match (path.strip_prefix("~"), user) {
+        (Ok(rest), Some(user)) => user.join(rest),
+        _ => path,
+    }
 }
 
 /// A model and its revision: a branch, tag or commit.
@@ -92,7 +114,7 @@ impl<'a> Name<'a> {
     /// The folder with its files.
     fn snapshot(&self, cache: &Path) -> Result<PathBuf, StageError> {
         let Self { model, revision } = self;
-        let fetch = format!("huggingface-cli download {model} --revision {revision}");
+        let fetch = format!("hf download {model} --revision {revision}");
         let home = self.home(cache);
         let commit = std::fs::read_to_string(home.join("refs").join(revision));
         let commit = commit.map_or_else(|_| (*revision).to_owned(), |commit| commit.trim().to_owned());
@@ -111,71 +133,44 @@ impl<'a> Name<'a> {
                 "the download of {model} is incomplete: {} is missing",
                 missing.display()
             ))
-            .hint(format!("finish it with `{fetch}`"))),
+            .hint(format!(
+                "finish it with `{fetch}`; where no more is needed, give the folder {} \
+                 in place of the name",
+                folder.display()
+            ))),
             None => Ok(folder),
         }
     }
 }
 
-/// What is missing in a folder: a download that was cut off leaves links to nothing.
+/// What is missing in a folder that is to hold a model. What else has a name on the Hub (adapters, tokenizers, files
+/// for programs) is what it is.
 fn incomplete(folder: &Path) -> Option<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).find(|path| !path.exists())
+    let names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let has = |name: &str| names.iter().any(|found| found == name);
+    let any = |ends: &[&str]| names.iter().any(|name| ends.iter().any(|end| name.ends_with(end)));
+    let is_model = names.is_empty() || ["config.json", WEIGHTS, INDEX].into_iter().any(has);
+    let parts =
+        [("config.json", has("config.json")), ("tokenizer.json", any(&TOKENIZERS)), (WEIGHTS, any(&TENSORS))];
+    let lacking = || parts.into_iter().find(|(_, there)| is_model && !there);
+    cut_off(folder).or_else(|| Some(folder.join(lacking()?.0)))
+}
+
+/// What a download left out when it was cut off: a link leads to nothing, or a shard of the index is not there.
+fn cut_off(folder: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let shards = shards(&folder.join(INDEX)).unwrap_or_default();
+    entries.chain(shards.iter().map(|shard| folder.join(shard))).find(|path| !path.exists())
+}
+
+/// The files that an index of shards names; in words, why there are none.
+fn shards(index: &Path) -> Result<Vec<String>, String> {
+    let text = std::fs::read_to_string(index).map_err(|error| error.to_string())?;
+    let json: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let map = json["weight_map"].as_object().ok_or("it has no `weight_map`")?;
+    Ok(map.values().filter_map(Value::as_str).map(str::to_owned).collect())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_cache_is_where_the_environment_says() {
-        let find = |variables: &[(&str, &str)]| {
-            cache(|name| {
-                variables.iter().find(|(found, _)| *found == name).map(|(_, value)| PathBuf::from(value))
-            })
-        };
-        let mut variables = vec![("HOME", "/home/a")];
-        for (more, expected) in [
-            (("HOME", ""), "/home/a/.cache/huggingface/hub"),
-            (("XDG_CACHE_HOME", "/x"), "/x/huggingface/hub"),
-            (("HF_HOME", "/hf"), "/hf/hub"),
-            (("HF_HUB_CACHE", "/hub"), "/hub"),
-        ] {
-            variables.push(more);
-            assert_eq!(find(&variables), Path::new(expected));
-        }
-    }
-
-    #[test]
-    fn snapshots_are_found_by_branch_tag_and_commit() {
-        let cache = tempfile::tempdir().unwrap();
-        let home = cache.path().join("models--org--name");
-        for folder in ["refs", "refs/pr", "snapshots/abc123", "snapshots/def456"] {
-            std::fs::create_dir_all(home.join(folder)).unwrap();
-        }
-        std::fs::write(home.join("refs/main"), "abc123").unwrap();
-        std::fs::write(home.join("refs/pr/1"), "def456\n").unwrap();
-        let find = |name: &str| Name::parse(name)?.snapshot(cache.path());
-        assert_eq!(find("org/name").unwrap(), home.join("snapshots/abc123"));
-        for name in ["org/name@pr/1", "org/name@def456"] {
-            assert_eq!(find(name).unwrap(), home.join("snapshots/def456"));
-        }
-        for (name, message, hint) in [
-            (
-                "org/name@v2",
-                "revision `v2` of org/name is not in",
-                "huggingface-cli download org/name --revision v2",
-            ),
-            ("org/other", "org/other is not in the Hugging Face cache", "download org/other --revision main"),
-            ("a/b/c", "does not name a model", "ORGANISATION"),
-            ("org/..", "does not name a model", "ORGANISATION"),
-            ("org/name@../../x", "does not name a model", "ORGANISATION"),
-        ] {
-            let error = find(name).unwrap_err();
-            assert!(error.message.contains(message) && error.hint.unwrap().contains(hint), "{name}");
-        }
-        std::os::unix::fs::symlink("../../blobs/none", home.join("snapshots/abc123/model.safetensors"))
-            .unwrap();
-        assert!(find("org/name").unwrap_err().message.contains("incomplete"));
-    }
-}
+mod tests;

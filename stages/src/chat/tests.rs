@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use serde::Deserialize;
 
 use super::*;
@@ -11,10 +13,40 @@ struct Case {
     error: Option<String>,
 }
 
+/// The cases of a template, and the special tokens it may write.
 #[derive(Deserialize)]
-struct Expected {
+struct Template {
     tokens: Map<String, Value>,
     cases: Vec<Case>,
+}
+
+/// What transformers made of a template of one line.
+#[derive(Deserialize)]
+struct Expression {
+    template: String,
+    text: Option<String>,
+}
+
+/// The special tokens that transformers finds in a tokenizer's files.
+#[derive(Deserialize)]
+struct Special {
+    config: Value,
+    map: Option<Value>,
+    text: String,
+}
+
+#[derive(Deserialize)]
+struct Expected {
+    templates: BTreeMap<String, Template>,
+    expressions: Vec<Expression>,
+    tokens: Vec<Special>,
+}
+
+/// The folder of the templates, and what is expected of them.
+fn expected() -> (PathBuf, Expected) {
+    let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chat");
+    let expected = std::fs::read_to_string(home.join("expected.json")).unwrap();
+    (home, serde_json::from_str(&expected).unwrap())
 }
 
 /// A model of which nothing but this is there.
@@ -26,11 +58,9 @@ fn model(config: &Value) -> tempfile::TempDir {
 
 #[test]
 fn templates_render_as_in_transformers() {
-    let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chat");
-    let expected = std::fs::read_to_string(home.join("expected.json")).unwrap();
-    let expected: BTreeMap<String, Expected> = serde_json::from_str(&expected).unwrap();
-    assert_eq!(expected.len(), 10);
-    for (name, Expected { tokens, cases }) in expected {
+    let (home, Expected { templates, .. }) = expected();
+    assert_eq!(templates.len(), 10);
+    for (name, Template { tokens, cases }) in templates {
         let text = std::fs::read_to_string(home.join(format!("{name}.jinja"))).unwrap();
         let mut config = tokens;
         drop(config.insert("chat_template".to_owned(), json!(text)));
@@ -46,6 +76,47 @@ fn templates_render_as_in_transformers() {
             }
         }
     }
+}
+
+#[test]
+fn expressions_are_what_they_are_in_jinja() {
+    let none = BTreeMap::new();
+    let messages = [
+        json!({"role": "system", "content": " Answer with a number. "}),
+        json!({"role": "user", "content": "a"}),
+    ];
+    for Expression { template, text } in expected().1.expressions {
+        let chat = Chat::new(None, Some(&template));
+        let found = chat.and_then(|chat| chat.render_messages(&messages, None, &none));
+        match text {
+            Some(text) => assert_eq!(found.unwrap(), text, "{template}"),
+            None => assert!(found.is_err(), "{template}: {found:?}"),
+        }
+    }
+}
+
+#[test]
+fn special_tokens_are_found_where_transformers_finds_them() {
+    let names = ["bos", "eos", "unk", "sep", "pad", "cls", "mask"];
+    let template = names.map(|name| format!("{{{{ {name}_token }}}}")).join("|");
+    for Special { config, map, text } in expected().1.tokens {
+        let folder = model(&config);
+        if let Some(map) = &map {
+            std::fs::write(folder.path().join("special_tokens_map.json"), map.to_string()).unwrap();
+        }
+        let chat = Chat::new(Some(folder.path()), Some(&template)).unwrap();
+        assert_eq!(chat.render(None, "P", &BTreeMap::new()).unwrap(), text, "{config} {map:?}");
+    }
+}
+
+#[test]
+fn what_is_given_goes_before_what_templates_are_told_anyway() {
+    let chat = Chat::new(None, Some("{{ tools[0].name }}{{ documents is none }}{{ bos_token }}")).unwrap();
+    let given = BTreeMap::from([
+        ("tools".to_owned(), json!([{"name": "add"}])),
+        ("bos_token".to_owned(), json!("<x>")),
+    ]);
+    assert_eq!(chat.render(None, "P", &given).unwrap(), "addTrue<x>");
 }
 
 #[test]
@@ -91,6 +162,12 @@ fn what_a_template_cannot_do_is_said_with_its_line() {
         assert!(error.message.contains(expected), "{error}");
     };
     fails("a\n{% if %}", "line 2 of the template");
+    fails("{{ prompt|wordcount }}", "filter wordcount is unknown");
+    fails("{{ prompt.encode() }}", "no method named encode");
+    fails("{{ '1_000'|int }}", "underscores");
+    fails("{{ 'É'.casefold() }}", "casefold is not known beyond ASCII");
+    fails("{{ 'a'.ljust(1000000000) }}", "line 1");
+    fails("{{ [1]|tojson(separators=',') }}", "line 1");
     fails("{{ raise_exception('no system message') }}", "the chat template fails: no system message");
     fails("a\n{{ strftime_now('%Y') }}", "asks for today's date");
     let base = model(&json!({"eos_token": "</s>"}));

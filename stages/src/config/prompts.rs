@@ -39,9 +39,10 @@ impl Stage for Prompts {
         Runner::InProcess
     }
 
-    /// 2: line breaks in templates are all of one kind; a date that is given is today's.
+    /// 2: line breaks in templates are all of one kind; a date that is given is today's. 3: templates are told that
+    /// there are no tools and documents; all files that name special tokens are read; more is as in Jinja.
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn inputs(&self) -> Vec<Input> {

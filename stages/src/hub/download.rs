@@ -17,15 +17,13 @@ use ring::digest::{Context, SHA256};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
 
-use super::{Name, incomplete};
+use super::{INDEX, Name, WEIGHTS, cut_off, shards};
 use crate::protocol::{FailureKind, StageError};
 
 /// Where the Hub is, unless the environment says otherwise.
 const ENDPOINT: &str = "https://huggingface.co";
 /// What a model is made of, by the ends of names.
 const WANTED: [&str; 5] = [".json", ".safetensors", ".jinja", "merges.txt", "vocab.txt"];
-/// The list of the shards of a model that is cut into several files.
-const INDEX: &str = "model.safetensors.index.json";
 /// How often an answer that failed for the moment is asked for.
 const TRIES: u32 = 5;
 
@@ -50,11 +48,11 @@ struct Described {
 }
 
 impl Hub {
-    /// The Hub that the environment names: `HF_ENDPOINT` and `HF_TOKEN`; `None` where `HF_HUB_OFFLINE` forbids its
-    /// use.
+    /// The Hub that the environment names: `HF_ENDPOINT` and `HF_TOKEN`; `None` where `HF_HUB_OFFLINE` (or
+    /// `TRANSFORMERS_OFFLINE`) forbids its use.
     pub(super) fn from_environment() -> Result<Option<Self>, StageError> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
-        if variable("HF_HUB_OFFLINE").is_some_and(|value| value != "0") {
+        if is_offline(variable) {
             return Ok(None);
         }
         let endpoint = variable("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_owned());
@@ -117,9 +115,8 @@ impl Hub {
             std::fs::create_dir_all(folder).map_err(io_error("create", folder))?;
         }
         let mut links: Vec<(String, String)> = Vec::new();
-        let mut weights: Option<Vec<String>> = (!files.contains(&INDEX)
-            && files.contains(&"model.safetensors"))
-        .then(|| vec!["model.safetensors".to_owned()]);
+        let mut weights: Option<Vec<String>> =
+            (!files.contains(&INDEX) && files.contains(&WEIGHTS)).then(|| vec![WEIGHTS.to_owned()]);
         for file in files {
             let unlisted = |weights: &Vec<String>| {
                 file.ends_with(".safetensors") && !weights.iter().any(|name| name == file)
@@ -129,7 +126,7 @@ impl Hub {
             }
             let etag = self.file(&blobs, model, commit, file)?;
             if file == INDEX {
-                weights = Some(shards(&blobs.join(&etag))?);
+                weights = Some(shards(&blobs.join(&etag)).map_err(|why| broken(INDEX, &why))?);
             }
             links.push((file.to_owned(), etag));
         }
@@ -141,7 +138,7 @@ impl Hub {
             std::fs::create_dir_all(parent).map_err(io_error("create", parent))?;
             std::fs::write(&reference, commit).map_err(io_error("write", &reference))?;
         }
-        match incomplete(&folder) {
+        match cut_off(&folder) {
             Some(missing) => {
                 Err(StageError::failed(format!("{} is missing after the download", missing.display())))
             }
@@ -286,6 +283,12 @@ impl Hub {
     }
 }
 
+/// Whether only the cache may be used, by the words that `huggingface_hub` takes for yes.
+fn is_offline(variable: impl Fn(&str) -> Option<String>) -> bool {
+    let set = variable("HF_HUB_OFFLINE").or_else(|| variable("TRANSFORMERS_OFFLINE"));
+    set.is_some_and(|value| ["1", "ON", "YES", "TRUE"].contains(&value.to_uppercase().as_str()))
+}
+
 /// Checks the content of a file against what the Hub said of it.
 fn verify(open: &mut File, file: &str, described: &Described) -> Result<(), StageError> {
     let unreadable = |error: io::Error| StageError::io(format_args!("read `{file}`"), &error);
@@ -310,14 +313,6 @@ fn verify(open: &mut File, file: &str, described: &Described) -> Result<(), Stag
         return Ok(());
     }
     Err(transient(file, "what came is damaged: its SHA-256 is another"))
-}
-
-/// The files that an index of shards names.
-fn shards(index: &Path) -> Result<Vec<String>, StageError> {
-    let text = std::fs::read_to_string(index).map_err(io_error("read", index))?;
-    let json: Value = serde_json::from_str(&text).map_err(|error| broken(INDEX, &error.to_string()))?;
-    let map = json["weight_map"].as_object().ok_or_else(|| broken(INDEX, "it has no `weight_map`"))?;
-    Ok(map.values().filter_map(Value::as_str).map(str::to_owned).collect())
 }
 
 /// Makes the folder of a model: links to its files' contents. One that is there is completed.

@@ -185,6 +185,49 @@ fn a_model_comes_whole_and_is_then_found_without_the_hub() {
     assert_eq!(other.snapshot(cache.path()).unwrap(), folder);
 }
 
+#[test]
+fn what_is_there_in_part_is_completed() {
+    let (endpoint, asked, _) = servers(weights());
+    let cache = tempfile::tempdir().unwrap();
+    let name = Name::parse("org/name").unwrap();
+    let folder = name.home(cache.path()).join("snapshots").join(COMMIT);
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("config.json"), "{}").unwrap();
+    std::fs::create_dir_all(name.home(cache.path()).join("refs")).unwrap();
+    std::fs::write(name.home(cache.path()).join("refs/main"), COMMIT).unwrap();
+    let missing = name.snapshot(cache.path()).unwrap_err();
+    assert!(missing.message.contains("tokenizer.json is missing"), "{missing}");
+    assert_eq!(hub(&endpoint, Some(TOKEN)).fetch(cache.path(), &name).unwrap(), folder);
+    assert_eq!(name.snapshot(cache.path()).unwrap(), folder);
+    assert!(folder.join("model-1.safetensors").exists());
+
+    // Everything but a shard, which the Hub has under the same name.
+    let asked_before = asked.lock().unwrap().len();
+    std::fs::remove_file(folder.join("model-1.safetensors")).unwrap();
+    let missing = name.snapshot(cache.path()).unwrap_err();
+    assert!(missing.message.contains("model-1.safetensors is missing"), "{missing}");
+    assert_eq!(hub(&endpoint, Some(TOKEN)).fetch(cache.path(), &name).unwrap(), folder);
+    assert_eq!(name.snapshot(cache.path()).unwrap(), folder);
+    assert!(asked.lock().unwrap().len() > asked_before);
+}
+
+#[test]
+fn the_hub_is_left_alone_where_the_environment_says_so() {
+    let offline = |variables: &[(&str, &str)]| {
+        is_offline(|name| {
+            variables.iter().find(|(found, _)| *found == name).map(|(_, value)| (*value).to_owned())
+        })
+    };
+    for yes in ["1", "ON", "on", "Yes", "true", "TRUE"] {
+        assert!(offline(&[("HF_HUB_OFFLINE", yes)]) && offline(&[("TRANSFORMERS_OFFLINE", yes)]), "{yes}");
+    }
+    for no in ["0", "OFF", "no", "false", "2", "y"] {
+        assert!(!offline(&[("HF_HUB_OFFLINE", no)]), "{no}");
+    }
+    assert!(!offline(&[]));
+    assert!(!offline(&[("HF_HUB_OFFLINE", "0"), ("TRANSFORMERS_OFFLINE", "1")]), "the first one says it");
+}
+
 fn walk(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()

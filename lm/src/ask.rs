@@ -1,10 +1,10 @@
 //! Asking a model: `bstar-lm model`, JSON lines in and out.
 
-use std::io::{BufRead, Write};
+use std::io::{BufRead, ErrorKind, Write};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use bstar_stages::config::{Precision, SampleShard};
+use bstar_stages::config::{Precision, SampleShard, is_temperature};
 use bstar_stages::protocol::StageError;
 use bstar_stages::{Device, hub};
 use clap::{Args, Subcommand, ValueEnum};
@@ -15,7 +15,7 @@ use tch::Kind;
 
 use crate::batch::Packed;
 use crate::checkpoint::{load_model, load_tokenizer};
-use crate::error::{Result, torch};
+use crate::error::{Result, io, torch};
 use crate::generate::{Policy, Prompt, Sampling};
 use crate::memory;
 use crate::model::{Decoder, index, rounded};
@@ -173,16 +173,13 @@ pub fn answer(ask: &Ask) -> Result<()> {
         Ask::Inspect { model, format } => {
             let facts = inspect::Facts::of(&hub::resolve(model)?)?;
             match format {
-                Format::Text => say(facts.text().trim_end()),
-                Format::Json => say(&facts.json().to_string()),
+                Format::Text => say(facts.text().trim_end())?,
+                Format::Json => say(&facts.json().to_string())?,
             }
         }
         Ask::Tokenize { model, .. } => {
             let tokenizer = Tokenizer::load(&hub::resolve(model)?)?;
-            for_each_line(|TextLine { text }| {
-                say(&json!({"ids": tokenizer.encode(&text)?}).to_string());
-                Ok(())
-            })?;
+            for_each_line(|TextLine { text }| say(&json!({"ids": tokenizer.encode(&text)?}).to_string()))?;
         }
         Ask::Logits { model, computing, .. } => logits(&computing.load(&hub::resolve(model)?)?)?,
         Ask::Generate { model, drawing, computing, .. } => {
@@ -227,7 +224,7 @@ fn logits(model: &Decoder) -> Result<()> {
             let logits = Vec::try_from(logits.get(number as i64)).map_err(|error| torch(&error))?;
             let line = serde_json::to_string(&LogitsLine { logits })
                 .map_err(|error| StageError::failed(format!("cannot write JSON: {error}")))?;
-            say(&line);
+            say(&line)?;
         }
         rows.clear();
         Ok(())
@@ -246,11 +243,15 @@ fn logits(model: &Decoder) -> Result<()> {
 fn generate(folder: &Path, drawing: &DrawingArgs, computing: &Computing) -> Result<()> {
     let DrawingArgs { samples, temperature, top_p, top_k, min_p, max_tokens, seed, stop } = drawing;
     let shares = *top_p > 0.0 && *top_p <= 1.0 && (0.0..=1.0).contains(min_p);
-    if !(*temperature >= 0.0 && shares && *samples > 0 && *max_tokens > 0) {
+    if !(is_temperature(*temperature) && shares && *samples > 0 && *max_tokens > 0) {
         return Err(StageError::invalid("these settings draw nothing").hint(
-            "--temperature at least 0, --top-p above 0 and at most 1, --min-p from 0 to 1, --samples and \
+            "--temperature 0 or at least 0.000001, --top-p above 0 and at most 1, --min-p from 0 to 1, --samples and \
              --max-tokens at least 1",
         ));
+    }
+    if *temperature == 0.0 && *samples > 1 {
+        let message = format!("at temperature 0 all {samples} samples of a prompt are the same");
+        return Err(StageError::invalid(message).hint("write `--samples 1`, or a temperature above 0"));
     }
     if stop.iter().any(String::is_empty) {
         return Err(StageError::invalid("a stop text is empty").hint("it would end every response at once"));
@@ -287,8 +288,7 @@ fn generate(folder: &Path, drawing: &DrawingArgs, computing: &Computing) -> Resu
             json!({"text": policy.text(&row)?, "ids": ids, "logprobs": row.logprobs, "finish_reason": reason}),
         );
     }
-    answers.iter().for_each(|responses| say(&json!({"responses": responses}).to_string()));
-    Ok(())
+    answers.iter().try_for_each(|responses| say(&json!({"responses": responses}).to_string()))
 }
 
 /// Reads standard input, a JSON object a line.
@@ -306,9 +306,10 @@ fn for_each_line<T: DeserializeOwned>(mut take: impl FnMut(T) -> Result<()>) -> 
 }
 
 /// Writes an answer; when nobody reads any more, there is nothing left to do.
-fn say(line: &str) {
+fn say(line: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
-        std::process::exit(0);
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        written => written.map_err(io("write", Path::new("standard output"))),
     }
 }

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use bstar_stages::protocol::StageError;
-use serde_json::{Value, json};
+use safetensors::tensor::Dtype;
+use serde_json::{Map, Value, json};
 use tch::{Device, Kind};
 
 use crate::config::ModelConfig;
-use crate::error::{Result, io};
+use crate::error::{Result, io, torch};
 use crate::model::Decoder;
 use crate::tensors::{TensorFile, write_tensors};
 use crate::tokenizer::{self, Tokenizer};
@@ -18,39 +19,123 @@ const INDEX: &str = "model.safetensors.index.json";
 /// The file of a model that is not.
 const SINGLE: &str = "model.safetensors";
 
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+
 /// The weights of a folder: their files, and which of them holds which tensor.
 #[derive(Debug)]
 pub struct Checkpoint {
+    config: ModelConfig,
     files: Vec<TensorFile>,
-    /// The file of each tensor of the model.
-    places: BTreeMap<String, usize>,
+    /// Where each tensor of the model is.
+    places: BTreeMap<String, Place>,
+}
+
+/// Where a tensor is, and what it is.
+#[derive(Debug)]
+struct Place {
+    file: usize,
+    /// Its name there.
+    name: String,
+    shape: Vec<i64>,
+    dtype: Dtype,
 }
 
 impl Checkpoint {
-    /// Opens the weights in `folder`, and checks that they are those of `config` without reading them.
+    /// Opens the weights in `folder`, and checks that they are those of `config` without reading them: only an
+    /// output matrix beside an embedding that is said to be the same is compared with it. If it is another one, the
+    /// two are not tied, as in transformers.
     ///
     /// # Errors
     /// When a file is missing or damaged, or its tensors are not those of the model.
-    pub fn open(folder: &Path, config: &ModelConfig) -> Result<Self> {
+    pub fn open(folder: &Path, config: ModelConfig) -> Result<Self> {
         let files = weight_files(folder)?;
         let files = files.iter().map(|file| TensorFile::open(file)).collect::<Result<Vec<_>>>()?;
         let mut places = BTreeMap::new();
-        let mut shapes = BTreeMap::new();
-        for (number, file) in files.iter().enumerate() {
-            for (name, (shape, _)) in file.list() {
-                // Some writers repeat the embedding under the name of the output matrix, old ones keep
-                // the rotary frequencies.
-                let repeated = config.tied && name == "lm_head.weight";
-                if !repeated && !name.ends_with(".rotary_emb.inv_freq") {
-                    drop(shapes.insert(name.clone(), shape));
-                    let _replaced = places.insert(name, number);
+        for (file, tensors) in files.iter().map(TensorFile::list).enumerate() {
+            for (name, (shape, dtype)) in tensors {
+                // Old writers keep the rotary frequencies.
+                if !name.ends_with(".rotary_emb.inv_freq") {
+                    drop(places.insert(name.clone(), Place { file, name, shape, dtype }));
                 }
             }
         }
-        check(&shapes, &config.tensors(), |name| {
-            places.get(name).map_or(folder, |number| files[*number].path())
-        })?;
-        Ok(Self { files, places })
+        let mut found = Self { config, files, places };
+        if found.config.tied {
+            found.tie()?;
+        }
+        found.check(folder)?;
+        Ok(found)
+    }
+
+    /// Makes one of the embedding and the output matrix, which may be stored under either name or both.
+    fn tie(&mut self) -> Result<()> {
+        match (self.places.contains_key(EMBEDDING), self.places.remove(HEAD)) {
+            (true, Some(head)) if !self.config.scalar && !self.same(&self.places[EMBEDDING], &head)? => {
+                self.config.tied = false;
+                drop(self.places.insert(HEAD.to_owned(), head));
+            }
+            (false, Some(head)) if !self.config.scalar => {
+                drop(self.places.insert(EMBEDDING.to_owned(), head));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether two tensors are equal, number by number.
+    fn same(&self, left: &Place, right: &Place) -> Result<bool> {
+        if left.shape != right.shape {
+            return Ok(false);
+        }
+        // As they are stored, they take the least memory.
+        let kind = match (left.dtype, right.dtype) {
+            (Dtype::BF16, Dtype::BF16) => Kind::BFloat16,
+            (Dtype::F16, Dtype::F16) => Kind::Half,
+            _ => Kind::Float,
+        };
+        let read = |place: &Place| self.files[place.file].read(&place.name, kind, Device::Cpu);
+        read(left)?.f_equal(&read(right)?).map_err(|error| torch(&error))
+    }
+
+    /// Checks that the tensors are exactly those of the model, in numbers that can be read.
+    fn check(&self, folder: &Path) -> Result<()> {
+        let (places, wanted) = (&self.places, self.config.tensors());
+        let error = |name: &str, what: String| {
+            let path = places.get(name).map_or(folder, |place| self.files[place.file].path());
+            let name = places.get(name).map_or(name, |place| &place.name);
+            StageError::invalid(format!("tensor `{name}` in `{}` {what}", path.display()))
+        };
+        let others =
+            |count: usize| if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
+        let missing: Vec<&str> =
+            wanted.iter().map(|(name, _)| name.as_str()).filter(|name| !places.contains_key(*name)).collect();
+        if let Some(name) = missing.first() {
+            return Err(error(name, format!("is missing{}", others(missing.len()))));
+        }
+        let names: BTreeSet<&str> = wanted.iter().map(|(name, _)| name.as_str()).collect();
+        let strange: Vec<&str> =
+            places.keys().map(String::as_str).filter(|name| !names.contains(name)).collect();
+        if let Some(name) = strange.first() {
+            return Err(error(name, format!("is not part of such a model{}", others(strange.len()))));
+        }
+        for (name, shape) in &wanted {
+            let Place { shape: found, dtype, .. } = &places[name];
+            if found != shape {
+                return Err(error(name, format!("has shape {found:?}; config.json says {shape:?}")));
+            }
+            if !matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+                return Err(error(name, format!("has numbers of type {dtype}, which are not supported"))
+                    .hint("use the checkpoint in bfloat16, float16 or float32"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the model is, as its weights have it.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
     }
 
     /// Its files.
@@ -71,50 +156,21 @@ impl Checkpoint {
     ///
     /// # Errors
     /// When a tensor cannot be read, or memory is short.
-    pub fn load(&self, config: ModelConfig, device: Device, kind: Kind) -> Result<Decoder> {
-        let read = |(name, number): (&String, &usize)| {
-            Ok((name.clone(), self.files[*number].read(name, kind, device)?))
+    pub fn load(&self, device: Device, kind: Kind) -> Result<Decoder> {
+        let read = |(name, place): (&String, &Place)| {
+            Ok((name.clone(), self.files[place.file].read(&place.name, kind, device)?))
         };
-        Ok(Decoder::new(config, self.places.iter().map(read).collect::<Result<_>>()?))
+        Ok(Decoder::new(self.config.clone(), self.places.iter().map(read).collect::<Result<_>>()?))
     }
 }
 
-/// Checks that tensors of these shapes are exactly the `wanted` ones; `place` tells the file of one.
-fn check<'a>(
-    shapes: &BTreeMap<String, Vec<i64>>,
-    wanted: &[(String, Vec<i64>)],
-    place: impl Fn(&str) -> &'a Path,
-) -> Result<()> {
-    let error = |name: &str, what: String| {
-        Err(StageError::invalid(format!("tensor `{name}` in `{}` {what}", place(name).display())))
-    };
-    let others = |count: usize| if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
-    let missing: Vec<&str> =
-        wanted.iter().map(|(name, _)| name.as_str()).filter(|name| !shapes.contains_key(*name)).collect();
-    if let Some(name) = missing.first() {
-        return error(name, format!("is missing{}", others(missing.len())));
-    }
-    let names: BTreeSet<&str> = wanted.iter().map(|(name, _)| name.as_str()).collect();
-    let strange: Vec<&str> = shapes.keys().map(String::as_str).filter(|name| !names.contains(name)).collect();
-    if let Some(name) = strange.first() {
-        return error(name, format!("is not part of such a model{}", others(strange.len())));
-    }
-    match wanted.iter().find(|(name, shape)| shapes[name] != *shape) {
-        Some((name, shape)) => {
-            error(name, format!("has shape {:?}; config.json says {shape:?}", shapes[name]))
-        }
-        None => Ok(()),
-    }
-}
-
-/// The safetensors files of a folder: one, or those its index names.
+/// The safetensors files of a folder: one, or else those its index names.
 fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let index = folder.join(INDEX);
+    let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
+    if single.exists() {
+        return Ok(vec![single]);
+    }
     if !index.exists() {
-        let single = folder.join(SINGLE);
-        if single.exists() {
-            return Ok(vec![single]);
-        }
         let error = StageError::invalid(format!("there is no `{SINGLE}` in `{}`", folder.display()));
         return Err(
             if folder.join("pytorch_model.bin").exists()
@@ -145,8 +201,7 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// When a file cannot be read, or its tensors are not those of the model.
 pub fn load_model(folder: &Path, device: Device, kind: Kind) -> Result<Decoder> {
-    let config = ModelConfig::read(folder)?;
-    Checkpoint::open(folder, &config)?.load(config, device, kind)
+    Checkpoint::open(folder, ModelConfig::read(folder)?)?.load(device, kind)
 }
 
 /// Loads the tokenizer of a model, and checks that the model knows all of its tokens.
@@ -166,11 +221,11 @@ pub fn load_tokenizer(folder: &Path, config: &ModelConfig) -> Result<Tokenizer> 
     }
 }
 
-/// Writes a complete Hugging Face folder: weights as numbers of this kind, configuration, and the
-/// tokenizer files of `tokenizer`.
+/// Writes a complete Hugging Face folder: weights as numbers of this kind, configuration, and what `tokenizer`
+/// holds besides: the files of a tokenizer, and how a model's authors would sample from it.
 ///
 /// # Errors
-/// When a file cannot be written or the tokenizer's cannot be read.
+/// When a file cannot be written, or one of `tokenizer` cannot be read.
 pub fn save_model(folder: &Path, model: &Decoder, kind: Kind, tokenizer: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(io("create", folder))?;
     let tensors = model.named().into_iter().map(|(name, tensor)| (name.to_owned(), tensor));
@@ -179,15 +234,31 @@ pub fn save_model(folder: &Path, model: &Decoder, kind: Kind, tokenizer: &Path) 
     let json = config.to_json(kind);
     write_json(&folder.join("config.json"), &json)?;
     if !config.scalar {
-        let generation = json!({
-            "do_sample": true,
-            "eos_token_id": json["eos_token_id"],
-            "bos_token_id": config.bos,
-            "pad_token_id": config.pad,
-        });
-        write_json(&folder.join("generation_config.json"), &generation)?;
+        let name = "generation_config.json";
+        let mut generation = match read_object(&tokenizer.join(name))? {
+            Some(found) => found,
+            None => Map::from_iter([("do_sample".to_owned(), json!(true))]),
+        };
+        drop(generation.insert("eos_token_id".to_owned(), json["eos_token_id"].clone()));
+        for (name, id) in [("bos_token_id", config.bos), ("pad_token_id", config.pad)] {
+            // Some models name these tokens here only.
+            if id.is_some() || !generation.contains_key(name) {
+                drop(generation.insert(name.to_owned(), json!(id)));
+            }
+        }
+        write_json(&folder.join(name), &Value::Object(generation))?;
     }
     tokenizer::copy_files(tokenizer, folder)
+}
+
+/// The JSON object in a file, if there is such a file.
+pub(crate) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(path).map_err(io("read", path))?;
+    let invalid = |error| StageError::invalid(format!("`{}`: {error}", path.display()));
+    serde_json::from_str(&text).map(Some).map_err(invalid)
 }
 
 /// Writes JSON for people and other software to read.
@@ -199,10 +270,14 @@ pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use bstar_stages::config::Readout;
+    use safetensors::tensor::TensorView;
     use tch::Tensor;
 
     use super::*;
+    use crate::inspect::Facts;
     use crate::model::tests::random;
+    use crate::reward::from_policy;
     use crate::tokenizer::tests::folder as tokenizer_folder;
 
     fn load(folder: &Path) -> Result<Decoder> {
@@ -254,10 +329,149 @@ mod tests {
         write(all().map(swap).collect());
         fails(&["`model.norm.weight`", "has shape [3]; config.json says [64]"]);
         let frequencies = "model.layers.0.self_attn.rotary_emb.inv_freq".to_owned();
-        write(all().chain([(frequencies, &wrong), ("lm_head.weight".to_owned(), &wrong)]).collect());
+        write(all().chain([(frequencies, &wrong)]).collect());
         assert!(load(folder.path()).is_ok(), "what old writers add is no trouble");
+        write(all().chain([(HEAD.to_owned(), &wrong)]).collect());
+        fails(&["`lm_head.weight`", "has shape [3]; config.json says [50, 64]"]);
         std::fs::write(&path, "nonsense").unwrap();
         fails(&["not a safetensors file"]);
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_read_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = random(64, 1, 2, 1, 50).config().clone();
+        write_json(&folder.path().join("config.json"), &config.to_json(Kind::Float)).unwrap();
+        let bytes = vec![0_u8; 8 * usize::try_from(config.parameters()).unwrap()];
+        let tensors = config.tensors();
+        let views = tensors.iter().map(|(name, shape)| {
+            let shape: Vec<usize> = shape.iter().map(|size| usize::try_from(*size).unwrap()).collect();
+            let length = 8 * shape.iter().product::<usize>();
+            (name, TensorView::new(Dtype::F64, shape, &bytes[..length]).unwrap())
+        });
+        safetensors::serialize_to_file(views, None, &folder.path().join(SINGLE)).unwrap();
+        let inspected = Facts::of(folder.path()).map(|_| ()).unwrap_err();
+        for error in [load(folder.path()).map(|_| ()).unwrap_err(), inspected] {
+            assert!(error.message.contains("`model.embed_tokens.weight`"), "{error}");
+            assert!(error.message.contains("numbers of type F64"), "{error}");
+        }
+    }
+
+    /// Writes the configuration of a model and these tensors.
+    fn write_model(folder: &Path, config: &ModelConfig, tensors: &[(&str, &Tensor)]) {
+        write_json(&folder.join("config.json"), &config.to_json(Kind::Float)).unwrap();
+        let tensors = tensors.iter().map(|(name, tensor)| ((*name).to_owned(), *tensor));
+        write_tensors(&folder.join(SINGLE), tensors, Kind::Float, None).unwrap();
+    }
+
+    #[test]
+    fn an_output_matrix_that_is_not_the_embedding_is_kept() {
+        let (folder, tokenizer) = (tempfile::tempdir().unwrap(), tokenizer_folder());
+        let model = random(64, 1, 2, 1, 50);
+        let config = model.config();
+        assert!(config.tied);
+        let embedding = model.tensors()[EMBEDDING].shallow_clone();
+        // Another number in the last place only.
+        let other = embedding.copy();
+        drop(other.get(49).get(63).g_add_scalar_(1e-3));
+        let with = |head| [model.named(), vec![(HEAD, head)]].concat();
+        write_model(folder.path(), config, &with(&other));
+        let loaded = load(folder.path()).unwrap();
+        assert!(!loaded.config().tied && loaded.tensors()[HEAD].equal(&other));
+        assert!(loaded.weights().head.equal(&other) && loaded.weights().embedding.equal(&embedding));
+        let facts = Facts::of(folder.path()).unwrap();
+        assert_eq!(facts.json()["parameters"], config.parameters() + 50 * 64);
+        assert_eq!(facts.json()["config"]["tie_word_embeddings"], false);
+        assert!(!facts.text().contains("tied embeddings"));
+        // What is written says so.
+        let written = folder.path().join("written");
+        save_model(&written, &loaded, Kind::Float, tokenizer.path()).unwrap();
+        assert!(!ModelConfig::read(&written).unwrap().tied);
+        assert!(load(&written).unwrap().weights().head.equal(&other));
+
+        write_model(folder.path(), config, &with(&embedding));
+        let loaded = load(folder.path()).unwrap();
+        assert!(loaded.config().tied && !loaded.tensors().contains_key(HEAD));
+        assert_eq!(Facts::of(folder.path()).unwrap().json()["parameters"], config.parameters());
+        // A reward model has none.
+        let rewards = from_policy(model, Readout::Head);
+        let with = [rewards.named(), vec![(HEAD, &other)]].concat();
+        write_model(folder.path(), rewards.config(), &with);
+        assert!(!load(folder.path()).unwrap().tensors().contains_key(HEAD));
+    }
+
+    #[test]
+    fn an_embedding_is_found_under_the_name_of_the_output_matrix() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = random(64, 1, 2, 1, 50);
+        let named = model.named().into_iter();
+        let renamed: Vec<(&str, &Tensor)> =
+            named.map(|(name, tensor)| (if name == EMBEDDING { HEAD } else { name }, tensor)).collect();
+        write_model(folder.path(), model.config(), &renamed);
+        let loaded = load(folder.path()).unwrap();
+        assert!(loaded.config().tied && !loaded.tensors().contains_key(HEAD));
+        assert!(loaded.tensors()[EMBEDDING].equal(&model.tensors()[EMBEDDING]));
+        let wide = Tensor::zeros([50, 65], (Kind::Float, Device::Cpu));
+        let wide: Vec<(&str, &Tensor)> = renamed
+            .iter()
+            .map(|(name, tensor)| (*name, if *name == HEAD { &wide } else { tensor }))
+            .collect();
+        write_model(folder.path(), model.config(), &wide);
+        let error = load(folder.path()).map(|_| ()).unwrap_err();
+        assert!(error.message.contains("`lm_head.weight`") && error.message.contains("[50, 65]"), "{error}");
+        let mut apart = model.config().clone();
+        apart.tied = false;
+        write_model(folder.path(), &apart, &renamed);
+        let error = load(folder.path()).map(|_| ()).unwrap_err();
+        assert!(error.message.contains("`model.embed_tokens.weight`"), "{error}");
+    }
+
+    #[test]
+    fn matrices_of_other_numbers_are_tied_where_they_are_equal() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = random(64, 1, 2, 1, 50);
+        write_json(&folder.path().join("config.json"), &model.config().to_json(Kind::Float)).unwrap();
+        let embedding = &model.tensors()[EMBEDDING];
+        for (head, tied) in [(embedding.to_kind(Kind::BFloat16), true), (embedding.copy(), false)] {
+            let all = model.named().into_iter().map(|(name, tensor)| (name.to_owned(), tensor));
+            write_tensors(&folder.path().join("a.safetensors"), all, Kind::BFloat16, None).unwrap();
+            let head = [(HEAD.to_owned(), &head)];
+            write_tensors(&folder.path().join("b.safetensors"), head, Kind::Float, None).unwrap();
+            let index = json!({"weight_map": {EMBEDDING: "a.safetensors", HEAD: "b.safetensors"}});
+            write_json(&folder.path().join(INDEX), &index).unwrap();
+            assert_eq!(load(folder.path()).unwrap().config().tied, tied);
+        }
+    }
+
+    #[test]
+    fn how_to_sample_stays_as_the_source_has_it() {
+        let (source, folder) = (tokenizer_folder(), tempfile::tempdir().unwrap());
+        let mut model = random(64, 1, 2, 1, 50);
+        model.config_mut().eos = vec![1, 5];
+        let written = |model: &Decoder| -> Value {
+            save_model(folder.path(), model, Kind::Float, source.path()).unwrap();
+            let path = folder.path().join("generation_config.json");
+            serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+        };
+        let own = json!({"do_sample": true, "eos_token_id": [1, 5], "bos_token_id": null, "pad_token_id": 0});
+        assert_eq!(written(&model), own);
+        let given = json!({"bos_token_id": 7, "temperature": 0.6, "eos_token_id": 9, "top_p": 0.9, "pad_token_id": 4});
+        write_json(&source.path().join("generation_config.json"), &given).unwrap();
+        let kept = json!({"bos_token_id": 7, "temperature": 0.6, "eos_token_id": [1, 5], "top_p": 0.9, "pad_token_id": 0});
+        assert_eq!(written(&model), kept);
+        let bytes = || std::fs::read(folder.path().join("generation_config.json")).unwrap();
+        let first = bytes();
+        // Written again from what was written, they are the same bytes.
+        std::fs::copy(
+            folder.path().join("generation_config.json"),
+            source.path().join("generation_config.json"),
+        )
+        .unwrap();
+        assert_eq!(written(&model), kept);
+        assert_eq!(bytes(), first);
+        std::fs::write(source.path().join("generation_config.json"), "[]").unwrap();
+        let error = save_model(folder.path(), &model, Kind::Float, source.path()).unwrap_err();
+        assert!(error.message.contains("generation_config.json`"), "{error}");
     }
 
     #[test]
@@ -280,6 +494,15 @@ mod tests {
         for ((name, left), (_, right)) in model.named().into_iter().zip(loaded.named()) {
             assert!(left.to_kind(Kind::BFloat16).to_kind(Kind::Float).equal(right), "{name}");
         }
+        assert_eq!(Facts::of(folder.path()).unwrap().json()["files"].as_array().unwrap().len(), 3);
+        // One file for all goes first, as in transformers.
+        let whole = folder.path().join(SINGLE);
+        let all = model.named().into_iter().map(|(name, tensor)| (name.to_owned(), tensor));
+        write_tensors(&whole, all, Kind::Float, None).unwrap();
+        let loaded = load(folder.path()).unwrap();
+        assert!(std::iter::zip(model.named(), loaded.named()).all(|(left, right)| left.1.equal(right.1)));
+        assert_eq!(Facts::of(folder.path()).unwrap().json()["files"][0]["name"], SINGLE);
+        std::fs::remove_file(whole).unwrap();
         std::fs::remove_file(folder.path().join(shard(2))).unwrap();
         let error = load(folder.path()).map(|_| ()).unwrap_err();
         assert!(error.message.contains(&shard(2)) && error.message.contains("1 of 3"), "{error}");

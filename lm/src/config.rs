@@ -51,6 +51,19 @@ impl Family {
     }
 }
 
+/// Sizes by their names in `config.json`, and the greatest that are read: whatever is computed of them fits into
+/// 64 bits.
+const GREATEST: [(&str, i64); 8] = [
+    ("vocab_size", 1 << 24),
+    ("hidden_size", 1 << 20),
+    ("intermediate_size", 1 << 22),
+    ("num_hidden_layers", 1 << 12),
+    ("num_attention_heads", 1 << 12),
+    ("num_key_value_heads", 1 << 12),
+    ("head_dim", 1 << 12),
+    ("max_position_embeddings", 1 << 30),
+];
+
 /// The shape of a decoder, and the ids of its special tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
@@ -120,7 +133,7 @@ impl ModelConfig {
             qkv_bias: false,
             out_bias: false,
             mlp_bias: false,
-            windows: vec![None; shape.num_hidden_layers],
+            windows: Vec::new(),
             tied: shape.tie_word_embeddings,
             scalar: false,
             eos: vec![eos],
@@ -133,24 +146,35 @@ impl ModelConfig {
             ));
         }
         config
-            .checked()
+            .sized()
+            .and_then(|config| Self { windows: vec![None; shape.num_hidden_layers], ..config }.checked())
             .map_err(|error| StageError { message: format!("`model`: {}", error.message), ..error })
     }
 
-    fn checked(self) -> Result<Self> {
+    /// Checks the sizes, before there is anything for each of so many.
+    fn sized(self) -> Result<Self> {
         let sizes = [
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.layers),
-            ("num_attention_heads", self.heads),
-            ("num_key_value_heads", self.kv_heads),
-            ("head_dim", self.head_dim),
-            ("max_position_embeddings", self.max_positions),
+            self.vocab_size,
+            self.hidden_size,
+            self.intermediate_size,
+            self.layers,
+            self.heads,
+            self.kv_heads,
+            self.head_dim,
+            self.max_positions,
         ];
-        if let Some((name, size)) = sizes.into_iter().find(|(_, size)| *size < 1) {
-            return Err(StageError::invalid(format!("`{name}` is {size}; it must be at least 1")));
+        for ((name, most), size) in GREATEST.into_iter().zip(sizes) {
+            if size < 1 {
+                return Err(StageError::invalid(format!("`{name}` is {size}; it must be at least 1")));
+            }
+            if size > most {
+                return Err(StageError::invalid(format!("`{name}` is {size}; it must be at most {most}")));
+            }
         }
+        Ok(self)
+    }
+
+    fn checked(self) -> Result<Self> {
         if self.heads % self.kv_heads != 0 {
             return Err(StageError::invalid(format!(
                 "`num_attention_heads` is {}, not a multiple of `num_key_value_heads`, {}",
@@ -262,19 +286,24 @@ impl ModelConfig {
         json
     }
 
-    /// What the families say about windows: Mistral has one for all blocks, Qwen one from some block on
+    /// What the families say about windows: Mistral has one for all blocks, or a list; Qwen one from some block on
     /// (transformers 4) or a list (transformers 5).
     fn add_windows(&self, json: &mut Value) {
         let window = self.windows.iter().flatten().next();
+        let name = |window: &Option<i64>| match window {
+            Some(_) => "sliding_attention",
+            None => "full_attention",
+        };
         match self.family {
             Family::Llama => {}
-            Family::Mistral => json["sliding_window"] = json!(window),
+            Family::Mistral => {
+                json["sliding_window"] = json!(window);
+                if self.windows.iter().any(|window| *window != self.windows[0]) {
+                    json["layer_types"] = json!(self.windows.iter().map(name).collect::<Vec<_>>());
+                }
+            }
             Family::Qwen2 | Family::Qwen3 => {
                 let full = self.windows.iter().take_while(|window| window.is_none()).count();
-                let name = |window: &Option<i64>| match window {
-                    Some(_) => "sliding_attention",
-                    None => "full_attention",
-                };
                 json["use_sliding_window"] = json!(window.is_some());
                 json["sliding_window"] = json!(window);
                 json["max_window_layers"] = json!(full);

@@ -31,7 +31,10 @@ pub(crate) fn torch_text(text: &str) -> StageError {
     // A device says the former, the system the latter.
     if text.contains("out of memory") || text.contains("can't allocate memory") {
         error.kind = FailureKind::Transient;
-        error = error.hint("run fewer workers on the device, or use a smaller model or batch");
+        error = error.hint(
+            "run fewer workers on the device; train with a smaller `micro_batch`, or with `activation_checkpointing: \
+             true`; or use a smaller model",
+        );
     }
     error
 }

@@ -137,17 +137,33 @@ impl Waiting {
         }
     }
 
-    fn halve(&mut self) -> bool {
+    /// Plans for less memory, which the policy's next steps do as well where no bits depend on it; answers whether there was
+    /// anything to halve.
+    fn halve(&mut self, policy: &Policy) -> bool {
         match self {
-            Self::Waves(plan) => plan.halve(),
+            Self::Waves(plan) => {
+                let halved = plan.halve();
+                if halved {
+                    policy.reads.borrow_mut().fitting = Some(plan.memory());
+                }
+                halved
+            }
             Self::Steady(queue) => queue.halve(),
+        }
+    }
+
+    /// Most rows at a time.
+    fn rows(&self) -> usize {
+        match self {
+            Self::Waves(plan) => plan.rows,
+            Self::Steady(queue) => queue.most(),
         }
     }
 
     /// Lets just these responses wait, by query and sample index.
     fn begin_again(&mut self, prompts: &[Prompt], missing: &[(usize, u32)]) {
         match self {
-            Self::Waves(plan) => plan.begin_again(missing),
+            Self::Waves(plan) => plan.begin_again(prompts, missing),
             Self::Steady(queue) => queue.begin_again(prompts, missing),
         }
     }
@@ -242,12 +258,17 @@ impl Policy {
         let mut done: Vec<Row> = Vec::new();
         let SampleShard { start, end, .. } = *sampling.settings;
         let total = prompts.len() * (end.saturating_sub(start)) as usize;
+        // On a GPU shapes follow from the memory, and no failure before may change them.
+        let fitting = self.reads.borrow().fitting.filter(|_| !self.is_steady());
+        let sampling = &Sampling { memory: sampling.memory.min(fitting.unwrap_or(usize::MAX)), ..*sampling };
         let mut waiting = Waiting::new(self, prompts, sampling);
+        let mut note: Option<String> = None;
         self.reads.borrow_mut().begin(prompts, sampling.memory / memory::KEPT);
         while !waiting.is_empty() {
             let before = done.len();
             let mut tick = |finished: usize| {
-                control.report(|| Progress { done: before + finished, total, unit: "responses", note: None });
+                let note = note.clone();
+                control.report(|| Progress { done: before + finished, total, unit: "responses", note });
                 if control.stopped() { Err(Control::interrupted()) } else { Ok(()) }
             };
             let mut rows = Vec::new();
@@ -255,9 +276,10 @@ impl Policy {
             let failure = memory::attempt(draw).err();
             done.extend(rows.into_iter().filter(Row::is_finished));
             if let Some(error) = failure {
-                if !memory::is_short(&error) || !waiting.halve() {
+                if !memory::is_short(&error) || !waiting.halve(self) {
                     return Err(error);
                 }
+                note = Some(format!("memory was short: {} at a time", waiting.rows()));
                 self.reads.borrow_mut().forget();
                 // Nothing of a response depends on when it is drawn.
                 waiting.begin_again(prompts, &missing(prompts, sampling.settings, &done));
@@ -293,14 +315,25 @@ impl Policy {
     }
 
     /// Takes a drawn token into a response.
+    ///
+    /// # Errors
+    /// When its log-probability is no number, which it is not where any logit was none, or the tokenizer refuses it.
     pub(crate) fn accept(
         &self,
         row: &mut Row,
         token: i64,
         logprob: f64,
-        limit: usize,
+        prompt: &Prompt,
         stop: &[String],
     ) -> Result<()> {
+        if !logprob.is_finite() {
+            let place = row.logprobs.len() + 1;
+            return Err(StageError::invalid(format!(
+                "the policy's logits are no finite numbers: token {place} of sample {} of query `{}`",
+                row.sample, prompt.id
+            ))
+            .hint("its weights have numbers that are not finite, or too large ones; with `precision: bfloat16` try float32"));
+        }
         row.logprobs.push(logprob);
         // A special token has no text that a stop text could be found in.
         if self.ends.binary_search(&token).is_ok()
@@ -313,7 +346,7 @@ impl Policy {
         row.ids.push(token);
         if let Some(text) = self.stopped(&row.ids, stop)? {
             row.end = Some((FinishReason::Stop, Some(text)));
-        } else if row.logprobs.len() >= limit {
+        } else if row.logprobs.len() >= prompt.limit {
             row.end = Some((FinishReason::Length, None));
         }
         Ok(())
@@ -323,10 +356,19 @@ impl Policy {
     fn stopped(&self, ids: &[i64], stop: &[String]) -> Result<Option<String>> {
         let Some(longest) = stop.iter().map(String::len).max() else { return Ok(None) };
         // Whoever reads the whole text at every token takes quadratic time.
-        let last = &ids[ids.len().saturating_sub(longest + SLACK)..];
-        let tail = self.tokenizer.decode(last)?;
+        let mut start = ids.len().saturating_sub(longest + SLACK);
+        let mut tail = self.tokenizer.decode(&ids[start..])?;
+        // A part of a character takes the text of all bytes after it away. No character has more bytes than four.
+        let mut cut = start > 0 && tail.starts_with('\u{fffd}');
+        for _ in 0..3 {
+            if cut && start > 0 {
+                start -= 1;
+                tail = self.tokenizer.decode(&ids[start..])?;
+                cut = tail.starts_with('\u{fffd}');
+            }
+        }
         // Special tokens have no text: then the tail may be too short to tell.
-        let tells = last.len() == ids.len() || tail.len() >= last.len();
+        let tells = start == 0 || (!cut && tail.len() >= ids.len() - start);
         if tells && !stop.iter().any(|stop| tail.contains(stop.as_str())) {
             return Ok(None);
         }
@@ -336,17 +378,30 @@ impl Policy {
     }
 
     fn response(&self, query: &Query, row: Row, sampling: &Sampling<'_>) -> Result<Response> {
-        let continuation = self.text(&row)?;
+        let prefix = query.prefix.as_deref().unwrap_or_default();
+        let continuation = self.gap(prefix, &row.ids)? + &self.text(&row)?;
         Ok(Response {
             query_id: query.id.clone(),
             sample_index: row.sample,
             temperature: sampling.settings.temperature,
-            text: query.prefix.clone().unwrap_or_default() + &continuation,
+            text: prefix.to_owned() + &continuation,
             tokens: u32::try_from(row.logprobs.len()).unwrap_or(u32::MAX),
             logprob: row.logprobs.iter().fold(0.0, |sum, logprob| sum + logprob),
             finish_reason: row.finish_reason(),
             logprobs: sampling.settings.logprobs.then_some(row.logprobs),
         })
+    }
+
+    /// What stands between a text and tokens that go on with it: some tokenizers take away the space that a text begins
+    /// with.
+    fn gap(&self, prefix: &str, ids: &[i64]) -> Result<String> {
+        let Some(first) = ids.first().filter(|_| !prefix.is_empty()) else { return Ok(String::new()) };
+        let mut before = self.tokenizer.encode(prefix)?;
+        let [apart, alone] = [self.tokenizer.decode(&before)?, self.tokenizer.decode(&[*first])?];
+        before.push(*first);
+        let joined = self.tokenizer.decode(&before)?;
+        let gap = joined.strip_prefix(apart.as_str()).and_then(|rest| rest.strip_suffix(alone.as_str()));
+        Ok(gap.unwrap_or_default().to_owned())
     }
 
     /// The text of a response, up to a stop string.

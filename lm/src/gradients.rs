@@ -40,14 +40,15 @@ pub(crate) struct Found {
     pub(crate) norm: f64,
 }
 
-/// Whether a parameter is learnt.
+/// Whether a parameter is learnt. `tied`: whether the embedding is the head too. The head of a reward model always
+/// is learnt: it begins at zero, and nothing before it has a gradient until it has moved.
 fn learns(settings: &Training, tied: bool, name: &str) -> bool {
     let frozen = |part: Frozen| settings.freeze.contains(&part);
-    let head = name == "lm_head.weight" || name == "score.weight";
+    let head = name == "lm_head.weight";
     let embedding = name == "model.embed_tokens.weight";
     settings.lora.is_none()
         && !(frozen(Frozen::Norms) && name.contains("norm"))
-        && !(frozen(Frozen::Embeddings) && (embedding || (tied && head)))
+        && !(frozen(Frozen::Embeddings) && embedding)
         && !(frozen(Frozen::Head) && (head || (tied && embedding)))
 }
 
@@ -58,7 +59,7 @@ impl Gradients {
         adapters: Option<&Adapters>,
         threads: usize,
     ) -> Self {
-        let tied = model.config().tied;
+        let tied = model.config().tied && !model.config().scalar;
         let learns = |name: &str| learns(settings, tied, name);
         let kind = match settings.precision {
             Numbers::Fp32 => Kind::Float,

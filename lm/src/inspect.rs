@@ -29,8 +29,8 @@ impl Facts {
     /// # Errors
     /// When it holds no model, or one that cannot be used.
     pub fn of(folder: &Path) -> Result<Self> {
-        let config = ModelConfig::read(folder)?;
-        let weights = Checkpoint::open(folder, &config)?;
+        let weights = Checkpoint::open(folder, ModelConfig::read(folder)?)?;
+        let config = weights.config().clone();
         let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let files = weights.files().iter().map(|file| (name(file.path()), file.size())).collect();
         let tokenizer =

@@ -266,6 +266,15 @@ pub fn forward(
     norm(&x, &weights.norm)
 }
 
+/// Numbers that [`forward`] has in memory of each token at a time, at most: a block's attention, whose inputs and output are
+/// gathered by the caller, or what follows it.
+pub(crate) fn activations(config: &ModelConfig) -> usize {
+    let ModelConfig { hidden_size, intermediate_size, heads, kv_heads, head_dim, .. } = *config;
+    let attention = hidden_size + head_dim * (6 * heads + 5 * kv_heads);
+    let products = 3 * (hidden_size + intermediate_size + head_dim * (heads + kv_heads));
+    usize::try_from(attention.max(products) + 2 * head_dim).unwrap_or(0)
+}
+
 /// `silu(gate) × up` of `[tokens, gate and up]`.
 pub(crate) fn gate(both: &Tensor) -> Tensor {
     kernels::gate(both).unwrap_or_else(|| {

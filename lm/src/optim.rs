@@ -30,12 +30,16 @@ pub(crate) fn chunk(tensor: &Tensor) -> i64 {
     if tensor.device() == Device::Cpu { CHUNK } else { (tensor.numel() as i64).max(1) }
 }
 
+/// What to do where a state is that of other weights.
+const SAME: &str =
+    "train the same weights of the same model in both stages (`freeze`), or do not carry the optimizer";
+
 /// Running averages of the gradients, and how many updates they have seen.
 #[derive(Debug)]
 pub struct Optimizer {
     kind: Kind,
-    /// The numbers in which averages are kept.
-    numbers: Number,
+    /// The numbers in which averages are kept: of gradients, and of their squares.
+    numbers: [Number; 2],
     /// By parameter.
     moments: BTreeMap<String, Moments>,
     updates: usize,
@@ -90,19 +94,19 @@ impl Optimizer {
     /// A state without history.
     #[must_use]
     pub fn new(settings: &Training) -> Self {
-        let numbers = number(settings.moments);
+        let numbers = numbers(settings);
         Self { kind: settings.optimizer, numbers, moments: BTreeMap::new(), updates: 0 }
     }
 
     /// A state put together again from [`Optimizer::tensors`].
     #[must_use]
     pub fn restored(settings: &Training, mut tensors: Tensors, updates: usize) -> Self {
-        let numbers = number(settings.moments);
+        let numbers = numbers(settings);
         let seconds = tensors.split_off("second.");
         let moments = tensors.into_iter().map(|(name, first)| {
             let name = name.trim_start_matches("first.").to_owned();
-            let second = seconds.get(&format!("second.{name}")).map(|second| second.to_kind(numbers));
-            (name, Moments { first: first.to_kind(numbers), second })
+            let second = seconds.get(&format!("second.{name}")).map(|second| second.to_kind(numbers[1]));
+            (name, Moments { first: first.to_kind(numbers[0]), second })
         });
         Self { kind: settings.optimizer, numbers, moments: moments.collect(), updates }
     }
@@ -142,8 +146,8 @@ impl Optimizer {
         let numbers = self.numbers;
         for (name, parameter) in parameters.iter() {
             let muon = self.kind == Kind::Muon && is_hidden_matrix(name, parameter);
-            let zeros = || Tensor::zeros(parameter.size().as_slice(), (numbers, parameter.device()));
-            let new = || Moments { first: zeros(), second: (!muon).then(zeros) };
+            let zeros = |kind| Tensor::zeros(parameter.size().as_slice(), (kind, parameter.device()));
+            let new = || Moments { first: zeros(numbers[0]), second: (!muon).then(|| zeros(numbers[1])) };
             let _moments = self.moments.entry(name.clone()).or_insert_with(new);
         }
         // Both maps have the same names, and so the same order.
@@ -159,7 +163,8 @@ impl Optimizer {
     /// When a file cannot be written.
     pub fn save(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(io("create", folder))?;
-        write_tensors(&folder.join("optimizer.safetensors"), self.tensors(), self.numbers, None)?;
+        // Averages of squares never have the shorter ones.
+        write_tensors(&folder.join("optimizer.safetensors"), self.tensors(), self.numbers[1], None)?;
         let state = json!({"updates": self.updates, "optimizer": self.kind});
         write_json(&folder.join("state.json"), &state)
     }
@@ -188,12 +193,12 @@ impl Optimizer {
         for (name, moment) in &tensors {
             let parameter = name.split_once('.').and_then(|(_, name)| parameters.get(name));
             if parameter.is_none_or(|parameter| parameter.size() != moment.size()) {
-                return Err(invalid(format!("`{name}` belongs to no weight that is trained here")));
+                return Err(invalid(format!("`{name}` belongs to no weight that is trained here")).hint(SAME));
             }
         }
         let all = |name: &String| tensors.contains_key(&format!("first.{name}"));
         if let Some(name) = parameters.keys().find(|name| !all(name)) {
-            return Err(invalid(format!("it knows nothing of `{name}`")));
+            return Err(invalid(format!("it knows nothing of `{name}`")).hint(SAME));
         }
         Ok(Self::restored(settings, tensors, usize::try_from(updates).unwrap_or(usize::MAX)))
     }
@@ -310,10 +315,12 @@ pub(crate) fn in_two<S: Send, T: Send>(
     done.into_iter().map(|(_, answer)| answer).collect()
 }
 
-fn number(numbers: Numbers) -> Number {
-    match numbers {
-        Numbers::Fp32 => Number::Float,
-        Numbers::Bf16 => Number::BFloat16,
+/// The numbers in which averages are kept: of gradients, and of their squares.
+fn numbers(settings: &Training) -> [Number; 2] {
+    match settings.moments {
+        Numbers::Fp32 => [Number::Float; 2],
+        Numbers::Bf16 if settings.squares_fit_16_bits() => [Number::BFloat16; 2],
+        Numbers::Bf16 => [Number::BFloat16, Number::Float],
     }
 }
 
@@ -388,6 +395,35 @@ pub(crate) mod tests {
         let mut stream = Stream::new("test", 3, "matrix", 0);
         let values: Vec<f32> = (0..rows * columns).map(|_| stream.normal() as f32).collect();
         Tensor::from_slice(&values).view([rows, columns])
+    }
+
+    #[test]
+    fn averages_in_16_bits_forget() {
+        for (betas, kinds) in [
+            ([0.9, 0.999], [Number::BFloat16, Number::Float]),
+            ([0.9, 0.95], [Number::BFloat16, Number::BFloat16]),
+        ] {
+            let mut settings = training(1, 1, 1e-3, Kind::Adamw);
+            (settings.moments, settings.betas) = (Numbers::Bf16, betas);
+            let mut parameters: Tensors = [("w".to_owned(), matrix(8, 8))].into();
+            let mut optimizer = Optimizer::new(&settings);
+            for update in 0..2000 {
+                let gradient = if update == 0 { matrix(8, 8) } else { matrix(8, 8) * 0.0 };
+                optimizer.update(&mut parameters, vec![gradient], step(&settings, 1.0, false));
+            }
+            let found: Vec<Number> = optimizer.tensors().iter().map(|(_, tensor)| tensor.kind()).collect();
+            assert_eq!(found, kinds);
+            let square = optimizer.tensors()[1].1.to_kind(Number::Float);
+            let left = (square / (matrix(8, 8).square() * (1.0 - betas[1]))).max().double_value(&[]);
+            assert!(left < 0.15, "{betas:?} {left}");
+            // What is saved is read as it was.
+            let folder = tempfile::tempdir().unwrap();
+            optimizer.save(folder.path()).unwrap();
+            let again = Optimizer::load(folder.path(), &settings, &parameters, Device::Cpu).unwrap();
+            for ((name, one), (_, other)) in again.tensors().into_iter().zip(optimizer.tensors()) {
+                assert!(one.kind() == other.kind() && one.equal(other), "{name}");
+            }
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! the caller's choice.
 
 mod rows;
+mod trained;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ use bstar_stages::record::{FinishReason, Query, Response};
 use tch::{Device, Kind, Tensor};
 
 pub use self::rows::StepsRow;
+pub use self::trained::{check_reading, note_reading};
 use crate::block::Weight;
 use crate::error::{Result, torch};
 use crate::model::{Decoder, Weights, index, rounded};
@@ -119,6 +121,12 @@ pub struct Scorer {
     tokenizer: Tokenizer,
 }
 
+/// A response, as errors name it.
+fn sample(response: &Response) -> String {
+    let Response { query_id, sample_index, temperature, .. } = response;
+    format!("sample {sample_index} of query `{query_id}` at temperature {temperature}")
+}
+
 /// Rows that are computed together.
 #[derive(Debug, Default)]
 struct Batch<'a> {
@@ -162,7 +170,7 @@ impl Scorer {
     /// CPU, bit by bit); the prompt of several responses is computed once.
     ///
     /// # Errors
-    /// When a response is too long for the model, or the step is asked to stop.
+    /// When a response is too long for the model, an output is not a finite number, or the step is asked to stop.
     pub fn score(
         &self,
         pairs: &[(&Query, &Response)],
@@ -186,11 +194,14 @@ impl Scorer {
             if control.stopped() {
                 return Err(Control::interrupted());
             }
-            let mut found =
-                self.outputs(batch, &rows)?.into_iter().map(|output| settings.scale.of(f64::from(output)));
+            let mut found = self.outputs(batch, &rows)?.into_iter().map(f64::from);
             for (row, ..) in &batch.members {
                 let (number, row) = &rows[*row];
-                scores[*number] = found.by_ref().take(row.ends.len()).collect();
+                let outputs: Vec<f64> = found.by_ref().take(row.ends.len()).collect();
+                if let Some(step) = outputs.iter().position(|output| !output.is_finite()) {
+                    return Err(self.not_finite(step + 1, outputs[step], pairs[*number].1));
+                }
+                scores[*number] = outputs.into_iter().map(|output| settings.scale.of(output)).collect();
             }
             done += batch.members.len();
             control.report(|| Progress { done, total: rows.len(), unit: "responses", note: None });
@@ -200,7 +211,27 @@ impl Scorer {
 
     fn row(&self, query: &Query, response: &Response, reading: &Reading) -> Result<StepsRow> {
         let most = usize::try_from(self.model.config().context()).unwrap_or(0);
-        StepsRow::new(&self.tokenizer, &query.prompt, &steps(&response.text), reading, most)
+        let too_long = |tokens| {
+            let sample = sample(response);
+            StageError::invalid(format!(
+                "{sample} has {tokens} tokens, which do not fit into the reward model's {most}"
+            ))
+            .hint("sample with a smaller `max_tokens`, or use a reward model with a longer context")
+        };
+        StepsRow::new(&self.tokenizer, &query.prompt, &steps(&response.text), reading, most, too_long)
+    }
+
+    /// What to say of an output that is no number to go on with.
+    fn not_finite(&self, step: usize, output: f64, response: &Response) -> StageError {
+        let sample = sample(response);
+        let hint = match self.weights.head.kind() {
+            Kind::Float => "the reward model is damaged, or its training diverged: use another one",
+            _ => {
+                "score with `precision: float32`; if the output is the same there, the reward model is damaged"
+            }
+        };
+        StageError::invalid(format!("the reward model's output for step {step} of {sample} is {output}"))
+            .hint(hint)
     }
 
     /// Rows with something to read, those of a prompt side by side, few enough for their activations to stay small.
@@ -276,6 +307,7 @@ mod tests {
     use crate::stream::Stream;
     use crate::tokenizer::tests::folder;
     use crate::train::{Run, train};
+    use crate::trunk::Trunk;
 
     fn pair(id: usize, text: &str) -> (Query, Response) {
         let query = Query {
@@ -401,6 +433,74 @@ mod tests {
         let logits = hidden.linear(&scorer.weights.head, None::<&Tensor>);
         let mean = logits.get(ids.len() as i64 - 1).mean(Kind::Double).double_value(&[]);
         assert!((scores[0][0] - mean / 5.0).abs() < 1e-5, "{scores:?} {mean}");
+    }
+
+    #[test]
+    fn outputs_that_are_no_numbers_are_errors() {
+        let (query, response) = pair(3, "3 + 2 = 5\n\n5");
+        for (kind, number, text) in
+            [(Kind::Float, f64::NAN, "NaN"), (Kind::BFloat16, f64::INFINITY, "inf or NaN")]
+        {
+            let model = from_policy(random(64, 2, 4, 2, 120), Readout::Head);
+            let tensors =
+                model.named().into_iter().map(|(name, tensor)| (name.to_owned(), tensor.to_kind(kind)));
+            let mut model = Decoder::new(model.config().clone(), tensors.collect());
+            drop(model.tensors_mut().get_mut("score.weight").unwrap().fill_(number));
+            let tokenizer = Tokenizer::load(folder().path()).unwrap();
+            let scorer = Scorer::new(model, tokenizer, Readout::Head).unwrap();
+            let settings = ScoreShard::new(Some(Aggregate::Min));
+            let stop = AtomicBool::new(false);
+            let mut control = Control::new(&stop, |_| ());
+            let error = scorer.score(&[(&query, &response)], &settings, &mut control).unwrap_err();
+            let start = "the reward model's output for step 1 of sample 0 of query `q3` at temperature 1 is ";
+            let output = error.message.strip_prefix(start).unwrap();
+            assert!(text.contains(output.trim_start_matches('-')), "{error}");
+            assert_eq!(error.hint.unwrap().contains("`precision: float32`"), kind == Kind::BFloat16);
+        }
+    }
+
+    /// The row with these tokens, whose outputs are read at these places.
+    fn labelled(ids: &[i64], ends: &[i64], labels: &[f32]) -> StepsRow {
+        StepsRow { ids: ids.into(), prompt: 1, ends: ends.into(), labels: labels.into() }
+    }
+
+    #[test]
+    fn steps_that_are_read_at_one_token_all_count() {
+        let gradients = |rows: &[StepsRow]| {
+            let (mut model, mut shared) = (random(64, 2, 4, 2, 120), Tensors::new());
+            let mut trunk = Trunk::new(&mut model, &|_| true, None, Kind::Float, false, &mut shared);
+            let rows: Vec<&StepsRow> = rows.iter().collect();
+            let _guard = tch::no_grad_guard();
+            let sums = trunk.learn(&StepLabels, &rows, 0.2).unwrap();
+            (sums, trunk.gradients().iter().map(|(name, x)| (name.clone(), x.copy())).collect::<Tensors>())
+        };
+        let other = labelled(&[7, 8], &[0, 1], &[0.5, 0.25]);
+        // As many places as tokens, and more than tokens that are read.
+        let all = gradients(&[labelled(&[4, 5, 6], &[0, 2, 2], &[1.0, 0.25, 1.0]), other.clone()]);
+        let apart = gradients(&[
+            labelled(&[4, 5, 6], &[0, 2], &[1.0, 0.25]),
+            labelled(&[4, 5, 6], &[2], &[1.0]),
+            other,
+        ]);
+        for (found, expected) in all.0.iter().zip(&apart.0) {
+            assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+        }
+        for (name, expected) in &apart.1 {
+            assert!(expected.abs().max().double_value(&[]) > 0.0, "{name}");
+            assert!(all.1[name].allclose(expected, 1e-4, 1e-6, false), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_response_that_does_not_fit_is_named() {
+        let scorer = scorer(random(64, 2, 4, 2, 120), Readout::Head);
+        let (query, response) = pair(3, &"3 + 2 = 5\n\n".repeat(100));
+        let settings = ScoreShard::new(Some(Aggregate::Min));
+        let stop = AtomicBool::new(false);
+        let mut control = Control::new(&stop, |_| ());
+        let error = scorer.score(&[(&query, &response)], &settings, &mut control).unwrap_err();
+        assert!(error.message.starts_with("sample 0 of query `q3` at temperature 1 has "), "{error}");
+        assert!(error.hint.unwrap().contains("`max_tokens`"));
     }
 
     #[test]

@@ -43,9 +43,11 @@ impl Rope {
     }
 
     /// Reads the fields of `config.json` in either spelling: `rope_theta` and `rope_scaling`, or
-    /// `rope_parameters`.
+    /// `rope_parameters`. An empty `rope_scaling` is none.
     pub(crate) fn read(fields: &Fields<'_>, max_positions: i64) -> Result<Self> {
-        let name = if fields.get("rope_scaling").is_some() { "rope_scaling" } else { "rope_parameters" };
+        let idle = |value: &Value| value.as_object().is_some_and(Map::is_empty);
+        let old = fields.get("rope_scaling").is_some_and(|value| !idle(value));
+        let name = if old { "rope_scaling" } else { "rope_parameters" };
         let empty = Map::new();
         let map = match fields.get(name) {
             None => &empty,
@@ -339,6 +341,10 @@ mod tests {
         let old = json!({"rope_theta": 7.0, "rope_scaling": {"type": "linear", "factor": 2}});
         assert_eq!(read(old).unwrap(), Rope { theta: 7.0, scaling: Scaling::Linear { factor: 2.0 } });
         assert_eq!(read(json!({"rope_scaling": null})).unwrap(), Rope::new(10000.0));
+        let parameters = json!({"rope_type": "linear", "rope_theta": 5000.0, "factor": 3.0});
+        let linear = read(json!({"rope_parameters": parameters})).unwrap();
+        assert_eq!(read(json!({"rope_scaling": {}, "rope_parameters": parameters})).unwrap(), linear);
+        assert_eq!(read(json!({"rope_scaling": {}, "rope_theta": 7.0})).unwrap(), Rope::new(7.0));
     }
 
     #[test]

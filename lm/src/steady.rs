@@ -4,8 +4,9 @@
 //! with as many positions: rows without a response are computed too, positions without a token are
 //! masked. The shapes follow from the length of a row's own prompt, rounded up, from the settings, the model
 //! and the memory of the device: not from who else is drawn. A place that becomes free is given to the next
-//! response. Prompts are read one by one.
+//! response. Prompts are read one by one. Where memory is for fewer rows than products have, those are filled up.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
@@ -16,7 +17,7 @@ use crate::attention::Inputs;
 use crate::draw::Drawing;
 use crate::error::Result;
 use crate::generate::{Policy, Prompt, Row, Sampling};
-use crate::model::{Attention, ROWS, forward, index};
+use crate::model::{Attention, forward, index, rounded};
 use crate::reads::Read;
 use crate::stream::Stream;
 
@@ -41,11 +42,11 @@ pub struct Queue {
 struct Places {
     /// The response in each, by its number.
     rows: Vec<Option<usize>>,
-    /// Positions that are filled, of each.
+    /// Positions that are filled, of each and of what fills up products.
     lengths: Vec<i64>,
     /// Keys and values of each block: `[rows, kv heads, capacity, head]`.
     blocks: Vec<[Tensor; 2]>,
-    /// Before the next token of each: `[rows, width]`.
+    /// Before the next token of each: `[rows and what fills up, width]`.
     hidden: Tensor,
     capacity: i64,
 }
@@ -72,10 +73,16 @@ impl Queue {
         self.waiting.values().all(VecDeque::is_empty)
     }
 
+    /// Most rows of a step.
+    #[must_use]
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
     /// Plans for half the rows, which is another shape; answers whether there was anything to halve.
     pub fn halve(&mut self) -> bool {
-        let halved = self.most > ROWS as usize;
-        self.most = (self.most / 2).max(ROWS as usize);
+        let halved = self.most > 1;
+        self.most = (self.most / 2).max(1);
         halved
     }
 
@@ -122,23 +129,24 @@ impl Queue {
 impl Places {
     fn new(policy: &Policy, sampling: &Sampling<'_>, class: usize, most: usize) -> Self {
         let (config, model) = (policy.config(), &policy.model);
-        let capacity = (class + sampling.settings.max_tokens).next_multiple_of(CLASS / 2);
-        let token = 2 * config.layers * config.kv_heads * config.head_dim;
-        let row = capacity * model.kind().elt_size_in_bytes() * usize::try_from(token).unwrap_or(1)
-            + LOGIT_BYTES * usize::try_from(config.vocab_size).unwrap_or(1);
+        let capacity = capacity(class, sampling.settings.max_tokens, config.context());
+        let row = policy
+            .token_bytes()
+            .saturating_mul(capacity)
+            .saturating_add(LOGIT_BYTES * usize::try_from(config.vocab_size).unwrap_or(1));
         let mut rows = most;
-        while rows > ROWS as usize && rows * row > sampling.memory {
+        while rows > 1 && rows.saturating_mul(row) > sampling.memory {
             rows /= 2;
         }
-        let (count, capacity) = (rows as i64, capacity as i64);
+        let (count, capacity) = (rows as i64, i64::try_from(capacity).unwrap_or(i64::MAX));
         let options = (model.kind(), model.device());
         let shape = [count, config.kv_heads, capacity, config.head_dim];
         let empty = || Tensor::zeros(shape, options);
         Self {
             rows: vec![None; rows],
-            lengths: vec![0; rows],
+            lengths: vec![0; rounded(count) as usize],
             blocks: (0..config.layers).map(|_| [empty(), empty()]).collect(),
-            hidden: Tensor::zeros([count, config.hidden_size], options),
+            hidden: Tensor::zeros([rounded(count), config.hidden_size], options),
             capacity,
         }
     }
@@ -172,7 +180,15 @@ impl Places {
             begun.entry(query).or_default().push(place as i64);
         }
         for (query, places) in begun {
-            let prompt = read.entry(query).or_insert_with(|| policy.read(&[&prompts[query].ids]).remove(0));
+            let prompt = match read.entry(query) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => {
+                    let mut found = None;
+                    policy.read(&[&prompts[query].ids], 0, |_, prompt| found = Some(prompt));
+                    let Some(found) = found else { continue };
+                    new.insert(found)
+                }
+            };
             let (count, at) = (places.len() as i64, index(&places, policy.model.device()));
             for ([keys, values], [own_keys, own_values]) in self.blocks.iter().zip(&prompt.blocks) {
                 for (all, own) in [(keys, own_keys), (values, own_values)] {
@@ -198,7 +214,7 @@ impl Places {
     ) -> Result<Vec<i64>> {
         let drawing = Drawing::from(sampling.settings);
         let logits = policy.weights.logits(&self.hidden);
-        let mut uniforms = vec![0.5; self.rows.len()];
+        let mut uniforms = vec![0.5; self.lengths.len()];
         if !drawing.is_greedy() {
             for (uniform, row) in uniforms.iter_mut().zip(&self.rows) {
                 if let Some(row) = row {
@@ -210,14 +226,16 @@ impl Places {
         for (place, held) in self.rows.iter_mut().enumerate() {
             let Some(number) = *held else { continue };
             let row = &mut rows[number];
-            let limit = prompts[row.query].limit;
-            policy.accept(row, tokens[place], logprobs[place], limit, &sampling.settings.stop)?;
+            let prompt = &prompts[row.query];
+            policy.accept(row, tokens[place], logprobs[place], prompt, &sampling.settings.stop)?;
             if row.is_finished() {
                 (*held, self.lengths[place]) = (None, 0);
             }
         }
-        for (token, _) in tokens.iter_mut().zip(&self.rows).filter(|(_, row)| row.is_none()) {
-            *token = 0;
+        for (token, row) in tokens.iter_mut().zip(self.rows.iter().chain(std::iter::repeat(&None))) {
+            if row.is_none() {
+                *token = 0;
+            }
         }
         Ok(tokens)
     }
@@ -228,7 +246,9 @@ impl Places {
         #[cfg(test)]
         policy.take_room(tokens.len());
         let rotary = policy.model.rotary(&self.lengths);
-        let newest = index(&self.lengths, device).view([-1, 1, 1, 1]);
+        let rows = self.rows.len();
+        let missing = (self.lengths.len() - rows) as i64;
+        let newest = index(&self.lengths[..rows], device).view([-1, 1, 1, 1]);
         let mut masks: BTreeMap<Option<i64>, Tensor> = BTreeMap::new();
         for window in &config.windows {
             masks.entry(*window).or_insert_with(|| mask(&newest, self.capacity, *window));
@@ -236,12 +256,22 @@ impl Places {
         let blocks = &self.blocks;
         self.hidden =
             forward(config, &policy.weights, &index(tokens, device), &rotary, |block, attention| {
-                attend(&blocks[block], attention, &newest, &masks[&config.windows[block]])
+                let part = |tensor: &Tensor| tensor.narrow(0, 0, rows as i64);
+                let Attention { query, key, value } = attention;
+                let attention = Attention { query: part(query), key: part(key), value: part(value) };
+                let attended = attend(&blocks[block], &attention, &newest, &masks[&config.windows[block]]);
+                if missing == 0 { attended } else { attended.constant_pad_nd([0, 0, 0, missing]) }
             });
         for (length, row) in self.lengths.iter_mut().zip(&self.rows) {
             *length += i64::from(row.is_some());
         }
     }
+}
+
+/// Positions of a row's cache, of a prompt of this class: no response goes beyond the model's last position.
+fn capacity(class: usize, max_tokens: usize, context: i64) -> usize {
+    let most = usize::try_from(context).unwrap_or(usize::MAX).min(usize::MAX / 2);
+    class.saturating_add(max_tokens).min(most).next_multiple_of(CLASS / 2)
 }
 
 /// What is added to the scores of rows whose newest tokens are at `[rows, 1, 1, 1]`: zero where they look, minus
@@ -265,4 +295,26 @@ fn attend([keys, values]: &[Tensor; 2], attention: &Attention, newest: &Tensor, 
     let query = attention.query.reshape([rows, kv, -1, head]);
     let [key, value] = [keys, values].map(Tensor::shallow_clone);
     Inputs { query, key, value, mask: Some(mask.shallow_clone()) }.attend().reshape([rows, -1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn caches_are_no_longer_than_positions_go() {
+        for (class, max_tokens, context, expected) in [
+            (128, 10, 2048, 192),
+            (128, 64, 2048, 192),
+            (256, 1500, 2048, 1792),
+            (256, 5000, 2048, 2048),
+            (256, usize::MAX, 2048, 2048),
+            // A class that goes beyond the last position.
+            (128, 10, 100, 128),
+            (128, 10, 64, 64),
+        ] {
+            assert_eq!(capacity(class, max_tokens, context), expected, "{class} {max_tokens} {context}");
+        }
+        assert!(capacity(128, usize::MAX, i64::MAX) >= 1 << 62);
+    }
 }

@@ -26,7 +26,7 @@ use crate::merge::merge;
 use crate::model::Decoder;
 use crate::objective::{NextToken, TextRow};
 use crate::progress::Control;
-use crate::reward::{Scorer, StepLabels, StepsRow, from_policy};
+use crate::reward::{Scorer, StepLabels, StepsRow, check_reading, from_policy, note_reading};
 use crate::tokenizer::Tokenizer;
 use crate::train::{LogRow, Run, train};
 
@@ -85,22 +85,24 @@ impl Kept {
     ) -> Result<Map<String, Value>> {
         let queries: Vec<Query> = step.rows("queries")?;
         let wanted = (step.digest("policy")?, step.device, kind(settings.precision));
-        if self.policy.as_ref().is_none_or(|(held, _)| *held != wanted) {
-            self.policy = None;
-            let folder = step.input("policy")?;
-            let model = load_model(folder, step.device, wanted.2)?;
-            if model.config().scalar {
-                return Err(StageError::invalid("the model is a reward model, not a policy"));
+        let Self { policy: kept, scorer } = self;
+        let mut began = Instant::now();
+        let responses = with_room(scorer, || {
+            if kept.as_ref().is_none_or(|(held, _)| *held != wanted) {
+                *kept = None;
+                let folder = step.input("policy")?;
+                let model = load_policy(folder, step.device, wanted.2)?;
+                let tokenizer = load_tokenizer(folder, model.config())?;
+                *kept = Some((wanted, Policy::new(model, tokenizer)));
             }
-            let tokenizer = load_tokenizer(folder, model.config())?;
-            self.policy = Some((wanted, Policy::new(model, tokenizer)));
-        }
-        let Some((_, policy)) = &self.policy else {
-            return Err(StageError::failed("the policy was not loaded"));
-        };
-        let began = Instant::now();
-        let sampling = Sampling { settings, seed: step.request.seed, memory: memory::budget(step.device)? };
-        let responses = policy.sample(&queries, &sampling, step.control)?;
+            let Some((_, policy)) = kept else {
+                return Err(StageError::failed("the policy was not loaded"));
+            };
+            began = Instant::now();
+            let sampling =
+                Sampling { settings, seed: step.request.seed, memory: memory::budget(step.device)? };
+            policy.sample(&queries, &sampling, step.control)
+        })?;
         write_rows(&step.output("responses.jsonl"), &responses)?;
         let tokens: u64 = responses.iter().map(|response| u64::from(response.tokens)).sum();
         Ok(metrics([
@@ -119,16 +121,8 @@ impl Kept {
         let responses: Vec<Response> = step.rows("responses")?;
         let held = (step.digest("reward_model")?, step.device, kind(settings.precision));
         let wanted = (held, settings.reading.output);
-        if self.scorer.as_ref().is_none_or(|(held, _)| *held != wanted) {
-            self.scorer = None;
-            let folder = step.input("reward_model")?;
-            let model = load_model(folder, step.device, held.2)?;
-            let tokenizer = load_tokenizer(folder, model.config())?;
-            self.scorer = Some((wanted, Scorer::new(model, tokenizer, wanted.1)?));
-        }
-        let Some((_, scorer)) = &self.scorer else {
-            return Err(StageError::failed("the reward model was not loaded"));
-        };
+        let folder = step.input("reward_model")?.to_owned();
+        check_reading(&folder, &settings.reading)?;
         let by_id: HashMap<&str, &Query> = queries.iter().map(|query| (query.id.as_str(), query)).collect();
         let pairs = responses
             .iter()
@@ -138,16 +132,29 @@ impl Kept {
                     "a response answers query `{}`, which is not given",
                     response.query_id
                 ))
-                .hint("`queries` must be those that were sampled, and `shard_queries` the sampler's")),
+                .hint("`queries` must be those that were sampled, in the same order")),
             })
             .collect::<Result<Vec<_>>>()?;
-        let began = Instant::now();
         let mut grading = Grading::new(settings)?;
-        let scores = scorer.score(&pairs, settings, step.control)?;
+        let Self { policy, scorer: kept } = self;
+        let mut began = Instant::now();
+        let scores = with_room(policy, || {
+            if kept.as_ref().is_none_or(|(held, _)| *held != wanted) {
+                *kept = None;
+                let model = load_model(&folder, step.device, held.2)?;
+                let tokenizer = load_tokenizer(&folder, model.config())?;
+                *kept = Some((wanted, Scorer::new(model, tokenizer, wanted.1)?));
+            }
+            let Some((_, scorer)) = kept else {
+                return Err(StageError::failed("the reward model was not loaded"));
+            };
+            began = Instant::now();
+            scorer.score(&pairs, settings, step.control)
+        })?;
         let mut rewards = Vec::with_capacity(pairs.len());
         for ((query, response), scores) in pairs.into_iter().zip(scores) {
             let mut reward = grading.judge(query, response)?;
-            add_model_scores(&mut reward, scores, settings.aggregate.unwrap_or_default());
+            add_model_scores(&mut reward, scores, settings.aggregate.unwrap_or_default())?;
             rewards.push(reward);
         }
         write_rows(&step.output("rewards.jsonl"), &rewards)?;
@@ -193,14 +200,14 @@ impl Step<'_, '_> {
         let eos = tokenizer.eos.ok_or_else(|| {
             StageError::invalid(format!("the tokenizer in `{}` names no `eos_token`", folder.display()))
         })?;
-        let config = ModelConfig::new(&settings.model, tokenizer.size(), eos, tokenizer.pad)?;
+        let config = ModelConfig::new(&settings.model, tokenizer.rows(), eos, tokenizer.pad)?;
         let mut model = initial(config, self.request.seed, self.device);
         self.text(&mut model, &tokenizer, &folder, None, &settings.training)
     }
 
     fn sft(&mut self, settings: &config::Sft) -> Result<Map<String, Value>> {
         let folder = self.input("policy")?.to_owned();
-        let mut model = load_model(&folder, self.device, Kind::Float)?;
+        let mut model = load_policy(&folder, self.device, Kind::Float)?;
         let tokenizer = load_tokenizer(&folder, model.config())?;
         let inherit = self.request.inputs.get("optimizer").map(|input| input.path.as_path());
         self.text(&mut model, &tokenizer, &folder, inherit, &settings.training)
@@ -240,11 +247,7 @@ impl Step<'_, '_> {
 
     fn reward_model(&mut self, settings: &config::RewardModel) -> Result<Map<String, Value>> {
         let folder = self.input("policy")?.to_owned();
-        let policy = load_model(&folder, self.device, Kind::Float)?;
-        if policy.config().scalar {
-            return Err(StageError::invalid("the model is a reward model, not a policy")
-                .hint("`policy` is the model whose weights the reward model starts from"));
-        }
+        let policy = load_policy(&folder, self.device, Kind::Float)?;
         let mut model = from_policy(policy, settings.reading.output);
         let tokenizer = load_tokenizer(&folder, model.config())?;
         let training = &settings.training;
@@ -263,7 +266,9 @@ impl Step<'_, '_> {
             scratch: &scratch,
         };
         let trained = train(&StepLabels, &rows, &mut model, &run, self.control)?;
-        save_model(&self.output("reward_model"), &model, Kind::Float, &folder)?;
+        let trained_model = self.output("reward_model");
+        save_model(&trained_model, &model, Kind::Float, &folder)?;
+        note_reading(&trained_model, settings)?;
         self.write_log(&trained.log)?;
         Ok(trained.metrics)
     }
@@ -282,6 +287,25 @@ impl Step<'_, '_> {
     }
 }
 
+/// Does something with a model; where memory is short, once more without the other one that is kept.
+fn with_room<O, T>(other: &mut Option<O>, mut act: impl FnMut() -> Result<T>) -> Result<T> {
+    match memory::attempt(&mut act) {
+        Err(error) if memory::is_short(&error) && other.take().is_some() => act(),
+        result => result,
+    }
+}
+
+/// A model that predicts tokens.
+fn load_policy(folder: &Path, device: Device, kind: Kind) -> Result<Decoder> {
+    let model = load_model(folder, device, kind)?;
+    if model.config().scalar {
+        let message = format!("the model in `{}` is a reward model, not a policy", folder.display());
+        return Err(StageError::invalid(message)
+            .hint("`policy` names a model that predicts tokens; a reward model only scores"));
+    }
+    Ok(model)
+}
+
 /// The numbers that a model computes in.
 fn kind(precision: Precision) -> Kind {
     match precision {
@@ -297,4 +321,37 @@ fn max_length(settings: &Training, model: &Decoder) -> usize {
 
 fn metrics<const N: usize>(values: [(&str, Value); N]) -> Map<String, Value> {
     values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_makes_room_where_memory_is_short() {
+        let short = || -> Result<()> {
+            // More than any address space has.
+            drop(tch::Tensor::zeros([1 << 60], (Kind::Uint8, Device::Cpu)));
+            Ok(())
+        };
+        let (mut other, mut calls) = (Some("a model"), 0);
+        let found = with_room(&mut other, || {
+            calls += 1;
+            if calls == 1 { short() } else { Ok(()) }
+        });
+        assert!(found.is_ok() && other.is_none() && calls == 2, "{found:?}");
+        // Nothing is left to give up.
+        let mut calls = 0;
+        let error = with_room(&mut other, || {
+            calls += 1;
+            short()
+        });
+        assert!(memory::is_short(&error.unwrap_err()) && calls == 1);
+        // Another failure, or none, costs no model.
+        let mut other = Some("a model");
+        let error = with_room(&mut other, || -> Result<()> { Err(StageError::failed("no")) }).unwrap_err();
+        assert_eq!((error.message.as_str(), other), ("no", Some("a model")));
+        with_room(&mut other, || Ok(())).unwrap();
+        assert!(other.is_some());
+    }
 }

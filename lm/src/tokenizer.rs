@@ -1,11 +1,12 @@
 //! Training a tokenizer, and turning text into tokens and back.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
 use bstar_stages::config::{Tokenizer as Settings, TokenizerKind};
 use bstar_stages::protocol::StageError;
 use bstar_stages::record::Example;
-use serde_json::{Value, json};
+use serde_json::{Map, json};
 use tokenizers::decoders::byte_level::ByteLevel;
 use tokenizers::decoders::fuse::Fuse;
 use tokenizers::models::TrainerWrapper;
@@ -15,7 +16,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer as Inner};
 
-use crate::checkpoint::write_json;
+use crate::checkpoint::{read_object, write_json};
 use crate::error::{Result, io, tokenizers};
 
 /// Tokens with ids 0, 1 and 2.
@@ -29,15 +30,18 @@ const PIECE: &str = r" ?\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\n\n|\s";
 const MAX_ROWS: usize = 20_000;
 
 /// The files that make up a tokenizer in a Hugging Face folder; only the first must exist.
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    "tokenizer.model",
     "chat_template.jinja",
 ];
+/// The folder of chat templates that have names, files that end in `.jinja`.
+const TEMPLATES: &str = "additional_chat_templates";
 
 /// Turns text into tokens and back.
 #[derive(Debug, Clone)]
@@ -56,7 +60,7 @@ impl Tokenizer {
     /// When `tokenizer.json` is missing or malformed.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
-        let inner = Inner::from_file(&path).map_err(|error| {
+        let mut inner = Inner::from_file(&path).map_err(|error| {
             StageError::invalid(format!("cannot read the tokenizer `{}`: {error}", path.display())).hint(
                 if path.exists() {
                     "download it again, or write it with `save_pretrained` of a fast tokenizer"
@@ -65,13 +69,20 @@ impl Tokenizer {
                 },
             )
         })?;
+        // What their writers had set for single calls: transformers resets both before every call.
+        inner.with_padding(None).with_truncation(None).map_err(tokenizers("read the tokenizer"))?;
+        let json = |file| read_object(&folder.join(file)).map(Option::unwrap_or_default);
+        let config = json("tokenizer_config.json")?;
+        // As in transformers: the map goes first, and new writers' configurations need none.
+        let map = if config.contains_key("added_tokens_decoder") {
+            Map::new()
+        } else {
+            json("special_tokens_map.json")?
+        };
         let special = |name: &str| {
-            ["tokenizer_config.json", "special_tokens_map.json"].iter().find_map(|file| {
-                let json: Value = serde_json::from_slice(&std::fs::read(folder.join(file)).ok()?).ok()?;
-                let token = json.get(name)?;
-                let text = token.as_str().or_else(|| token.get("content")?.as_str())?;
-                inner.token_to_id(text).map(i64::from)
-            })
+            let token = map.get(name).or_else(|| config.get(name))?;
+            let text = token.as_str().or_else(|| token.get("content")?.as_str())?;
+            inner.token_to_id(text).map(i64::from)
         };
         let (eos, pad) = (special("eos_token"), special("pad_token"));
         Ok(Self { inner, eos, pad })
@@ -147,10 +158,16 @@ impl Tokenizer {
         Ok(inner.get_vocab_size(true))
     }
 
-    /// Number of token ids.
+    /// Number of tokens.
     #[must_use]
     pub fn size(&self) -> usize {
         self.inner.get_vocab_size(true)
+    }
+
+    /// Rows of an embedding for all tokens: more than there are tokens where ids are left out.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.last().and_then(|(_, id)| usize::try_from(id + 1).ok()).unwrap_or(0)
     }
 
     /// The token with the greatest id.
@@ -227,21 +244,37 @@ fn first_marker(text: &str, markers: &[String]) -> Option<(usize, usize)> {
 /// When `from` has none, or a file cannot be written.
 pub fn copy_files(from: &Path, to: &Path) -> Result<()> {
     for (index, name) in FILES.iter().enumerate() {
-        let (source, target) = (from.join(name), to.join(name));
-        if index > 0 && !source.exists() {
-            continue;
+        let source = from.join(name);
+        if index == 0 || source.exists() {
+            copy(&source, &to.join(name))?;
         }
-        // Not `fs::copy`: the source may be read-only, and the copy must not be.
-        let bytes = std::fs::read(&source).map_err(io("read", &source))?;
-        std::fs::write(&target, bytes).map_err(io("write", &target))?;
+    }
+    let (source, target) = (from.join(TEMPLATES), to.join(TEMPLATES));
+    if !source.is_dir() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(&target).map_err(io("create", &target))?;
+    for entry in std::fs::read_dir(&source).map_err(io("read", &source))? {
+        let path = entry.map_err(io("read", &source))?.path();
+        if let (Some(name), Some("jinja")) = (path.file_name(), path.extension().and_then(OsStr::to_str)) {
+            copy(&path, &target.join(name))?;
+        }
     }
     Ok(())
+}
+
+/// Not `fs::copy`: the source may be read-only, and the copy must not be.
+fn copy(source: &Path, target: &Path) -> Result<()> {
+    let bytes = std::fs::read(source).map_err(io("read", source))?;
+    std::fs::write(target, bytes).map_err(io("write", target))
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use bstar_stages::Reference;
+    use serde_json::Value;
+    use tokenizers::{PaddingParams, PaddingStrategy, TruncationParams};
 
     pub(crate) fn rows() -> Vec<Example> {
         (0..60)
@@ -311,6 +344,93 @@ pub(crate) mod tests {
         assert_eq!(answer.len(), 1, "the longest marker wins");
         assert_eq!(tokenizer.encode("3\n\n# Answer\n\n4").unwrap()[1], answer[0]);
         assert_eq!(tokenizer.encode("zebra").unwrap(), [2]);
+    }
+
+    /// A folder with a tokenizer of these words.
+    fn words(vocabulary: Value) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let json = json!({
+            "version": "1.0",
+            "added_tokens": [],
+            "pre_tokenizer": {"type": "WhitespaceSplit"},
+            "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"},
+        });
+        write_json(&folder.path().join("tokenizer.json"), &json).unwrap();
+        folder
+    }
+
+    #[test]
+    fn texts_are_neither_cut_nor_filled_up() {
+        let folder = folder();
+        let path = folder.path().join("tokenizer.json");
+        let texts = ["Ann has 4 pens, and buys 5 more.", "4"];
+        let plain = Tokenizer::load(folder.path()).unwrap();
+        let mut inner = Inner::from_file(&path).unwrap();
+        let filled = PaddingParams { strategy: PaddingStrategy::Fixed(6), ..PaddingParams::default() };
+        let cut = TruncationParams { max_length: 3, ..TruncationParams::default() };
+        inner.with_padding(Some(filled)).with_truncation(Some(cut)).unwrap().save(&path, true).unwrap();
+        assert_eq!(Inner::from_file(&path).unwrap().encode(texts[0], false).unwrap().len(), 6);
+        let tokenizer = Tokenizer::load(folder.path()).unwrap();
+        for text in texts {
+            assert_eq!(tokenizer.encode(text).unwrap(), plain.encode(text).unwrap());
+            assert_eq!(tokenizer.encode_places(text).unwrap(), plain.encode_places(text).unwrap());
+        }
+        assert_eq!(tokenizer.encode("4").unwrap().len(), 1);
+    }
+
+    #[test]
+    fn special_tokens_are_found_where_transformers_finds_them() {
+        let folder = words(json!({"<unk>": 0, "</s>": 1, "<e>": 2, "<p>": 3}));
+        let found = |config: Value, map: Option<Value>| {
+            write_json(&folder.path().join("tokenizer_config.json"), &config).unwrap();
+            let path = folder.path().join("special_tokens_map.json");
+            match map {
+                Some(map) => write_json(&path, &map).unwrap(),
+                None => drop(std::fs::remove_file(path)),
+            }
+            let tokenizer = Tokenizer::load(folder.path()).unwrap();
+            (tokenizer.eos, tokenizer.pad)
+        };
+        let (text, object) = (json!({"eos_token": "</s>"}), json!({"eos_token": {"content": "<e>"}}));
+        assert_eq!(found(json!({}), Some(object.clone())), (Some(2), None));
+        assert_eq!(found(object.clone(), None), (Some(2), None));
+        // The map goes first, unless the configuration is of a newer writer.
+        let both = json!({"eos_token": "</s>", "pad_token": "<p>"});
+        assert_eq!(found(both.clone(), Some(object)), (Some(2), Some(3)));
+        assert_eq!(found(both, Some(json!({"pad_token": null}))), (Some(1), None));
+        let newer = json!({"eos_token": "</s>", "added_tokens_decoder": {}});
+        assert_eq!(found(newer, Some(json!({"eos_token": "<e>", "pad_token": "<p>"}))), (Some(1), None));
+        assert_eq!(found(text, Some(json!({"eos_token": "strange"}))), (None, None));
+        std::fs::write(folder.path().join("tokenizer_config.json"), "{").unwrap();
+        let error = Tokenizer::load(folder.path()).unwrap_err();
+        assert!(error.message.contains("tokenizer_config.json`: EOF"), "{error}");
+    }
+
+    #[test]
+    fn an_embedding_has_a_row_for_the_greatest_id() {
+        let folder = words(json!({"<eos>": 0, "a": 1, "<unk>": 2, "b": 9}));
+        let tokenizer = Tokenizer::load(folder.path()).unwrap();
+        assert_eq!((tokenizer.size(), tokenizer.rows()), (4, 10));
+        assert_eq!(tokenizer.encode("a b c").unwrap(), [1, 9, 2]);
+    }
+
+    #[test]
+    fn all_files_of_a_tokenizer_are_copied() {
+        let (from, to) = (folder(), tempfile::tempdir().unwrap());
+        std::fs::write(from.path().join("tokenizer.model"), "pieces").unwrap();
+        let templates = from.path().join(TEMPLATES);
+        std::fs::create_dir(&templates).unwrap();
+        for name in ["rag.jinja", "tool_use.jinja", "notes.txt"] {
+            std::fs::write(templates.join(name), name).unwrap();
+        }
+        copy_files(from.path(), to.path()).unwrap();
+        let read = |name: &str| std::fs::read_to_string(to.path().join(name)).ok();
+        assert_eq!(read("tokenizer.model").unwrap(), "pieces");
+        for name in ["rag.jinja", "tool_use.jinja"] {
+            assert_eq!(read(&format!("{TEMPLATES}/{name}")).unwrap(), name);
+        }
+        assert_eq!(read(&format!("{TEMPLATES}/notes.txt")), None);
+        assert_eq!(std::fs::read_dir(to.path()).unwrap().count(), 5);
     }
 
     #[test]

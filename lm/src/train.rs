@@ -89,21 +89,27 @@ pub fn train<O: Objective>(
         let all = adapters.as_ref().map_or_else(|| model.tensors(), |adapters| &adapters.tensors);
         gradients.names().into_iter().map(|name| (name.clone(), all[&name].shallow_clone())).collect()
     };
-    let (mut position, mut optimizer) = match resume(run.scratch, settings, &mut parameters)? {
+    let (found, damaged) = resume(run.scratch, settings, &mut parameters)?;
+    let (mut position, mut optimizer) = match found {
         Some(found) => found,
         None => {
             let optimizer = match run.inherit {
                 Some(folder) => Optimizer::load(folder, settings, &parameters, model.device())?,
                 None => Optimizer::new(settings),
             };
+            moves(settings, &optimizer)?;
             (Position::default(), optimizer)
         }
     };
+    let before = position.seconds;
     gradients.refresh(&parameters);
     let mut order = Order::new(run.seed, rows.len());
     let mut saved = position.log.len();
     let mut read = 0;
     control.open_log(saved > 0);
+    if damaged > 0 {
+        control.log(format_args!("checkpoints that are damaged, and were not used: {damaged}"));
+    }
     if saved > 0 {
         control.log(format_args!("goes on after update {saved}"));
     }
@@ -116,11 +122,18 @@ pub fn train<O: Objective>(
             (done * settings.batch..(done + 1) * settings.batch).map(|at| &rows[order.get(at)]).collect();
         let Found { loss, entropy, norm } = gradients.find(objective, &batch)?;
         if !loss.is_finite() || !norm.is_finite() {
-            return Err(diverged(done + 1, [loss, norm], saved, run.scratch));
+            return Err(match done {
+                0 => StageError::invalid(format!(
+                    "the model has no finite loss before its first update: loss {loss}, gradient norm {norm}"
+                ))
+                .hint("its weights have numbers that are not finite, or too large ones for the `precision` asked for"),
+                _ => diverged(done + 1, [loss, norm], saved, run.scratch),
+            });
         }
         // Only now: the loss of the next update tells that the weights are good.
         let due = done > saved && done % settings.checkpoint_every.max(1) == 0;
         if due || control.stopped() {
+            position.seconds = before + began.elapsed().as_secs_f64();
             save(run.scratch, &position, &optimizer, &parameters)?;
             saved = done;
         }
@@ -152,8 +165,22 @@ pub fn train<O: Objective>(
         let loss = position.log.last().map_or(f64::NAN, |row| row.loss);
         return Err(diverged(settings.updates, [loss, f64::NAN], saved, run.scratch));
     }
-    let metrics = metrics(&position.log, began.elapsed().as_secs_f64());
+    let metrics = metrics(&position.log, before + began.elapsed().as_secs_f64());
     Ok(Trained { optimizer, log: position.log, metrics, adapters })
+}
+
+/// Refuses a training run whose every learning rate is zero: the schedule ended before its first update.
+fn moves(settings: &Training, optimizer: &Optimizer) -> Result<()> {
+    let done = optimizer.updates();
+    if share(&settings.schedule, done, settings.updates) > 0.0 {
+        return Ok(());
+    }
+    let total = settings.schedule_total();
+    Err(StageError::invalid(format!(
+        "the schedule ends with a learning rate of 0 after {total} updates, and the optimizer that is inherited has \
+         made {done}: nothing would be learnt"
+    ))
+    .hint("write `schedule.total`: how many updates the optimizer makes in all stages; or a `floor`, or inherit none"))
 }
 
 /// Tokens a second.
@@ -172,11 +199,11 @@ fn is_finite(tensor: &Tensor) -> bool {
 fn diverged(update: usize, [loss, norm]: [f64; 2], saved: usize, scratch: &Path) -> StageError {
     let message = format!("training diverged at update {update}: loss {loss}, gradient norm {norm}");
     let advice = "lower the learning rate, or warm up longer";
-    StageError::failed(message).hint(if saved == 0 {
-        format!("{advice}; there is no checkpoint yet (see `training.checkpoint_every`)")
-    } else {
-        let place = checkpoint(scratch);
-        format!("{advice}; weights and optimizer after update {saved} are in `{}`", place.display())
+    StageError::failed(message).hint(match checkpoint(scratch) {
+        Some(place) if saved > 0 => {
+            format!("{advice}; weights and optimizer after update {saved} are in `{}`", place.display())
+        }
+        _ => format!("{advice}; there is no checkpoint yet (see `training.checkpoint_every`)"),
     })
 }
 
@@ -219,7 +246,11 @@ impl Order {
 pub(crate) mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-    use bstar_stages::config::{Architecture, Frozen, Lora, Numbers, Optimizer as OptimizerKind, Target};
+    use bstar_stages::config::{
+        Architecture, Frozen, Lora, Numbers, Optimizer as OptimizerKind, Reading, Readout, Schedule,
+        ScheduleShape, Target,
+    };
+    use bstar_stages::record::{Example, LabelledSteps};
     use tch::Device;
 
     use super::*;
@@ -229,6 +260,7 @@ pub(crate) mod tests {
     use crate::initial::initial;
     use crate::objective::{Judged, NextToken, TextRow};
     use crate::optim::tests::training;
+    use crate::reward::{StepLabels, StepsRow, from_policy};
     use crate::tokenizer::Tokenizer;
     use crate::tokenizer::tests::{folder, rows};
 
@@ -367,6 +399,72 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_head_of_a_reward_model_learns_whatever_is_frozen() {
+        let apart = Architecture { tie_word_embeddings: false, ..shape(64, 2, 4, 2) };
+        for shape in [shape(64, 2, 4, 2), apart] {
+            for freeze in [vec![Frozen::Embeddings], vec![Frozen::Head, Frozen::Norms]] {
+                let policy = initial(ModelConfig::new(&shape, 120, 1, Some(0)).unwrap(), 3, Device::Cpu);
+                let mut model = from_policy(policy, Readout::Head);
+                let embedding = model.tensors()["model.embed_tokens.weight"].copy();
+                let settings =
+                    Training { freeze: freeze.clone(), ..training(3, 4, 1e-3, OptimizerKind::Adamw) };
+                let scratch = tempfile::tempdir().unwrap();
+                let stop = AtomicBool::new(false);
+                let run =
+                    Run { settings: &settings, seed: 1, threads: 1, inherit: None, scratch: scratch.path() };
+                let tokenizer = Tokenizer::load(folder().path()).unwrap();
+                let labelled = |row: &Example| LabelledSteps {
+                    query_id: "q".into(),
+                    prompt: row.prompt.clone(),
+                    steps: vec![row.completion.clone()],
+                    labels: vec![1.0],
+                };
+                let reading = Reading::default();
+                let encode =
+                    |row| StepsRow::labelled(&tokenizer, &labelled(row), &reading, false, 64).unwrap();
+                let rows: Vec<StepsRow> = rows()[..10].iter().map(encode).collect();
+                let mut control = Control::new(&stop, |_| ());
+                let trained = train(&StepLabels, &rows, &mut model, &run, &mut control).unwrap();
+                assert!(trained.log[2].loss < trained.log[0].loss && trained.log[0].grad_norm > 0.0);
+                let frozen = freeze.contains(&Frozen::Embeddings);
+                assert_eq!(
+                    model.tensors()["model.embed_tokens.weight"].equal(&embedding),
+                    frozen,
+                    "{freeze:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_schedule_that_is_over_before_the_training_begins_is_refused() {
+        let settings = training(2, 4, 1e-3, OptimizerKind::Adamw);
+        let (state, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let stop = AtomicBool::new(false);
+        let run = Run { settings: &settings, seed: 1, threads: 1, inherit: None, scratch: scratch.path() };
+        let go = |run: &Run<'_>| {
+            let mut control = Control::new(&stop, |_| ());
+            train(&NextToken, &encoded(10), &mut model(), run, &mut control)
+        };
+        go(&run).unwrap().optimizer.save(state.path()).unwrap();
+        let cosine = |floor, total| {
+            let schedule = Schedule { shape: ScheduleShape::Cosine, warmup: 0, floor, total };
+            let settings = Training { schedule, ..settings.clone() };
+            let scratch = tempfile::tempdir().unwrap();
+            go(&Run { settings: &settings, inherit: Some(state.path()), scratch: scratch.path(), ..run })
+        };
+        let error = cosine(0.0, None).unwrap_err();
+        assert!(
+            error.message.contains("0 after 2 updates") && error.message.contains("has made 2"),
+            "{error}"
+        );
+        assert!(error.hint.unwrap().contains("schedule.total"));
+        for (floor, total) in [(0.1, None), (0.0, Some(4))] {
+            assert!(cosine(floor, total).unwrap().log.iter().all(|row| row.learning_rate > 0.0));
+        }
+    }
+
+    #[test]
     fn adapters_learn_and_the_model_stays_until_they_are_merged() {
         let lora = Lora { rank: 4, alpha: Some(8.0), targets: Target::all(), merge: true };
         let settings = Training { lora: Some(lora), ..training(80, 10, 1e-2, OptimizerKind::Adamw) };
@@ -472,10 +570,13 @@ pub(crate) mod tests {
                 let error = attempt(every, stopped, scratch.path());
                 assert!(error.message.starts_with("training diverged at update 5: loss inf"), "{error}");
                 let (hint, place) = (error.hint.unwrap(), checkpoint(scratch.path()));
+                assert_eq!(place.is_some(), kept.is_some());
                 let settings = training(20, 4, 1e-3, OptimizerKind::Adamw);
-                let found = resume(scratch.path(), &settings, &mut Tensors::new()).unwrap();
+                let (found, _) = resume(scratch.path(), &settings, &mut Tensors::new()).unwrap();
                 assert_eq!(found.map(|(position, _)| position.log.len()), kept);
-                let told = kept.map(|update| format!("after update {update} are in `{}`", place.display()));
+                let told = kept
+                    .zip(place)
+                    .map(|(update, place)| format!("after update {update} are in `{}`", place.display()));
                 assert!(told.map_or(!hint.contains("after update"), |told| hint.contains(&told)), "{hint}");
             }
         }

@@ -202,12 +202,13 @@ impl Trunk {
             left.push(if self.recompute { Left::Input(x) } else { Left::All(Box::new(kept)) });
             x = y;
         }
-        let mut at = Vec::new();
+        let (mut at, mut distinct) = (Vec::new(), true);
         for (number, row) in rows.iter().enumerate() {
-            let start = packing.start(number);
-            at.extend(objective.judged(row).into_iter().map(|position| start + position));
+            let (start, judged) = (packing.start(number), objective.judged(row));
+            distinct &= judged.is_sorted_by(|one, next| one < next);
+            at.extend(judged.into_iter().map(|position| start + position));
         }
-        let all = at.len() as i64 == packing.tokens();
+        let all = distinct && at.len() as i64 == packing.tokens();
         let at = index(&at, self.device);
         let picked = if all { x } else { x.index_select(0, &at) };
         let (hidden, normal) = Normal::new(&picked, &self.norm.value, self.config.rms_norm_eps);
@@ -217,7 +218,13 @@ impl Trunk {
             picked
         } else {
             let shape = [packing.tokens(), self.config.hidden_size];
-            Tensor::zeros(shape, (picked.kind(), self.device)).index_copy_(0, &at, &picked)
+            let mut zeros = Tensor::zeros(shape, (picked.kind(), self.device));
+            if distinct {
+                zeros.index_copy_(0, &at, &picked)
+            } else {
+                add_rows(&mut zeros, &at, &picked);
+                zeros
+            }
         };
         for (block, left) in self.blocks.iter_mut().zip(left).rev() {
             let kept = match left {
@@ -227,14 +234,18 @@ impl Trunk {
             gradient = block.backward(&kept, &gradient, &pass).map_err(|error| torch(&error))?;
         }
         if let Some(embedding) = &mut self.embedding.gradient {
-            let gradient = gradient.to_kind(embedding.kind());
-            if self.device == Device::Cpu {
-                drop(embedding.index_add_(0, &packing.ids, &gradient));
-            } else {
-                // The other adds the rows of a token in whatever order threads come to them.
-                drop(embedding.index_put_(&[Some(&packing.ids)], &gradient, true));
-            }
+            add_rows(embedding, &packing.ids, &gradient.to_kind(embedding.kind()));
         }
         Ok(sums)
+    }
+}
+
+/// Adds rows to those at these places, which may occur more than once, in an order that is always the same.
+fn add_rows(sums: &mut Tensor, places: &Tensor, rows: &Tensor) {
+    if sums.device() == Device::Cpu {
+        drop(sums.index_add_(0, places, rows));
+    } else {
+        // The other adds the rows of a place in whatever order threads come to them.
+        drop(sums.index_put_(&[Some(places)], rows, true));
     }
 }

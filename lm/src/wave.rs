@@ -23,6 +23,10 @@ use crate::stream::Stream;
 const MAX_ROWS: usize = 1024;
 /// Bytes a token of the vocabulary takes for each row while one is drawn.
 const LOGIT_BYTES: usize = 8;
+/// Most tokens of prompts that are read together: more do not make it faster.
+const PIECE: usize = 2048;
+/// The part of the memory that reading prompts may take, where none has more tokens by itself.
+const READING: usize = 8;
 /// Waiting rows begin when this part of the wave's rows is free: each cohort costs a little in every step.
 const FREE: usize = 8;
 /// Finished rows of a cohort are dropped when they are more than this part of it: to drop some costs as much as they do in a few steps.
@@ -41,11 +45,22 @@ pub struct Plan {
     waiting: VecDeque<Unit>,
     /// Most rows at a time.
     pub rows: usize,
-    /// Bytes for keys and values.
+    /// Tokens of prompts that are read together.
+    piece: usize,
+    /// Bytes for all that follows.
     memory: usize,
+    /// Bytes that reading takes.
+    reading: usize,
     row_bytes: usize,
     /// Bytes of a token of a prompt.
     token_bytes: usize,
+    /// Bytes of a token while it is read.
+    reading_bytes: usize,
+    /// Tokens of the longest prompt, and of all.
+    longest: usize,
+    tokens: usize,
+    /// Most rows, and bytes, that there were to be at a time.
+    begun: [usize; 2],
 }
 
 /// Rows that began together.
@@ -79,24 +94,43 @@ impl Plan {
     /// All responses, queries with prompts of similar length together.
     #[must_use]
     pub fn new(policy: &Policy, prompts: &[Prompt], sampling: &Sampling<'_>) -> Self {
-        let config = policy.config();
-        let number = policy.model.kind().elt_size_in_bytes();
-        let token_bytes =
-            number * usize::try_from(2 * config.layers * config.kv_heads * config.head_dim).unwrap_or(1);
-        let logits = LOGIT_BYTES * usize::try_from(config.vocab_size).unwrap_or(1);
-        let longest = prompts.iter().map(|prompt| prompt.limit).max().unwrap_or(1);
-        let row_bytes = token_bytes * longest + logits;
+        let token_bytes = policy.token_bytes();
+        let logits = LOGIT_BYTES * usize::try_from(policy.config().vocab_size).unwrap_or(1);
+        let limit = prompts.iter().map(|prompt| prompt.limit).max().unwrap_or(1);
         let SampleShard { start, end, .. } = *sampling.settings;
-        let mut order: Vec<usize> = (0..prompts.len()).collect();
-        order.sort_by_key(|query| padded(&prompts[*query]));
-        let units = order.into_iter().map(|query| Unit { query, samples: start..end });
-        Self {
-            waiting: units.filter(|unit| !unit.samples.is_empty()).collect(),
-            rows: (sampling.memory / row_bytes.max(1)).clamp(ROWS as usize, MAX_ROWS),
+        let lengths = || prompts.iter().map(padded);
+        let mut plan = Self {
+            waiting: VecDeque::new(),
+            rows: 0,
+            piece: 0,
             memory: sampling.memory,
-            row_bytes,
+            reading: 0,
+            row_bytes: token_bytes.saturating_mul(limit).saturating_add(logits).max(1),
             token_bytes,
-        }
+            reading_bytes: policy.reading_bytes().max(1),
+            longest: lengths().max().unwrap_or(0),
+            tokens: lengths().sum(),
+            begun: [0; 2],
+        };
+        plan.fit(sampling.memory);
+        let units = (0..prompts.len()).map(|query| Unit { query, samples: start..end });
+        plan.wait(prompts, units.filter(|unit| !unit.samples.is_empty()).collect());
+        plan
+    }
+
+    /// Plans with so many bytes.
+    fn fit(&mut self, memory: usize) {
+        self.memory = memory;
+        self.piece = (memory / READING / self.reading_bytes).min(PIECE).min(self.tokens);
+        // A prompt is never cut; one that takes more than half of it does so beside it.
+        self.reading = self.reading_bytes.saturating_mul(self.piece.max(self.longest)).min(memory / 2);
+        self.rows = ((memory - self.reading) / self.row_bytes).clamp(1, MAX_ROWS);
+    }
+
+    /// Lets these wait, those with prompts of similar length together.
+    fn wait(&mut self, prompts: &[Prompt], mut units: Vec<Unit>) {
+        units.sort_by_key(|unit| padded(&prompts[unit.query]));
+        self.waiting = units.into();
     }
 
     /// Whether nothing waits.
@@ -110,23 +144,31 @@ impl Plan {
         self.waiting.iter().any(|unit| unit.query == query)
     }
 
-    /// Plans for half the rows; answers whether there was anything to halve.
+    /// Bytes that are planned with.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.memory
+    }
+
+    /// Plans with half of the memory that was to suffice; answers whether more than one row was to begin with it.
     pub fn halve(&mut self) -> bool {
-        let least = ROWS as usize;
-        let halved = self.rows > least;
-        (self.rows, self.memory) = ((self.rows / 2).max(least), self.memory / 2);
-        halved
+        let [rows, bytes] = std::mem::take(&mut self.begun);
+        if rows > 1 {
+            self.fit(bytes.min(self.memory) / 2);
+        }
+        rows > 1
     }
 
     /// Lets just these responses wait, by query and sample index, in that order.
-    pub fn begin_again(&mut self, missing: &[(usize, u32)]) {
-        self.waiting.clear();
+    pub fn begin_again(&mut self, prompts: &[Prompt], missing: &[(usize, u32)]) {
+        let mut units: Vec<Unit> = Vec::new();
         for &(query, sample) in missing {
-            match self.waiting.back_mut() {
+            match units.last_mut() {
                 Some(unit) if unit.query == query && unit.samples.end == sample => unit.samples.end += 1,
-                _ => self.waiting.push_back(Unit { query, samples: sample..sample + 1 }),
+                _ => units.push(Unit { query, samples: sample..sample + 1 }),
             }
         }
+        self.wait(prompts, units);
     }
 
     /// What would begin now, were nothing being drawn: queries and numbers of responses.
@@ -142,28 +184,33 @@ impl Plan {
     /// What may begin beside rows and prompts of this many bytes, when `held` rows are taken.
     fn take(&mut self, prompts: &[Prompt], held: usize, mut bytes: usize) -> Vec<Unit> {
         let (mut rows, mut taken) = (held, Vec::new());
-        while let Some(unit) = self.waiting.front_mut() {
-            let prompt = self.token_bytes * padded(&prompts[unit.query]);
+        bytes += self.reading;
+        while let Some(unit) = self.waiting.front() {
+            let prompt = self.prompt_bytes(&prompts[unit.query]);
             let room = self.memory.saturating_sub(bytes + prompt) / self.row_bytes;
             let mut room = room.min(self.rows.saturating_sub(rows));
             let (count, first) = (unit.samples.len(), held == 0 && taken.is_empty());
             if first {
                 // Something must happen.
-                room = room.max(ROWS as usize);
+                room = room.max(1);
             }
-            if count > room && !(first || count > self.rows && room >= self.rows / 2) {
+            if room == 0 || count > room && !(first || count > self.rows && room >= self.rows / 2) {
                 break;
             }
             let count = count.min(room);
-            let end = unit.samples.start + u32::try_from(count).unwrap_or(u32::MAX);
-            taken.push(Unit { query: unit.query, samples: unit.samples.start..end });
-            unit.samples.start = end;
-            if unit.samples.is_empty() {
+            let Unit { query, samples } = unit.clone();
+            let end = samples.start + u32::try_from(count).unwrap_or(u32::MAX);
+            taken.push(Unit { query, samples: samples.start..end });
+            if end == samples.end {
                 self.waiting.pop_front();
+            } else if let Some(unit) = self.waiting.front_mut() {
+                unit.samples.start = end;
             }
             rows += count;
             bytes += prompt + count * self.row_bytes;
         }
+        let [most_rows, most_bytes] = self.begun;
+        self.begun = [most_rows.max(rows), most_bytes.max(bytes)];
         taken
     }
 }
@@ -207,10 +254,11 @@ impl<'a> Wave<'a> {
             return None;
         }
         let rows: usize = self.cohorts.iter().map(|cohort| cohort.cascade.rows() as usize).sum();
-        if rows > 0 && plan.rows.saturating_sub(rows) < (plan.rows / FREE).max(ROWS as usize) {
+        let least = (ROWS as usize).min(plan.rows.div_ceil(2));
+        if rows > 0 && plan.rows.saturating_sub(rows) < (plan.rows / FREE).max(least) {
             return None;
         }
-        let (mut held, mut bytes) = (0, 0);
+        let (mut held, mut bytes) = (0, self.read.values().map(|read| read.bytes()).sum());
         for cohort in &mut self.cohorts {
             if cohort.cascade.held() > cohort.cascade.rows() {
                 cohort.cascade.resize();
@@ -242,9 +290,8 @@ impl<'a> Wave<'a> {
             for (place, row) in (first..).zip(&cohort.rows) {
                 let row = &mut self.rows[*row];
                 if !row.is_finished() {
-                    let limit = self.prompts[row.query].limit;
-                    let stop = &self.sampling.settings.stop;
-                    self.policy.accept(row, tokens[place], logprobs[place], limit, stop)?;
+                    let (prompt, stop) = (&self.prompts[row.query], &self.sampling.settings.stop);
+                    self.policy.accept(row, tokens[place], logprobs[place], prompt, stop)?;
                     self.finished += usize::from(row.is_finished());
                 }
                 alive.push(!row.is_finished());
@@ -315,31 +362,22 @@ impl<'a> Wave<'a> {
         let (policy, prompts) = (self.policy, self.prompts);
         #[cfg(test)]
         policy.take_room(units.iter().map(|unit| unit.samples.len()).sum());
-        let reads = self.read(units, plan);
         // Prompts that are equally long when padded are looked at together.
-        let mut buckets: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
-        for (number, read) in reads.iter().enumerate() {
-            buckets.entry(read.padded()).or_default().push(number);
+        let mut buckets: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (number, unit) in units.iter().enumerate() {
+            buckets.entry(padded(&prompts[unit.query])).or_default().push(number);
         }
+        let (blocks, hidden) = self.read(units, plan, &buckets);
         let (mut owners, mut rows, mut states, mut groups) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for numbers in buckets.into_values() {
+        for (numbers, blocks) in buckets.into_values().zip(blocks) {
             let mut lengths = Vec::with_capacity(numbers.len());
             for &number in &numbers {
                 let Unit { query, samples } = &units[number];
                 owners.extend(samples.clone().map(|_| number));
                 rows.extend(samples.clone().map(|sample| (*query, sample)));
-                states.push(reads[number].hidden.expand([samples.len() as i64, -1], false));
+                states.push(hidden[number].expand([samples.len() as i64, -1], false));
                 lengths.push(prompts[*query].ids.len() as i64);
             }
-            // Copies, for what rows look at is moved as they finish.
-            let join = |block: usize, side: usize| {
-                let parts: Vec<&Tensor> =
-                    numbers.iter().map(|number| &reads[*number].blocks[block][side]).collect();
-                Tensor::cat(&parts, 0)
-            };
-            let blocks =
-                (0..reads[numbers[0]].blocks.len()).map(|block| [0, 1].map(|side| join(block, side)));
-            let blocks = blocks.collect();
             groups.push(Prompts::new(numbers, &lengths, blocks));
         }
         let first = self.rows.len();
@@ -359,21 +397,52 @@ impl<'a> Wave<'a> {
         Tensor::cat(&states, 0)
     }
 
-    /// The prompts of these, each read once as long as responses to it wait.
-    fn read(&mut self, units: &[Unit], plan: &Plan) -> Vec<Rc<Read>> {
-        let known = |unit: &Unit| self.read.get(&unit.query).map(Rc::clone);
-        let mut reads: Vec<Option<Rc<Read>>> = units.iter().map(known).collect();
-        let new: Vec<usize> = (0..units.len()).filter(|number| reads[*number].is_none()).collect();
-        let ids: Vec<&[i64]> =
-            new.iter().map(|number| self.prompts[units[*number].query].ids.as_slice()).collect();
-        for (number, read) in new.into_iter().zip(self.policy.read(&ids)) {
-            reads[number] = Some(read);
+    /// The prompts of these, each read once as long as responses to it wait: copies of the keys and values in each bucket's
+    /// blocks, for what rows look at is moved as they finish; and the hidden states before the first tokens.
+    fn read(
+        &mut self,
+        units: &[Unit],
+        plan: &Plan,
+        buckets: &BTreeMap<usize, Vec<usize>>,
+    ) -> (Vec<Vec<[Tensor; 2]>>, Vec<Tensor>) {
+        let policy = self.policy;
+        let (config, options) = (policy.config(), (policy.model.kind(), policy.model.device()));
+        let mut blocks = Vec::with_capacity(buckets.len());
+        // The bucket of each unit, and its place there.
+        let mut places = vec![(0, 0); units.len()];
+        for (bucket, (padded, numbers)) in buckets.iter().enumerate() {
+            let shape = [numbers.len() as i64, config.kv_heads, *padded as i64, config.head_dim];
+            let empty = || Tensor::empty(shape, options);
+            blocks.push((0..config.layers).map(|_| [empty(), empty()]).collect::<Vec<_>>());
+            numbers.iter().zip(0..).for_each(|(number, place)| places[*number] = (bucket, place));
         }
-        let reads: Vec<Rc<Read>> = reads.into_iter().flatten().collect();
-        let waiting = units.iter().zip(&reads).map(|(unit, read)| (unit.query, Rc::clone(read)));
-        self.read.extend(waiting);
+        let mut hidden: Vec<Tensor> = units.iter().map(|_| Tensor::new()).collect();
+        let mut put = |number: usize, read: &Read| {
+            let (bucket, place) = places[number];
+            for (all, own) in blocks[bucket].iter().flatten().zip(read.blocks.iter().flatten()) {
+                all.narrow(0, place, 1).copy_(own);
+            }
+            hidden[number] = read.hidden.shallow_clone();
+        };
+        let mut new: Vec<(usize, &[i64])> = Vec::new();
+        for (number, unit) in units.iter().enumerate() {
+            match self.read.get(&unit.query) {
+                Some(read) => put(number, read),
+                None => new.push((number, &self.prompts[unit.query].ids)),
+            }
+        }
+        let ids: Vec<&[i64]> = new.iter().map(|(_, ids)| *ids).collect();
+        let waiting = &mut self.read;
+        policy.read(&ids, plan.piece, |place, read| {
+            let (number, _) = new[place];
+            put(number, &read);
+            let Unit { query, .. } = units[number];
+            if plan.waits(query) {
+                drop(waiting.insert(query, read));
+            }
+        });
         self.read.retain(|query, _| plan.waits(*query));
-        reads
+        (blocks, hidden)
     }
 }
 

@@ -137,7 +137,7 @@ fn what_cannot_be_answered_is_explained() {
         assert!(code == 2 && said.starts_with("error: ") && said.contains(expected), "{code} {said}");
     }
     let (code, _, said) = ask(&["inspect"], Path::new("hf:nobody/nothing"), "");
-    assert!(code == 2 && said.contains("huggingface-cli download nobody/nothing"), "{said}");
+    assert!(code == 2 && said.contains("hf download nobody/nothing"), "{said}");
     let (code, _, said) = ask(&["inspect"], folder.path(), "");
     assert!(code == 2 && said.contains("there is no model in"), "{said}");
 }
@@ -166,7 +166,17 @@ fn a_damaged_model_is_refused_with_what_is_wrong_and_where() {
             std::fs::write(path, json.to_string()).unwrap();
         }
     };
-    let cases: [(&str, Damage<'_>, &[&str]); 5] = [
+    let cases: [(&str, Damage<'_>, &[&str]); 7] = [
+        (
+            "layers",
+            &config(|json| json["num_hidden_layers"] = json!(1_000_000_000_000_000_000_i64)),
+            &["config.json`: `num_hidden_layers` is 1000000000000000000; it must be at most 4096"],
+        ),
+        (
+            "heads",
+            &config(|json| json["num_attention_heads"] = json!(1_000_000_000_000_000_000_i64)),
+            &["config.json`: `num_attention_heads` is 1000000000000000000; it must be at most 4096"],
+        ),
         (
             "shape",
             &config(|json| json["intermediate_size"] = json!(48)),

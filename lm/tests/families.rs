@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 #![expect(clippy::print_stdout, reason = "figures")]
 
+#[path = "families/python.rs"]
+mod python;
 #[path = "../../cache/tests-support/skipped.rs"]
 mod skipped;
 #[path = "support/stand_in.rs"]
@@ -31,6 +33,7 @@ use bstar_stages::config::{
 };
 use bstar_stages::record::Example;
 use serde::Deserialize;
+use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
 
 /// What transformers found.
@@ -385,43 +388,9 @@ fn compare_updates(device: Device) {
     }
 }
 
-/// Needs an interpreter with torch and transformers, named in `BSTAR_PYTHON`.
-#[test]
-fn what_is_written_loads_in_transformers() {
-    let Some(python) = std::env::var_os("BSTAR_PYTHON") else {
-        skipped::skipped("BSTAR_PYTHON names no Python with torch and transformers");
-        return;
-    };
-    let (folder, tokenizer) = (tempfile::tempdir().unwrap(), tokenizer());
-    for golden in goldens(Device::Cpu) {
-        let (model, _) = trained(&golden);
-        let folder = folder.path().join(&golden.name);
-        for (name, kind) in [("float32", Kind::Float), ("bfloat16", Kind::BFloat16), ("float16", Kind::Half)]
-        {
-            save_model(&folder.join(name), &model, kind, tokenizer.path()).unwrap();
-        }
-        let found = logits(&model, &golden.expected.prompt);
-        let found = [("logits".to_owned(), &found)];
-        write_tensors(&folder.join("logits.safetensors"), found, Kind::Float, None).unwrap();
-    }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/make.py");
-    let output =
-        std::process::Command::new(python).arg(script).arg("check").arg(folder.path()).output().unwrap();
-    let (said, errors) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{errors}");
-    print!("{said}");
-    assert_eq!(said.lines().count(), 11);
-    for line in said.lines() {
-        let line: serde_json::Value = serde_json::from_str(line).unwrap();
-        let off = |kind: &str| line["largest_difference"][kind].as_f64().unwrap();
-        assert!(off("float32") <= 1e-4 && off("bfloat16") < 0.2 && off("float16") < 0.05, "{line}");
-    }
-}
-
 /// What PEFT made of adapters: `goldens/adapters.py` wrote it.
 fn theirs(folder: &Path) -> (Tensors, Vec<f64>) {
-    let json: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(folder.join("adapters.json")).unwrap()).unwrap();
+    let json: Value = serde_json::from_slice(&std::fs::read(folder.join("adapters.json")).unwrap()).unwrap();
     let losses = json["losses"].as_array().unwrap().iter().map(|loss| loss.as_f64().unwrap()).collect();
     (read_tensors(&folder.join("adapters.safetensors"), Device::Cpu).unwrap().0, losses)
 }
@@ -454,7 +423,7 @@ fn compare_adapters(device: Device) {
         let settings = Training { updates, learning_rate: rate, lora: Some(lora), ..training(golden) };
         let mut expected = vec![theirs(&golden.folder)];
         if let Some(python) = &python {
-            let told = serde_json::json!({"rows": rows, "starts": starts, "rate": rate, "decay": decay, "betas": betas, "updates": updates});
+            let told = json!({"rows": rows, "starts": starts, "rate": rate, "decay": decay, "betas": betas, "updates": updates});
             std::fs::write(folder.path().join("rows.json"), told.to_string()).unwrap();
             save_model(&folder.path().join("base"), &model, Kind::Float, tokenizer.path()).unwrap();
             start.save(&folder.path().join("start")).unwrap();

@@ -306,7 +306,8 @@ fn a_reward_model_that_does_not_fit_is_refused() {
     };
     for (model, expected) in [
         ("pre/policy", "the model is a policy, not a reward model"),
-        ("prm/reward_model", "does not fit into the reward model's 128"),
+        ("prm/reward_model", "sample 0 of query `q0` at temperature 1 has "),
+        ("prm/reward_model", " tokens, which do not fit into the reward model's 128"),
         ("shape", "has shape [64, 32]; config.json says [48, 32]"),
         ("truncated", "is truncated or damaged"),
         ("labels", "`id2label` has 2 labels"),
@@ -316,6 +317,74 @@ fn a_reward_model_that_does_not_fit_is_refused() {
         let message = score(model);
         assert!(message.contains(expected), "{model}: {message}");
     }
+}
+
+#[test]
+fn what_a_reward_model_learns_and_reads_is_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path());
+    let mut worker = Worker::start();
+    let mut run = |output: &str, uses: &str, with: Value, inputs: &[(&str, &str)]| {
+        worker.order(&Place { folder: &folder, output }, uses, with, inputs);
+        worker.end()
+    };
+    let tokenizer = json!({"corpus": ["c"], "kind": "bpe", "vocab_size": 300});
+    run("tokens", "tokenizer", tokenizer, &[("corpus0", "examples.jsonl")]).unwrap();
+    run("pre", "pretrain", pretrain(1), &INPUTS).unwrap();
+    let labels = |max_length: usize| {
+        let mut training = training(1);
+        training["max_length"] = max_length.into();
+        json!({"policy": "p", "labels": "l", "training": training, "reading": {"at": "step"}})
+    };
+    run("prm", "reward_model", labels(128), &[("policy", "pre/policy"), ("labels", "labels.jsonl")]).unwrap();
+    let row = |labels: Value| {
+        json!({"query_id": "q7", "prompt": "?", "steps": ["1 + 1 = 2\n\n", "so 2"],
+               "labels": labels})
+    };
+    write(folder.path().join("bad.jsonl"), [row(json!([1, 0.5])), row(json!([1, -1]))].into_iter());
+    for (max_length, rows, expected) in [
+        (128, "bad.jsonl", "label 2 of a solution of query `q7` is -1, not a number from 0 to 1"),
+        (3, "bad.jsonl", " tokens, more than the 3 of a row"),
+    ] {
+        let inputs = [("policy", "pre/policy"), ("labels", rows)];
+        let (kind, message) = run("no", "reward_model", labels(max_length), &inputs).unwrap_err();
+        assert!(kind == FailureKind::Invalid && message.contains(expected), "{message}");
+        assert!(message.contains("query `q7`"), "{message}");
+    }
+
+    let response = |query: &str| {
+        json!({"query_id": query, "sample_index": 0, "temperature": 1.0, "text": "1 + 1 = 2\n\nso 2", "tokens": 9,
+               "logprob": -1.0, "finish_reason": "stop"})
+    };
+    write(folder.path().join("known.jsonl"), std::iter::once(response("q0")));
+    write(folder.path().join("unknown.jsonl"), std::iter::once(response("q99")));
+    let mut score = |reading: Value, responses: &str| {
+        let inputs =
+            [("reward_model", "prm/reward_model"), ("queries", "queries.jsonl"), ("responses", responses)];
+        let with = json!({"grader": "math", "aggregate": "min", "reading": reading});
+        run("score", "score_shard", with, &inputs)
+    };
+    score(json!({"at": "step"}), "known.jsonl").unwrap();
+    score(json!({"at": "step", "answer": false}), "known.jsonl").unwrap();
+    for (reading, responses, expected) in [
+        (
+            json!({}),
+            "known.jsonl",
+            "was trained with `reading: {at: step}`, and is to be read with `at: blank_line`",
+        ),
+        (
+            json!({"at": "step", "separator": ["\n", "\n"]}),
+            "known.jsonl",
+            r#"with `reading: {separator: []}`, and is to be read with `separator: ["\n","\n"]`"#,
+        ),
+        (json!({"at": "step"}), "unknown.jsonl", "a response answers query `q99`, which is not given"),
+    ] {
+        let (kind, message) = score(reading, responses).unwrap_err();
+        assert!(kind == FailureKind::Invalid && message.contains(expected), "{message}");
+    }
+    // Models from elsewhere say nothing.
+    std::fs::remove_file(folder.path().join("prm/reward_model/bstar_reading.json")).unwrap();
+    score(json!({}), "known.jsonl").unwrap();
 }
 
 #[test]

@@ -63,7 +63,10 @@ impl Kind {
             }
             Self::Rewards => "rows with query_id, sample_index, temperature, text_id, correct and reward",
             Self::Dataset => "rows with prompt and completion",
-            Self::Labels => "rows with query_id, prompt, steps and labels",
+            Self::Labels => {
+                "rows with query_id, prompt, steps and labels, which are shares of continuations that are right \
+                 (write 0 where other software has -1)"
+            }
             Self::Jsonl => "one JSON value a line",
             Self::Json => "one JSON value",
             Self::Number => "one number",
@@ -90,6 +93,12 @@ impl Kind {
             Self::Labels => rows(path, name, |row: LabelledSteps| {
                 if row.steps.len() != row.labels.len() {
                     return Err(format!("{} steps have {} labels", row.steps.len(), row.labels.len()));
+                }
+                if let Some(at) = row.labels.iter().position(|label| !(0.0..=1.0).contains(label)) {
+                    let (label, query) = (row.labels[at], row.query_id);
+                    return Err(format!(
+                        "field `labels[{at}]`: {label} (query `{query}`) is not a number from 0 to 1"
+                    ));
                 }
                 Ok(None)
             }),
@@ -241,6 +250,14 @@ mod tests {
         assert_eq!(checked(Kind::Json, "{} {}"), "`out.jsonl`, there is more than one value");
         let labels = r#"{"query_id":"q","prompt":"?","steps":["a","b"],"labels":[1]}"#;
         assert_eq!(checked(Kind::Labels, labels), "`out.jsonl`, row 1, 2 steps have 1 labels");
+        for (label, fits) in [("0", true), ("1.0", true), ("-1", false), ("1.5", false)] {
+            let found = checked(Kind::Labels, &labels.replace("[1]", &format!("[1, {label}]")));
+            assert_eq!(found.is_empty(), fits, "{found}");
+        }
+        assert_eq!(
+            checked(Kind::Labels, &labels.replace("[1]", "[0.25, -1]")),
+            "`out.jsonl`, row 1, field `labels[1]`: -1 (query `q`) is not a number from 0 to 1"
+        );
     }
 
     #[test]

@@ -94,7 +94,7 @@ pub struct Reward {
     pub correct: bool,
     /// The answer found in the response, if any.
     pub extracted: Option<String>,
-    /// Number of distinct equations in the response, as text.
+    /// The distinct equations of the response, without spaces, sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub equations: Vec<String>,
     /// The reward: 1 when correct, plus the aggregate of the reward model's scores where one is used.

@@ -107,14 +107,14 @@ impl Problem {
 pub struct ShardSource {
     /// Number of rows of the input `queries`.
     pub queries: usize,
-    /// Relative paths of the files in the input folder `responses`, sorted.
+    /// Relative paths of the files in the input folder `responses`, sorted; that of a lone file is empty.
     pub responses: Vec<String>,
 }
 
 /// One piece of a step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shard {
-    /// Where its only output file goes in the output folder of the whole step.
+    /// Where its only output file goes in the output folder of the whole step: within one of the step's outputs.
     pub path: String,
     /// The piece's own configuration.
     pub stage: StageConfig,
@@ -143,11 +143,11 @@ pub enum Piece {
         /// One past the last row.
         end: usize,
     },
-    /// One file of an input folder.
+    /// One file of an input folder, or an input that is a file.
     File {
         /// The sharded step's input.
         input: String,
-        /// Path in the folder.
+        /// Path in the folder; empty for a lone file.
         path: String,
     },
 }

@@ -7,7 +7,8 @@ use bstar_stages::protocol::StageError;
 use serde_json::{Map, Value};
 
 use super::{Family, ModelConfig};
-use crate::error::{Result, io};
+use crate::checkpoint::read_object;
+use crate::error::Result;
 use crate::rope::Rope;
 
 /// Fields whose presence (with a value other than null, false, 0 or an empty list) means another kind
@@ -112,18 +113,11 @@ impl ModelConfig {
     /// When it is missing, malformed, or describes a model this crate does not compute.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let object = |path: &Path| -> Result<Map<String, Value>> {
-            let text = std::fs::read_to_string(path).map_err(io("read", path))?;
-            let invalid = |error| StageError::invalid(format!("`{}`: {error}", path.display()));
-            serde_json::from_str(&text).map_err(invalid)
-        };
-        if !path.exists() {
+        let Some(config) = read_object(&path)? else {
             return Err(StageError::invalid(format!("there is no model in `{}`", folder.display()))
                 .hint("a model is a folder with config.json, model.safetensors and tokenizer.json"));
-        }
-        let config = object(&path)?;
-        let generation = folder.join("generation_config.json");
-        let generation = if generation.exists() { object(&generation)? } else { Map::new() };
+        };
+        let generation = read_object(&folder.join("generation_config.json"))?.unwrap_or_default();
         Self::from_json(&config, &generation).map_err(|error| StageError {
             message: format!("cannot use the model in `{}`: {}", path.display(), error.message),
             ..error
@@ -175,7 +169,7 @@ impl ModelConfig {
             Family::Llama | Family::Qwen3 => fields.flag("attention_bias")?.unwrap_or(false),
             Family::Mistral | Family::Qwen2 => false,
         };
-        Self {
+        let config = Self {
             family,
             vocab_size: fields.need("vocab_size")?,
             hidden_size,
@@ -190,14 +184,15 @@ impl ModelConfig {
             qkv_bias: bias || family == Family::Qwen2,
             out_bias: bias,
             mlp_bias: family == Family::Llama && fields.flag("mlp_bias")?.unwrap_or(false),
-            windows: windows(&fields, family, qwen, layers)?,
+            windows: Vec::new(),
             tied: fields.flag("tie_word_embeddings")?.unwrap_or(false),
             scalar: scalar(&fields, family)?,
             eos: eos(&fields, generation)?,
             bos: fields.int("bos_token_id")?,
             pad: fields.int("pad_token_id")?,
         }
-        .checked()
+        .sized()?;
+        Self { windows: windows(&fields, family, qwen, layers)?, ..config }.checked()
     }
 }
 
@@ -231,25 +226,32 @@ fn family(fields: &Fields<'_>) -> Result<Family> {
 
 /// Whether the model has a scalar head.
 fn scalar(fields: &Fields<'_>, family: Family) -> Result<bool> {
-    let Some(name) = fields.get("architectures").and_then(|names| names.get(0)?.as_str()) else {
-        return Ok(false);
+    let names = fields.typed("architectures", Value::as_array, "a list of names")?;
+    let Some(name) = names.and_then(|names| names.first()) else { return Ok(false) };
+    let Some(name) = name.as_str() else {
+        return Err(StageError::invalid(format!("`architectures` has {name}, not a name")));
     };
     match name.strip_prefix(family.class()) {
         Some("ForCausalLM") => Ok(false),
         Some("ForSequenceClassification") => {
-            let labels = fields.get("id2label").and_then(Value::as_object).map_or(2, Map::len);
-            if labels == 1 {
-                return Ok(true);
-            }
-            Err(StageError::invalid(format!("`id2label` has {labels} labels"))
-                .hint("a reward model has one output"))
+            let named = fields.typed("id2label", Value::as_object, "an object")?.map(Map::len);
+            let wrong = match (named, fields.int("num_labels")?) {
+                (Some(1), _) | (None, Some(1)) => return Ok(true),
+                (Some(labels), _) => format!("`id2label` has {labels} labels"),
+                (None, Some(labels)) => format!("`num_labels` is {labels}"),
+                (None, None) => {
+                    "there is neither `id2label` nor `num_labels`, which means 2 labels".to_owned()
+                }
+            };
+            Err(StageError::invalid(wrong).hint("a reward model has one output: `num_labels` is 1"))
         }
         _ => Err(StageError::invalid(format!("`architectures` is `{name}`"))
             .hint(format!("supported are {0}ForCausalLM and {0}ForSequenceClassification", family.class()))),
     }
 }
 
-/// The window of each block.
+/// The window of each block. Models of the type `llama` do not look at `layer_types`; with them a `mistral` is what
+/// transformers makes of it, a `ministral`.
 fn windows(fields: &Fields<'_>, family: Family, qwen: bool, layers: i64) -> Result<Vec<Option<i64>>> {
     let count = usize::try_from(layers).unwrap_or(0);
     let window = match fields.int("sliding_window")? {
@@ -277,7 +279,8 @@ fn windows(fields: &Fields<'_>, family: Family, qwen: bool, layers: i64) -> Resu
     let first = if qwen { fields.int("max_window_layers")?.unwrap_or(28) } else { 0 };
     let first = usize::try_from(first).unwrap_or(0);
     let implied: Vec<Option<i64>> = (0..count).map(|layer| window.filter(|_| layer >= first)).collect();
-    let Some(types) = fields.get("layer_types") else { return Ok(implied) };
+    let types = if family == Family::Llama { None } else { fields.get("layer_types") };
+    let Some(types) = types else { return Ok(implied) };
     let types = types.as_array().map_or(&[][..], Vec::as_slice);
     if types.len() != count {
         return Err(StageError::invalid(format!("`layer_types` has {} entries, not {count}", types.len())));
@@ -285,7 +288,8 @@ fn windows(fields: &Fields<'_>, family: Family, qwen: bool, layers: i64) -> Resu
     let mut listed = Vec::with_capacity(count);
     for kind in types {
         listed.push(match (kind.as_str(), window) {
-            (Some("full_attention"), _) => None,
+            // Old configurations call it by the shorter name.
+            (Some("full_attention" | "attention"), _) => None,
             (Some("sliding_attention"), Some(window)) => Some(window),
             (Some("sliding_attention"), None) => {
                 return Err(StageError::invalid("`layer_types` has `sliding_attention` without a window")
@@ -296,10 +300,6 @@ fn windows(fields: &Fields<'_>, family: Family, qwen: bool, layers: i64) -> Resu
                     .hint("supported are full_attention and sliding_attention"));
             }
         });
-    }
-    if !qwen && listed != implied {
-        return Err(StageError::invalid("`layer_types` differ from layer to layer")
-            .hint(format!("all blocks of a `{}` attend alike", family.name())));
     }
     Ok(listed)
 }

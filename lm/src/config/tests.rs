@@ -60,7 +60,7 @@ fn written_configurations_read_back() {
             if family == Family::Llama || family == Family::Qwen3 {
                 (config.qkv_bias, config.out_bias) = (scalar, scalar);
             }
-            if matches!(family, Family::Qwen2 | Family::Qwen3) {
+            if scalar && family != Family::Llama {
                 config.windows = vec![Some(16), None, None, Some(16)];
             }
             assert_eq!(parse(&config.to_json(Kind::BFloat16)).unwrap(), config);
@@ -101,6 +101,66 @@ fn windows_are_read_in_both_spellings() {
 }
 
 #[test]
+fn layer_types_are_looked_at_where_transformers_does() {
+    let window = |family: Family, fields: Value| parse(&with(least(family), fields)).unwrap().windows;
+    let mistral = |types: Value| window(Family::Mistral, json!({"sliding_window": 8, "layer_types": types}));
+    assert_eq!(mistral(json!(vec!["full_attention"; 4])), [None; 4]);
+    assert_eq!(mistral(json!(null)), [Some(8); 4]);
+    assert_eq!(window(Family::Llama, json!({"layer_types": vec!["sliding_attention"; 4]})), [None; 4]);
+    let mixed = json!(["attention", "sliding_attention", "attention", "full_attention"]);
+    let old = json!({"use_sliding_window": true, "sliding_window": 8, "layer_types": mixed});
+    assert_eq!(window(Family::Qwen2, old), [None, Some(8), None, None]);
+    assert_eq!(mistral(mixed), [None, Some(8), None, None]);
+}
+
+#[test]
+fn reward_models_have_one_label_however_that_is_said() {
+    let one = |fields: Value| {
+        let head = json!({"architectures": ["LlamaForSequenceClassification"]});
+        parse(&with(with(least(Family::Llama), head), fields)).map(|config| config.scalar)
+    };
+    assert!(one(json!({"num_labels": 1})).unwrap());
+    assert!(one(json!({"id2label": {"0": "good"}})).unwrap());
+    assert!(one(json!({"id2label": null, "num_labels": 1})).unwrap());
+    assert!(one(json!({"id2label": {"0": "good"}, "num_labels": 2})).unwrap(), "labels go first");
+    for (fields, expected) in [
+        (json!({}), "neither `id2label` nor `num_labels`"),
+        (json!({"num_labels": 3}), "`num_labels` is 3"),
+        (json!({"id2label": {"0": "a", "1": "b"}, "num_labels": 1}), "`id2label` has 2 labels"),
+        (json!({"id2label": "good"}), "`id2label` is \"good\", not an object"),
+    ] {
+        let error = one(fields).unwrap_err();
+        assert!(error.message.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn sizes_have_bounds_within_which_nothing_overflows() {
+    for family in Family::ALL {
+        for (name, most) in GREATEST {
+            for size in [most + 1, 1_000_000_000_000_000_000, i64::MAX] {
+                let mut json = with(least(family), json!({"head_dim": 16}));
+                json[name] = json!(size);
+                let error = parse(&json).unwrap_err();
+                assert!(
+                    error.message.contains(&format!("`{name}` is {size}; it must be at most {most}")),
+                    "{error}"
+                );
+            }
+        }
+        let all = GREATEST.iter().map(|(name, most)| ((*name).to_owned(), json!(most)));
+        let config = parse(&with(least(family), Value::Object(all.collect()))).unwrap();
+        assert!(config.parameters() > 0 && config.parameters().checked_mul(16).is_some());
+        assert_eq!(config.windows.len(), 1 << 12);
+    }
+    let absurd = Architecture { num_hidden_layers: usize::MAX, ..shape(64, 1, 2, 2) };
+    let error = ModelConfig::new(&absurd, 50, 1, None).unwrap_err();
+    assert!(error.message.contains("`model`: `num_hidden_layers` is 9223372036854775807"), "{error}");
+    let error = ModelConfig::new(&shape(64, 1, 2, 2), 1 << 32, 1, None).unwrap_err();
+    assert!(error.message.contains("`model`: `vocab_size` is 4294967296"), "{error}");
+}
+
+#[test]
 fn end_tokens_come_from_the_generation_configuration_where_there_is_one() {
     let eos = |config: Value, generation: Value| {
         let config = with(least(Family::Llama), json!({"eos_token_id": config}));
@@ -136,8 +196,13 @@ fn what_is_not_supported_is_refused_by_name_and_value() {
         ),
         (
             with(llama(), json!({"architectures": ["LlamaForSequenceClassification"]})),
-            "`id2label` has 2 labels",
+            "neither `id2label` nor `num_labels`",
         ),
+        (
+            with(llama(), json!({"architectures": "LlamaForCausalLM"})),
+            "`architectures` is \"LlamaForCausalLM\", not a list",
+        ),
+        (with(llama(), json!({"architectures": [1]})), "`architectures` has 1, not a name"),
         (with(llama(), json!({"sliding_window": 16})), "`sliding_window` is 16"),
         (with(llama(), json!({"dtype": "float8_e4m3fn"})), "`dtype` is `float8_e4m3fn`"),
         (with(llama(), json!({"num_key_value_heads": 3})), "`num_key_value_heads`, 3"),

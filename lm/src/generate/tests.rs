@@ -72,6 +72,7 @@ fn check_invariance(policy: &Policy, temperature: f64, max_tokens: usize, rounds
         let end = [start + 1, start + 3, start + 16, most][pick(4)].min(most);
         let bytes = [1 << 30, 1 << 24, 1 << 22, 1][pick(4)];
         policy.room.set([usize::MAX, 64, 16][pick(3)]);
+        policy.reads.borrow_mut().fitting = None;
         let order = Stream::new("test", round, "order", 0).permutation(queries.len());
         let chosen: Vec<Query> = order[..count].iter().map(|at| queries[*at].clone()).collect();
         for response in sample(policy, &chosen, &settings(temperature, start, end, max_tokens), bytes) {
@@ -240,6 +241,83 @@ fn stop_texts_are_found_as_in_the_whole_text() {
     }
 }
 
+/// A tokenizer in the manner of Llama 2: what has no token of its own is spelt in bytes, and the space that a text begins
+/// with is not decoded. The tokens 2 to 257 are the bytes.
+fn bytes_tokenizer(folder: &std::path::Path) -> Tokenizer {
+    let mut vocabulary = serde_json::json!({"<unk>": 0, "</s>": 1, "\u{2581}and": 258, "so": 259});
+    for byte in 0..256 {
+        vocabulary[format!("<0x{byte:02X}>")] = (byte + 2).into();
+    }
+    let decoders = serde_json::json!([
+        {"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+    ]);
+    let file = serde_json::json!({
+        "version": "1.0",
+        "added_tokens": [],
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": [], "unk_token": "<unk>", "byte_fallback": true},
+        "decoder": {"type": "Sequence", "decoders": decoders},
+    });
+    std::fs::write(folder.join("tokenizer.json"), file.to_string()).unwrap();
+    std::fs::write(folder.join("tokenizer_config.json"), r#"{"eos_token": "</s>"}"#).unwrap();
+    Tokenizer::load(folder).unwrap()
+}
+
+#[test]
+fn stop_texts_are_found_among_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut policy = policy(64, 1, 2, 2);
+    policy.tokenizer = bytes_tokenizer(folder.path());
+    let ids = |text: &[u8]| text.iter().map(|byte| i64::from(*byte) + 2).collect::<Vec<i64>>();
+    let stops = |stop: &str| [stop.to_owned(), "####".to_owned()];
+    // However the window that is looked at begins within a character.
+    for (character, count) in ["\u{1042}", "\u{38c}", "\u{1f600}"]
+        .into_iter()
+        .flat_map(|text| (1..12).map(move |count| (text, count)))
+    {
+        let text = character.repeat(count) + "\n";
+        for shift in ["", "a", "aa"] {
+            let text = shift.to_owned() + &text;
+            let found = policy.stopped(&ids(text.as_bytes()), &stops("\n")).unwrap();
+            assert_eq!(found.as_deref(), text.strip_suffix('\n'), "{text:?}");
+        }
+    }
+    // Bytes that are no text hide what follows them, as in the whole text.
+    let broken = [&[0xff; 3][..], &[b'a'; 40], b"\n"].concat();
+    assert!(!policy.tokenizer.decode(&ids(&broken)).unwrap().contains('\n'));
+    assert_eq!(policy.stopped(&ids(&broken), &stops("\n")).unwrap(), None);
+}
+
+#[test]
+fn a_continuation_keeps_the_space_it_begins_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut policy = policy(64, 1, 2, 2);
+    policy.tokenizer = bytes_tokenizer(folder.path());
+    for (prefix, first, gap) in [("one", 258, " "), ("one", 259, ""), ("", 258, ""), ("one", 0xe1 + 2, "")] {
+        assert_eq!(policy.gap(prefix, &[first, 259]).unwrap(), gap, "{prefix} {first}");
+    }
+    assert_eq!(policy.gap("one", &[]).unwrap(), "");
+}
+
+#[test]
+fn logits_that_are_no_numbers_end_a_step() {
+    for (temperature, samples) in [(0.0, 1), (0.7, 4)] {
+        for value in [f64::NAN, f64::INFINITY] {
+            let mut model = random(64, 1, 2, 2, 200);
+            drop(model.tensors_mut().get_mut("model.norm.weight").unwrap().fill_(value));
+            let policy = Policy::new(model, Tokenizer::load(folder().path()).unwrap());
+            let sampling =
+                Sampling { settings: &settings(temperature, 0, samples, 5), seed: 1, memory: 1 << 30 };
+            let never = AtomicBool::new(false);
+            let error =
+                policy.sample(&[query(7, 10)], &sampling, &mut Control::new(&never, |_| ())).unwrap_err();
+            assert!(error.message.contains("no finite numbers: token 1 of sample 0 of query `"), "{error}");
+        }
+    }
+}
+
 #[test]
 fn stop_strings_end_a_response_and_are_cut_off() {
     let policy = policy(64, 1, 2, 2);
@@ -348,4 +426,142 @@ fn responses_end_where_positions_do_and_continue_prefixes() {
     let sampling = Sampling { settings: &settings, seed: 0, memory: 1 << 30 };
     let error = policy.sample(&[long], &sampling, &mut Control::new(&stop, |_| ())).unwrap_err();
     assert!(error.message.contains("`q0`") && error.message.contains("at most 256"), "{error}");
+}
+
+#[test]
+fn prompts_are_read_in_pieces_that_fit() {
+    let policy = policy(64, 2, 4, 2);
+    let queries: Vec<Query> = (0..20).map(|id| query(id, 5 + id * 37 % 150)).collect();
+    let settings = settings(1.0, 0, 3, 8);
+    let all = sample(&policy, &queries, &settings, 1 << 30);
+    let lengths: Vec<usize> =
+        queries.iter().map(|query| policy.tokenizer.encode(&query.prompt).unwrap().len()).collect();
+    let pieces = || std::mem::take(&mut policy.reads.borrow_mut().pieces);
+    assert_eq!(pieces(), [lengths.iter().sum::<usize>()]);
+    for memory in [16 << 20, 4 << 20, 1 << 20, 1] {
+        policy.reads.borrow_mut().forget();
+        let found = sample(&policy, &queries, &settings, memory);
+        assert!(all.iter().map(bits).eq(found.iter().map(bits)), "{memory} bytes");
+        // An eighth of the memory is for reading, which a longer prompt passes alone.
+        let most = memory / 8 / policy.reading_bytes();
+        let pieces = pieces();
+        assert!(pieces.iter().all(|piece| *piece <= most || lengths.contains(piece)), "{pieces:?} {most}");
+        assert!(memory > 4 << 20 || pieces.len() > 3, "{pieces:?}");
+        assert_eq!(pieces.iter().sum::<usize>(), lengths.iter().sum::<usize>());
+    }
+}
+
+#[test]
+fn what_reading_takes_is_within_the_memory() {
+    let policy = policy(64, 3, 4, 2);
+    let settings = settings(1.0, 0, 40, 30);
+    for memory in [1 << 20, 4 << 20, 1 << 30] {
+        let sampling = Sampling { settings: &settings, seed: 0, memory };
+        let prompts: Vec<Prompt> =
+            (0..9).map(|id| policy.prompt(&query(id, 4 + 11 * id), &sampling).unwrap()).collect();
+        let padded = |prompt: &Prompt| prompt.ids.len().next_multiple_of(16);
+        let longest = prompts.iter().map(padded).max().unwrap();
+        let (token, reading) = (policy.token_bytes(), policy.reading_bytes());
+        // Two heads of 16 numbers of 4 bytes in 3 blocks; and what the products of a block have of a token: three times
+        // the width, the inner width and the heads, beside the angles.
+        assert_eq!((token, reading), (768, 4 * (3 * (64 + 170 + 16 * 6) + 2 * 16) + 768));
+        let mut plan = Plan::new(&policy, &prompts, &sampling);
+        while !plan.is_empty() {
+            let taken = plan.begins_with(&prompts);
+            let rows: usize = taken.iter().map(|(_, rows)| rows).sum();
+            let tokens: usize = taken.iter().map(|(query, _)| padded(&prompts[*query])).sum();
+            let piece = tokens.min((memory / 8 / reading).max(longest));
+            let bytes = token * tokens + rows * (30 * token + 8 * 200) + piece * reading;
+            assert!(rows == 1 || bytes <= memory, "{rows} rows, {bytes} of {memory} bytes");
+        }
+    }
+}
+
+#[test]
+fn memory_for_less_than_a_row_draws_one_at_a_time() {
+    let policy = policy(64, 2, 4, 2);
+    let queries: Vec<Query> = (0..3).map(|id| query(id, 5 + 70 * id)).collect();
+    let settings = settings(1.0, 0, 5, 12);
+    let sampling = Sampling { settings: &settings, seed: 5, memory: 1 };
+    let prompts: Vec<Prompt> = queries.iter().map(|query| policy.prompt(query, &sampling).unwrap()).collect();
+    let mut plan = Plan::new(&policy, &prompts, &sampling);
+    assert_eq!(plan.rows, 1);
+    for query in 0..3 {
+        for _ in 0..5 {
+            assert_eq!(plan.begins_with(&prompts), [(query, 1)]);
+        }
+    }
+    assert!(plan.is_empty());
+    for steady in [false, true] {
+        policy.steady.set(steady);
+        let all = sample(&policy, &queries, &settings, 1 << 30);
+        for memory in [1, 50_000, 400_000] {
+            let found = sample(&policy, &queries, &settings, memory);
+            assert!(all.iter().map(bits).eq(found.iter().map(bits)), "steady: {steady}, {memory} bytes");
+        }
+    }
+}
+
+#[test]
+fn half_of_what_was_to_suffice_is_planned_with() {
+    let policy = policy(64, 2, 4, 2);
+    let settings = settings(1.0, 0, 4, 30);
+    let sampling = Sampling { settings: &settings, seed: 0, memory: 1 << 40 };
+    // The longest first.
+    let prompts: Vec<Prompt> =
+        (0..6).map(|id| policy.prompt(&query(id, 100 - 15 * id), &sampling).unwrap()).collect();
+    let missing = [(0, 1), (0, 2), (0, 3), (2, 0), (2, 3), (5, 1), (5, 2)];
+    let mut plan = Plan::new(&policy, &prompts, &sampling);
+    assert!(!plan.halve(), "nothing began");
+    let mut rows: usize = plan.begins_with(&prompts).iter().map(|(_, rows)| rows).sum();
+    assert_eq!(rows, 24);
+    let mut halvings = 0;
+    while plan.halve() {
+        halvings += 1;
+        plan.begin_again(&prompts, &missing);
+        let taken = plan.begins_with(&prompts);
+        let now = taken.iter().map(|(_, rows)| rows).sum();
+        assert!(now <= rows, "{now} rows after {rows}");
+        rows = now;
+        assert_eq!(taken[0].0, 5, "the shortest prompt is the first");
+        assert!(taken.is_sorted_by_key(|(query, _)| std::cmp::Reverse(*query)), "{taken:?}");
+    }
+    assert_eq!(rows, 1);
+    assert!((2..12).contains(&halvings), "{halvings}");
+}
+
+#[test]
+fn the_next_step_plans_with_what_fitted() {
+    let policy = policy(64, 2, 4, 2);
+    let queries: Vec<Query> = (0..9).map(|id| query(id, 5 + id)).collect();
+    let (stop, settings) = (AtomicBool::new(false), settings(1.0, 0, 20, 30));
+    let sampling = Sampling { settings: &settings, seed: 5, memory: 1 << 30 };
+    policy.room.set(40);
+    for steady in [false, true] {
+        policy.steady.set(steady);
+        let draw = || {
+            let mut notes = Vec::new();
+            let mut control = Control::new(&stop, |progress: Progress| notes.extend(progress.note));
+            let found = policy.sample(&queries, &sampling, &mut control).unwrap();
+            drop(control);
+            (found, notes)
+        };
+        let ((first, notes), (second, again)) = (draw(), draw());
+        assert!(policy.reads.borrow().fitting.unwrap() < 1 << 20);
+        assert!(notes[0].starts_with("memory was short: "), "{notes:?}");
+        // On a GPU the shapes, and with them bits, follow from the memory.
+        assert_eq!(!again.is_empty(), steady, "{again:?}");
+        assert!(first.iter().map(bits).eq(second.iter().map(bits)));
+    }
+}
+
+#[test]
+fn limits_beyond_all_memory_are_those_of_the_positions() {
+    let policy = policy(64, 1, 2, 2);
+    let draw = |most| sample(&policy, &[query(0, 200)], &settings(1.0, 0, 3, most), 1 << 30);
+    for steady in [false, true] {
+        policy.steady.set(steady);
+        let [most, all] = [1000, usize::MAX].map(draw);
+        assert!(most.iter().map(bits).eq(all.iter().map(bits)), "steady: {steady}");
+    }
 }

@@ -189,6 +189,7 @@ impl Source<'_> {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn parts(mut numbers: __m512) -> [__m512i; PARTS] {
+    let none = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(numbers, numbers);
     let mut parts = [_mm512_setzero_si512(); PARTS];
     for part in &mut parts {
         let bits = _mm512_castps_si512(numbers);
@@ -198,6 +199,8 @@ fn parts(mut numbers: __m512) -> [__m512i; PARTS] {
         let value = _mm512_and_si512(rounded, _mm512_set1_epi32(!0xffff));
         numbers = _mm512_sub_ps(numbers, _mm512_castsi512_ps(value));
     }
+    // Rounding carries what says that it is no number into the sign.
+    parts[0] = _mm512_mask_mov_epi32(parts[0], none, _mm512_set1_epi32(0x7fc0));
     parts
 }
 

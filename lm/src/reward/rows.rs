@@ -26,25 +26,24 @@ impl StepsRow {
     /// prompt.
     ///
     /// # Errors
-    /// When the response alone is longer than `max_length`, or a text cannot be encoded.
+    /// When the response alone is longer than `max_length` (what `too_long` says of its number of tokens), or a text
+    /// cannot be encoded.
     pub fn new<S: AsRef<str>>(
         tokenizer: &Tokenizer,
         prompt: &str,
         steps: &[S],
         reading: &Reading,
         max_length: usize,
+        too_long: impl FnOnce(usize) -> StageError,
     ) -> Result<Self> {
         let mut ids = tokenizer.encode(prompt)?;
+        let continuing = Continuing::new(tokenizer)?;
         let (mut response, mut ends) = match reading.encode {
-            Encode::Steps => step_by_step(tokenizer, steps, reading)?,
-            Encode::Response => whole(tokenizer, steps, reading)?,
+            Encode::Steps => step_by_step(&continuing, steps, reading)?,
+            Encode::Response => whole(&continuing, steps, reading)?,
         };
         if response.len() > max_length {
-            let tokens = response.len();
-            return Err(StageError::invalid(format!(
-                "a response of {tokens} tokens does not fit into the reward model's {max_length}"
-            ))
-            .hint("sample with a smaller `max_tokens`, or use a reward model with a longer context"));
+            return Err(too_long(response.len()));
         }
         drop(ids.drain(..(ids.len() + response.len()).saturating_sub(max_length)));
         let prompt = ids.len();
@@ -60,7 +59,7 @@ impl StepsRow {
     /// Encodes a labelled solution; with `every_token`, a step's label is that of all of its tokens.
     ///
     /// # Errors
-    /// As [`StepsRow::new`], and when steps and labels are not as many.
+    /// As [`StepsRow::new`], when steps and labels are not as many, a label is no share, or no token has a label.
     pub fn labelled(
         tokenizer: &Tokenizer,
         row: &LabelledSteps,
@@ -76,7 +75,26 @@ impl StepsRow {
                 row.labels.len()
             )));
         }
-        let mut encoded = Self::new(tokenizer, &row.prompt, &row.steps, reading, max_length)?;
+        let query = &row.query_id;
+        if let Some(at) = row.labels.iter().position(|label| !(0.0..=1.0).contains(label)) {
+            let (number, label) = (at + 1, row.labels[at]);
+            return Err(StageError::invalid(format!(
+                "label {number} of a solution of query `{query}` is {label}, not a number from 0 to 1"
+            ))
+            .hint(
+                "a label is the share of continuations that are right: write 0 where other software has -1",
+            ));
+        }
+        let too_long = |tokens| {
+            StageError::invalid(format!(
+                "a solution of query `{query}` has {tokens} tokens, more than the {max_length} of a row"
+            ))
+            .hint(
+                "raise `training.max_length`, up to the positions that the model has, or leave such rows out of \
+                 `labels`",
+            )
+        };
+        let mut encoded = Self::new(tokenizer, &row.prompt, &row.steps, reading, max_length, too_long)?;
         #[expect(clippy::cast_possible_truncation, reason = "labels are shares")]
         let labels: Vec<f32> = row.labels.iter().map(|label| *label as f32).collect();
         if every_token {
@@ -89,7 +107,52 @@ impl StepsRow {
         } else {
             encoded.labels = labels;
         }
+        if encoded.ends.is_empty() {
+            return Err(StageError::invalid(format!("a solution of query `{query}` has no text to label"))
+                .hint("leave such rows out of `labels`"));
+        }
         Ok(encoded)
+    }
+}
+
+/// Turns texts that go on from others into tokens. Some tokenizers, as those of Llama 2 and Mistral, put a space before
+/// whatever they are given: for them such a text is encoded behind a line break, and its tokens are taken off again, as
+/// the published code does.
+struct Continuing<'a> {
+    tokenizer: &'a Tokenizer,
+    /// The space and the line break, where the tokenizer is of that kind.
+    line: Option<[i64; 2]>,
+}
+
+impl<'a> Continuing<'a> {
+    fn new(tokenizer: &'a Tokenizer) -> Result<Self> {
+        let line = match tokenizer.encode("\n")?[..] {
+            [space, line] if tokenizer.encode("\n\n")? == [space, line, line] => Some([space, line]),
+            _ => None,
+        };
+        Ok(Self { tokenizer, line })
+    }
+
+    fn encode(&self, text: &str) -> Result<Vec<i64>> {
+        if let Some(line) = self.line {
+            let ids = self.tokenizer.encode(&format!("\n{text}"))?;
+            if let Some(rest) = ids.strip_prefix(&line) {
+                return Ok(rest.to_vec());
+            }
+        }
+        self.tokenizer.encode(text)
+    }
+
+    /// As [`Tokenizer::encode_places`].
+    fn encode_places(&self, text: &str) -> Result<(Vec<i64>, Vec<usize>)> {
+        if let Some(line) = self.line {
+            let (ids, starts) = self.tokenizer.encode_places(&format!("\n{text}"))?;
+            if let Some(rest) = ids.strip_prefix(&line) {
+                let starts = starts[line.len()..].iter().map(|start| start.saturating_sub(1));
+                return Ok((rest.to_vec(), starts.collect()));
+            }
+        }
+        self.tokenizer.encode_places(text)
     }
 }
 
@@ -106,13 +169,13 @@ fn boundary(step: &str, last: bool, reading: &Reading) -> usize {
 
 /// Tokens of which none spans two steps, and the last one before each boundary.
 fn step_by_step<S: AsRef<str>>(
-    tokenizer: &Tokenizer,
+    continuing: &Continuing<'_>,
     steps: &[S],
     reading: &Reading,
 ) -> Result<(Vec<i64>, Vec<i64>)> {
     let mut separator = Vec::new();
     for part in &reading.separator {
-        separator.extend(tokenizer.encode(part)?);
+        separator.extend(continuing.encode(part)?);
     }
     let (mut ids, mut ends) = (Vec::new(), Vec::new());
     let encode = |text: &str, ids: &mut Vec<i64>| -> Result<()> {
@@ -122,7 +185,7 @@ fn step_by_step<S: AsRef<str>>(
                 ids.extend(&separator);
             }
             if !line.is_empty() {
-                ids.extend(tokenizer.encode(line)?);
+                ids.extend(continuing.encode(line)?);
             }
         }
         Ok(())
@@ -142,12 +205,12 @@ fn step_by_step<S: AsRef<str>>(
 
 /// The tokens of the whole response, and the one that holds the last character before each boundary.
 fn whole<S: AsRef<str>>(
-    tokenizer: &Tokenizer,
+    continuing: &Continuing<'_>,
     steps: &[S],
     reading: &Reading,
 ) -> Result<(Vec<i64>, Vec<i64>)> {
     let text: String = steps.iter().map(AsRef::as_ref).collect();
-    let (mut ids, starts) = tokenizer.encode_places(&text)?;
+    let (mut ids, starts) = continuing.encode_places(&text)?;
     let mut before = 0;
     let mut ends = Vec::with_capacity(steps.len());
     for (number, step) in steps.iter().enumerate() {
@@ -165,10 +228,16 @@ fn whole<S: AsRef<str>>(
 mod tests {
     use super::*;
     use bstar_stages::config::TokenizerKind;
+    use serde_json::{Map, Value, json};
 
     use crate::tokenizer::tests::{folder, rows, settings};
 
     const STEPS: [&str; 2] = ["1 + 2 = 3\n\n", "so 3\n\n# Answer\n\n3"];
+
+    fn row(tokenizer: &Tokenizer, prompt: &str, steps: &[&str], reading: &Reading) -> StepsRow {
+        let too_long = |tokens| StageError::invalid(format!("{tokens} tokens"));
+        StepsRow::new(tokenizer, prompt, steps, reading, 100, too_long).unwrap()
+    }
 
     /// The texts of the tokens that outputs are read at, without spaces, and the number of tokens of the response.
     fn read(reading: &Reading) -> (Vec<String>, usize) {
@@ -177,7 +246,7 @@ mod tests {
             bstar_stages::config::Tokenizer { markers: Vec::new(), ..settings(TokenizerKind::Bpe) };
         Tokenizer::train(&settings, &rows(), folder.path()).unwrap();
         let tokenizer = Tokenizer::load(folder.path()).unwrap();
-        let row = StepsRow::new(&tokenizer, "Ann has 4 pens.", &STEPS, reading, 100).unwrap();
+        let row = row(&tokenizer, "Ann has 4 pens.", &STEPS, reading);
         let token = |end: &i64| {
             tokenizer.decode(&[row.ids[usize::try_from(*end).unwrap()]]).unwrap().replace(' ', "")
         };
@@ -210,11 +279,110 @@ mod tests {
         let reading = Reading { at: Place::Step, answer: false, ..Reading::default() };
         for encode in [Encode::Steps, Encode::Response] {
             let reading = Reading { encode, ..reading.clone() };
-            let row = StepsRow::new(&tokenizer, "Ann has 4 pens.", &["\n\n", "\n\n"], &reading, 100).unwrap();
-            assert_eq!(row.ends[0], row.prompt as i64 - 1, "{encode:?}");
-            let row = StepsRow::new(&tokenizer, "", &["\n\n"], &reading, 100).unwrap();
-            assert!(row.ids.is_empty() && row.ends.is_empty(), "{encode:?}");
+            let found = row(&tokenizer, "Ann has 4 pens.", &["\n\n", "\n\n"], &reading);
+            assert_eq!(found.ends[0], found.prompt as i64 - 1, "{encode:?}");
+            let found = row(&tokenizer, "", &["\n\n"], &reading);
+            assert!(found.ids.is_empty() && found.ends.is_empty(), "{encode:?}");
         }
+    }
+
+    /// One token for each character, and a space before every text, as Llama 2 and Mistral (with `Metaspace`) have it.
+    fn spaced(normalizer: Value, metaspace: Value) -> Tokenizer {
+        let pieces = ["<unk>", "▁", "<0x0A>", "1", "2", "3", "+", "=", "s", "o", "<s>"].into_iter();
+        let vocab: Map<String, Value> =
+            pieces.enumerate().map(|(id, piece)| (piece.to_owned(), id.into())).collect();
+        let special = json!([{"id": 10, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false,
+                              "normalized": false, "special": true}]);
+        let file = json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": special,
+                          "normalizer": normalizer, "pre_tokenizer": metaspace, "post_processor": null, "decoder": null,
+                          "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "fuse_unk": true,
+                                    "byte_fallback": true, "vocab": vocab, "merges": []}});
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("tokenizer.json"), file.to_string()).unwrap();
+        Tokenizer::load(folder.path()).unwrap()
+    }
+
+    #[test]
+    fn no_space_is_put_before_what_goes_on_from_other_text() {
+        let llama = spaced(
+            json!({"type": "Sequence", "normalizers": [
+                {"type": "Prepend", "prepend": "▁"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]}),
+            Value::Null,
+        );
+        let mistral = spaced(
+            Value::Null,
+            json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false}),
+        );
+        let steps = ["1 + 2 = 3\n\n", " so 3\n\n", "3"];
+        let lines = vec!["\n".to_owned(); 2];
+        let usual = Reading::default();
+        for tokenizer in [llama, mistral] {
+            assert_eq!(tokenizer.encode("\n").unwrap(), [1, 2]);
+            // What the published code has: prompt and response as one text.
+            let (whole, starts) = tokenizer.encode_places(&format!("1\n\n{}", steps.concat())).unwrap();
+            for (encode, separator) in
+                [(Encode::Steps, lines.clone()), (Encode::Steps, Vec::new()), (Encode::Response, Vec::new())]
+            {
+                let reading = Reading { encode, separator, ..usual.clone() };
+                let found = row(&tokenizer, "1\n\n", &steps, &reading);
+                assert_eq!(found.ids, whole, "{reading:?}");
+                let places: Vec<usize> =
+                    found.ends.iter().map(|end| starts[usize::try_from(*end).unwrap()]).collect();
+                assert_eq!(places, [13, 20, 21], "{reading:?}");
+            }
+            let special = Reading { separator: vec!["<s>".into(), "<s>".into()], ..usual.clone() };
+            let found = row(&tokenizer, "1", &["2\n\n", "3"], &special);
+            assert_eq!(found.ids, [1, 3, 4, 10, 10, 5]);
+        }
+    }
+
+    #[test]
+    fn labels_are_shares() {
+        let tokenizer = Tokenizer::load(folder().path()).unwrap();
+        let labelled = |label: f64, max_length| {
+            let row = LabelledSteps {
+                query_id: "q7".into(),
+                prompt: "Ann has 4 pens.".into(),
+                steps: STEPS.map(str::to_owned).into(),
+                labels: vec![1.0, label],
+            };
+            StepsRow::labelled(&tokenizer, &row, &Reading::default(), false, max_length)
+        };
+        for (label, text) in [(-1.0, "-1"), (1.5, "1.5"), (f64::NAN, "NaN")] {
+            let error = labelled(label, 100).unwrap_err();
+            let expected = format!("label 2 of a solution of query `q7` is {text}, not a number from 0 to 1");
+            assert_eq!(error.message, expected);
+            assert!(error.hint.unwrap().contains("write 0"));
+        }
+        for label in [0.0, 0.25, 1.0] {
+            assert!(labelled(label, 100).is_ok());
+        }
+        let error = labelled(1.0, 5).unwrap_err();
+        assert!(error.message.starts_with("a solution of query `q7` has "), "{error}");
+        assert!(error.message.ends_with(" tokens, more than the 5 of a row"), "{error}");
+        assert!(error.hint.unwrap().contains("`training.max_length`"));
+    }
+
+    #[test]
+    fn labels_need_a_text() {
+        let tokenizer = Tokenizer::load(folder().path()).unwrap();
+        let reading = Reading { at: Place::Step, answer: false, ..Reading::default() };
+        let labelled = |prompt: &str, every_token| {
+            let row = LabelledSteps {
+                query_id: "q7".into(),
+                prompt: prompt.into(),
+                steps: vec!["\n\n".into()],
+                labels: vec![1.0],
+            };
+            StepsRow::labelled(&tokenizer, &row, &reading, every_token, 100)
+        };
+        for (prompt, every_token) in [("", false), ("", true), ("Ann has 4 pens.", true)] {
+            let error = labelled(prompt, every_token).unwrap_err();
+            assert!(error.message.contains("query `q7` has no text to label"), "{error}");
+        }
+        // It is read where the prompt ends.
+        assert_eq!(labelled("Ann has 4 pens.", false).unwrap().labels, [1.0]);
     }
 
     #[test]

@@ -11,7 +11,8 @@ use super::reading::Reading;
 use super::rules::Rules;
 use super::sample::Sample;
 use super::score::{Aggregate, Scale, Score};
-use super::select::{Objective, Search, Thresholds};
+use super::select::{Objective, Search};
+use super::thresholds::Grid;
 use crate::grade::Conventions;
 use crate::reference::{OneOrMany, Reference, References, Setting};
 use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
@@ -78,7 +79,7 @@ pub struct Halving {
     #[serde(default, skip_serializing_if = "Precision::is_default")]
     pub precision: Precision,
     /// As in `search`.
-    pub thresholds: Thresholds,
+    pub thresholds: Grid,
     /// As in `search`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_star: Option<usize>,
@@ -286,9 +287,9 @@ impl Stage for Halve {
         (1..=self.keep).map(temperature).chain([Output::file("surface", "surface.jsonl")]).collect()
     }
 
-    /// The first one wrote no surface.
+    /// The first one wrote no surface. The search's own is a part of it.
     fn version(&self) -> u32 {
-        2
+        1 + self.search.version()
     }
 
     fn identity(&self) -> Ingredient {

@@ -3,6 +3,15 @@
 use crate::reference::{OneOrMany, Setting};
 use crate::stage::Problem;
 
+/// The lowest temperature that is not 0: the logits that are divided by it stay numbers of 32 bits.
+const COLDEST: f64 = 1e-6;
+
+/// Whether logits can be divided by it, or it is 0 and means the most likely token.
+#[must_use]
+pub fn is_temperature(value: f64) -> bool {
+    value.is_finite() && (value == 0.0 || value >= COLDEST)
+}
+
 /// Collects problems.
 #[derive(Debug, Default)]
 pub(super) struct Checks(pub(super) Vec<Problem>);
@@ -17,6 +26,17 @@ impl Checks {
     pub(super) fn count(&mut self, field: &str, value: usize) {
         if value == 0 {
             self.refuse(field, format!("{field} must be at least 1, not 0"), "write a whole number from 1");
+        }
+    }
+
+    /// A number of things of which so many make sense.
+    pub(super) fn at_most(&mut self, field: &str, value: usize, most: usize) {
+        if value > most {
+            self.refuse(
+                field,
+                format!("{field} must be at most {most}, not {value}"),
+                "write a smaller number",
+            );
         }
     }
 
@@ -36,10 +56,10 @@ impl Checks {
 
     /// One temperature.
     pub(super) fn temperature(&mut self, field: &str, value: f64) {
-        if !(value.is_finite() && value >= 0.0) {
+        if !is_temperature(value) {
             self.refuse(
                 field,
-                format!("temperature must be at least 0, not {value}"),
+                format!("temperature must be 0 or at least {COLDEST}, not {value}"),
                 "0 is greedy; a usual grid is 0.5 to 1.2",
             );
         }

@@ -11,6 +11,7 @@ use crate::config::reading::Reading;
 use crate::config::sample::Sample;
 use crate::config::score::{Aggregate, Scale, Score};
 use crate::grade::Conventions;
+use crate::metrics::MOST_SAMPLES;
 use crate::reference::{OneOrMany, Reference, Setting};
 use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
 
@@ -25,7 +26,7 @@ pub struct Evaluate {
     pub policy: Reference,
     /// Held-out queries.
     pub queries: Reference,
-    /// Responses a query for Pass@K and the like; 0 = greedy only.
+    /// Responses a query for Pass@K and the like, at most 1000; 0 = greedy only.
     pub samples: u32,
     /// Queries to sample; default all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -224,6 +225,10 @@ impl Stage for Evaluate {
                 checks.refuse(&field, "this temperature is listed twice", "remove one of the two");
             }
         }
+        if self.samples as usize > MOST_SAMPLES {
+            let message = format!("{} samples a query are more than can be measured", self.samples);
+            checks.refuse("samples", message, &format!("sample at most {MOST_SAMPLES}"));
+        }
         if self.samples == 0 && !self.at.is_empty() {
             checks.refuse("at", "with `samples: 0` nothing is sampled", "raise samples, or leave `at` out");
         }
@@ -296,9 +301,9 @@ impl Stage for Measure {
     }
 
     /// 2: entropy, distinct correct responses, Reward-Pass@K-S and the verdicts on single problems. 3: a mean of
-    /// nothing is 0, not -0.
+    /// nothing is 0, not -0. 4: equal scores of a reward model are equal whether the response is right or wrong.
     fn version(&self) -> u32 {
-        3
+        4
     }
 
     fn outputs(&self) -> Vec<Output> {

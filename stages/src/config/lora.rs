@@ -73,6 +73,8 @@ impl Lora {
 
     pub(super) fn check(&self, checks: &mut Checks) {
         checks.count("training.lora.rank", self.rank);
+        // More than a matrix of any model has.
+        checks.at_most("training.lora.rank", self.rank, 65_536);
         if let Some(alpha) = self.alpha {
             checks.positive("training.lora.alpha", alpha, "leave it out for alpha = rank");
         }

@@ -35,6 +35,11 @@ impl Stage for Merge {
         vec![Input::required("policy", &self.policy), Input::required("other", &self.other)]
     }
 
+    /// 2: what a policy's folder holds beside its weights stays.
+    fn version(&self) -> u32 {
+        2
+    }
+
     fn outputs(&self) -> Vec<Output> {
         vec![Output::folder("policy")]
     }

@@ -20,11 +20,13 @@ mod rules;
 mod sample;
 mod score;
 mod select;
+mod thresholds;
 mod train;
 mod training;
 
 pub use architecture::Architecture;
 pub use budget::{Allocate, Halve, Halving};
+pub use check::is_temperature;
 pub use command::Command;
 pub use data::{Draw, Problems, Tokenizer, TokenizerKind};
 pub use dataset::{Dataset, Format};
@@ -41,7 +43,8 @@ pub use reading::{Encode, Place, Reading, Readout};
 pub use rules::{Average, Counted, Rules, Select, Ties};
 pub use sample::{Sample, SampleShard};
 pub use score::{Aggregate, Scale, Score, ScoreShard};
-pub use select::{Filter, Objective, Search, Thresholds};
+pub use select::{Filter, Objective, Search};
+pub use thresholds::{Grid, Thresholds};
 pub use train::{Pretrain, RewardModel, Sft};
 pub use training::{Frozen, Numbers, Optimizer, Schedule, ScheduleShape, Training};
 

@@ -3,11 +3,14 @@
 use bstar_cache::Ingredient;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::check::Checks;
 
 /// How a reward model is read, in training and in scoring alike. The paper does not say; `answer: true` and
 /// `separator: ["\n", "\n"]` with `output: logits` are what the published code does for Mistral (paper.md §5).
+/// A response, its steps and the parts of a separator go on from other text: a tokenizer that puts a space before
+/// what it is given puts none before them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Reading {
@@ -94,6 +97,27 @@ impl Reading {
         })
     }
 
+    /// The setting by which a model that was trained with this reading would be read otherwise, and its two values:
+    /// that of this one, and that of `other`. With `every_token` the model has learnt to be read at all tokens of a
+    /// step. Where the last step is read (`answer`) is a choice of whoever scores.
+    #[must_use]
+    pub fn conflict(&self, other: &Self, every_token: bool) -> Option<(&'static str, [String; 2])> {
+        let values = |reading: &Self| {
+            let Self { output, at, answer: _, encode, separator } = reading;
+            // At a blank line everything before it in the step has been learnt too.
+            let at = if every_token && self.at == Place::BlankLine { self.at } else { *at };
+            let separator = Value::from(separator.clone()).to_string();
+            [
+                ("output", output.name().to_owned()),
+                ("at", at.name().to_owned()),
+                ("encode", encode.name().to_owned()),
+                ("separator", separator),
+            ]
+        };
+        let pairs = values(self).into_iter().zip(values(other));
+        pairs.filter(|(own, other)| own != other).map(|((name, own), (_, other))| (name, [own, other])).next()
+    }
+
     pub(super) fn check(&self, checks: &mut Checks) {
         if let Some(at) = self.separator.iter().position(String::is_empty) {
             let hint = "write `separator: [\"\\n\", \"\\n\"]`, or leave it out";
@@ -136,5 +160,35 @@ impl Encode {
             Self::Steps => "steps",
             Self::Response => "response",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_read_as_it_was_trained() {
+        let usual = Reading::default();
+        let step = Reading { at: Place::Step, ..usual.clone() };
+        let two = Reading { separator: vec!["\n".into(), "\n".into()], ..Reading::default() };
+        let whole = Reading { encode: Encode::Response, ..usual.clone() };
+        let no_answer = Reading { answer: false, ..usual.clone() };
+        let conflict = |trained: &Reading, other: &Reading, every_token| {
+            let (name, [own, other]) = trained.conflict(other, every_token)?;
+            Some(format!("{name}: {own}, not {other}"))
+        };
+        for every_token in [false, true] {
+            assert_eq!(conflict(&usual, &usual, every_token), None);
+            assert_eq!(conflict(&usual, &no_answer, every_token), None);
+            let found = conflict(&usual, &whole, every_token);
+            assert_eq!(found.as_deref(), Some("encode: steps, not response"));
+            let found = conflict(&two, &usual, every_token);
+            assert_eq!(found.as_deref(), Some(r#"separator: ["\n","\n"], not []"#));
+            // A blank line is then a token of the step after it.
+            assert!(conflict(&step, &usual, every_token).is_some());
+        }
+        assert_eq!(conflict(&usual, &step, false).as_deref(), Some("at: blank_line, not step"));
+        assert_eq!(conflict(&usual, &step, true), None);
     }
 }

@@ -1,5 +1,7 @@
 //! Sampling responses.
 
+use std::ffi::OsStr;
+
 use bstar_cache::Ingredient;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,6 +13,7 @@ use crate::reference::{OneOrMany, Reference, Setting};
 use crate::stage::{
     Input, Output, Piece, Problem, Runner, Shard, ShardInput, ShardSource, Stage, StageConfig,
 };
+use crate::units::parse_size;
 
 /// Samples responses. Output: the folder `responses`, a file `t=T/qFIRST-LAST.sSTART-END.jsonl` for each
 /// temperature, range of queries (by position) and range of sample indices.
@@ -124,8 +127,9 @@ impl Sample {
 }
 
 /// 2: the end tokens of `generation_config.json` end responses. 3: how a response attends to its own tokens has
-/// other last bits. 4: so have norms, gates and draws.
-const VERSION: u32 = 5;
+/// other last bits. 4: so have norms, gates and draws. 5: so have products. 6: texts are never cut or filled up as a tokenizer's
+/// file says; stop texts are found among bytes; a continuation keeps the space it begins with.
+const VERSION: u32 = 6;
 
 impl Stage for Sample {
     fn runner(&self) -> Runner {
@@ -272,6 +276,26 @@ pub(super) fn rows(start: usize, end: usize) -> ShardInput {
     ShardInput::Part(Piece::Rows { input: "queries".to_owned(), start, end })
 }
 
+/// Says how much memory to plan with: `4GB`.
+const VARIABLE: &str = "BSTAR_SAMPLE_MEMORY";
+/// Bytes for waves, at most, where the variable does not say.
+const WAVES: u64 = 1 << 30;
+
+impl SampleShard {
+    /// Bytes for the waves of a worker, where `$BSTAR_SAMPLE_MEMORY` says how many. Not in a key: no result depends on it.
+    ///
+    /// # Errors
+    /// When the variable holds no size: what it holds.
+    pub fn memory_asked_for() -> Result<Option<u64>, String> {
+        std::env::var_os(VARIABLE).map(|text| size(&text)).transpose()
+    }
+}
+
+fn size(text: &OsStr) -> Result<u64, String> {
+    let size = text.to_str().and_then(|text| parse_size(text).ok());
+    size.ok_or_else(|| format!("${VARIABLE} is `{}`, not a size", text.display()))
+}
+
 impl Stage for SampleShard {
     fn runner(&self) -> Runner {
         Runner::Worker
@@ -283,7 +307,9 @@ impl Stage for SampleShard {
 
     /// What the sampler plans its keys and values for, at most, and prompts kept for the next step.
     fn memory(&self) -> u64 {
-        (1 << 30) + (1 << 28)
+        // A worker refuses a variable that is wrong.
+        let waves = Self::memory_asked_for().ok().flatten().unwrap_or(WAVES);
+        waves.saturating_add(waves / 4)
     }
 
     fn seeded(&self) -> bool {
@@ -319,5 +345,30 @@ impl Stage for SampleShard {
         let mut checks = Checks::default();
         checks.temperature("temperature", self.temperature);
         checks.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_reserved_follows_the_variable() {
+        assert_eq!(size(OsStr::new("4GB")), Ok(4_000_000_000));
+        assert_eq!(size(OsStr::new("much")), Err("$BSTAR_SAMPLE_MEMORY is `much`, not a size".to_owned()));
+        let shard = SampleShard {
+            temperature: 1.0,
+            start: 0,
+            end: 1,
+            max_tokens: 1,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            stop: Vec::new(),
+            precision: Precision::default(),
+            logprobs: false,
+        };
+        let waves = SampleShard::memory_asked_for().unwrap().unwrap_or(1 << 30);
+        assert_eq!(shard.memory(), waves + waves / 4);
     }
 }

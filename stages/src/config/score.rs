@@ -1,5 +1,7 @@
 //! Scoring responses.
 
+use std::collections::BTreeMap;
+
 use bstar_cache::Ingredient;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -197,11 +199,14 @@ impl ScoreShard {
     }
 
     /// A reward model computes the prompts of a query's responses once (2), and norms and gates in one pass (3): each rounds
-    /// otherwise.
+    /// otherwise. So do products (4). Texts are never cut or filled up as a tokenizer's file says (5).
     fn version_of(&self) -> u32 {
-        if self.aggregate.is_some() { 4 } else { 1 }
+        if self.aggregate.is_some() { 5 } else { 1 }
     }
 }
+
+/// What the rewards of responses are called that are a file and not a folder: their path in it is empty.
+const LONE_FILE: &str = "responses.jsonl";
 
 /// The rows of `queries` that a file of [`Sample`](super::Sample)'s output answers.
 fn rows_of(path: &str) -> Option<(usize, usize)> {
@@ -230,8 +235,13 @@ impl Stage for Score {
         vec![Output::folder("rewards")]
     }
 
+    /// Not that of its shards: the only shard of a file of responses has the same inputs, and must not have the same key.
     fn identity(&self) -> Ingredient {
-        self.shard().identity()
+        let mut parts = BTreeMap::from([("gathered".to_owned(), true.into())]);
+        if let Ingredient::Map(of_shard) = self.shard().identity() {
+            parts.extend(of_shard);
+        }
+        Ingredient::Map(parts)
     }
 
     fn check(&self) -> Vec<Problem> {
@@ -259,7 +269,8 @@ impl Stage for Score {
                 let name = "reward_model".to_owned();
                 inputs.push((name.clone(), ShardInput::Whole(name)));
             }
-            Shard { path: format!("rewards/{path}"), stage: StageConfig::ScoreShard(self.shard()), inputs }
+            let name = if path.is_empty() { LONE_FILE } else { path };
+            Shard { path: format!("rewards/{name}"), stage: StageConfig::ScoreShard(self.shard()), inputs }
         };
         let mut shards: Vec<Shard> = source.responses.iter().map(shard).collect();
         shards.sort_by(|a, b| a.path.cmp(&b.path));
@@ -355,7 +366,7 @@ mod tests {
 
     #[test]
     fn what_is_as_usual_leaves_no_trace_in_the_key() {
-        let fields = |settings| match score(settings).identity() {
+        let fields = |settings| match score(settings).shard().identity() {
             Ingredient::Map(fields) => fields.into_keys().collect::<Vec<_>>(),
             _ => panic!("a map"),
         };
@@ -372,7 +383,7 @@ mod tests {
 
     #[test]
     fn versions_are_in_the_key_of_what_they_change() {
-        let fields = |settings| match score(settings).identity() {
+        let fields = |settings| match score(settings).shard().identity() {
             Ingredient::Map(fields) => fields.into_keys().collect::<Vec<_>>(),
             _ => panic!("a map"),
         };
@@ -419,13 +430,31 @@ mod tests {
                 let mut settings = changes.clone();
                 settings["reward_model"] = json!("m");
                 let score = score(settings);
-                assert!(score.check().is_empty() && score.version() == 4, "{changes}");
+                assert!(score.check().is_empty() && score.version() == 5, "{changes}");
                 let text = serde_json::to_string(&score.shard()).expect("JSON");
                 assert_eq!(serde_json::from_str::<ScoreShard>(&text).expect("a shard"), score.shard());
                 format!("{:?}", score.identity())
             })
             .collect();
         assert_eq!(keys.len(), changes.len());
+    }
+
+    #[test]
+    fn the_rewards_of_a_lone_file_have_a_name_and_its_shard_a_key_of_its_own() {
+        for settings in [json!({}), json!({"reward_model": "m"})] {
+            let score = score(settings);
+            let paths = |responses: &[&str]| {
+                let responses = responses.iter().map(ToString::to_string).collect();
+                let shards = score.shards(&ShardSource { queries: 3, responses }).expect("shards");
+                shards.into_iter().map(|shard| shard.path).collect::<Vec<_>>()
+            };
+            assert_eq!(paths(&[""]), ["rewards/responses.jsonl"]);
+            assert_eq!(
+                paths(&["t=1/q00000-00002.s0000-0004.jsonl"]),
+                ["rewards/t=1/q00000-00002.s0000-0004.jsonl"]
+            );
+            assert_ne!(score.identity(), score.shard().identity());
+        }
     }
 
     #[test]

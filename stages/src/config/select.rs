@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::check::Checks;
 use super::ingredients::ingredients;
 use super::rules::Rules;
+use super::thresholds::Grid;
 use crate::reference::{Reference, References, Setting};
 use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
 
@@ -19,7 +20,7 @@ pub struct Search {
     /// Rewards of responses sampled at the temperatures to compare.
     pub rewards: References,
     /// The thresholds to compare.
-    pub thresholds: Thresholds,
+    pub thresholds: Grid,
     /// n*: unique correct responses a query wanted. Default: `keep_per_query`, rounded up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_star: Option<usize>,
@@ -70,18 +71,6 @@ fn is_two(s: &usize) -> bool {
     *s == two()
 }
 
-/// A grid: numbers, or an evenly spaced range with both ends.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Thresholds {
-    /// First value.
-    pub from: f64,
-    /// Last value.
-    pub to: f64,
-    /// Distance; values are `from + i × by`, computed without accumulating.
-    pub by: f64,
-}
-
 /// Keeps the best responses: per query the top k above the threshold, with the smallest k at which
 /// enough are kept in all, duplicates dropped (paper.md §1.4). Output: `dataset` (example rows).
 ///
@@ -105,7 +94,7 @@ pub struct Filter {
     /// Thresholds to compare on these rewards by the balance score, in place of `threshold`: the published
     /// code searches the threshold again on all queries. The step `NAME.search` does it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub thresholds: Option<Thresholds>,
+    pub thresholds: Option<Grid>,
     /// n* of that search. Default: `keep_per_query`, rounded up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_star: Option<usize>,
@@ -125,29 +114,6 @@ pub struct Filter {
     pub replay_ratio: Option<f64>,
 }
 
-/// More thresholds than anyone means: a slip in `by`.
-const MOST_THRESHOLDS: f64 = 1e5;
-
-impl Thresholds {
-    /// The grid, ascending. Values are rounded to 12 decimals, so that `-1 + 9 × 0.1` is the number
-    /// written `-0.1`.
-    #[must_use]
-    pub fn values(&self) -> Vec<f64> {
-        let Self { from, to, by } = self;
-        let last = ((to - from) / by + 1e-9).floor();
-        if !(0.0..MOST_THRESHOLDS).contains(&last) {
-            return Vec::new();
-        }
-        let mut values = Vec::new();
-        let mut index = 0.0;
-        while index <= last {
-            values.push(((from + index * by) * 1e12).round() / 1e12 + 0.0);
-            index += 1.0;
-        }
-        values
-    }
-}
-
 impl Search {
     /// n* in effect; at least 1.
     #[must_use]
@@ -159,36 +125,6 @@ impl Search {
         )]
         let default = || self.keep_per_query.map_or(1, |keep| keep.ceil() as usize);
         self.n_star.unwrap_or_else(default).max(1)
-    }
-}
-
-impl Thresholds {
-    pub(super) fn identity(&self) -> Ingredient {
-        let Self { from, to, by } = self;
-        vec![*from, *to, *by].into()
-    }
-
-    pub(super) fn check(&self, checks: &mut Checks) {
-        let Self { from, to, by } = *self;
-        for (field, value) in [("thresholds.from", from), ("thresholds.to", to)] {
-            if !value.is_finite() {
-                checks.refuse(
-                    field,
-                    format!("{field} must be a number, not {value}"),
-                    "write for example -1.0",
-                );
-            }
-        }
-        checks.positive("thresholds.by", by, "write for example 0.1");
-        if from > to {
-            checks.refuse(
-                "thresholds.from",
-                format!("thresholds.from ({from}) is above thresholds.to ({to})"),
-                "swap them; for a single threshold write the same number twice",
-            );
-        } else if by > 0.0 && (to - from) / by >= MOST_THRESHOLDS {
-            checks.refuse("thresholds.by", format!("{by} gives more than 100,000 thresholds"), "raise it");
-        }
     }
 }
 
@@ -213,6 +149,14 @@ impl Stage for Search {
         let mut inputs = self.rewards.inputs("rewards");
         inputs.extend(self.references.iter().map(|rows| Input::required("references", rows)));
         inputs
+    }
+
+    /// 2, by Reward-Pass@S: equal scores of a reward model are equal whether the response is right or wrong.
+    fn version(&self) -> u32 {
+        match self.objective {
+            Objective::Balance => 1,
+            Objective::RewardPass => 2,
+        }
     }
 
     fn outputs(&self) -> Vec<Output> {
@@ -252,7 +196,7 @@ impl Stage for Search {
             checks.refuse("rewards", "rewards lists nothing", "write at least one");
         }
         if self.objective == Objective::RewardPass && self.thresholds.values().len() > 1 {
-            let hint = "give one threshold, for example {from: 0, to: 0, by: 1}";
+            let hint = "give one threshold, for example [0]";
             checks.refuse("thresholds", "Reward-Pass@S does not depend on the threshold", hint);
         }
         checks.0

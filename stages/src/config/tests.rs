@@ -121,10 +121,11 @@ fn every_stage_is_covered_and_right() {
     for stage in &all {
         assert_eq!(refused(stage), [""; 0], "{}", stage.name());
         let version = match stage.name() {
-            "sample" | "sample_shard" | "sft" | "reward_model" => 5,
-            "pretrain" => 4,
-            "measure" => 3,
-            "prompts" | "halve" => 2,
+            "sample" | "sample_shard" | "sft" | "reward_model" => 6,
+            "pretrain" => 5,
+            "measure" => 4,
+            "prompts" => 3,
+            "halve" | "merge" => 2,
             _ => 1,
         };
         assert_eq!(stage.stage().version(), version, "{}", stage.name());
@@ -240,6 +241,12 @@ fn throughput_settings_are_no_identity() {
         train(&json!({"optimizer": "muon", "muon_learning_rate": 0.5}))
     );
     assert_ne!(train(&json!({})), train(&json!({"schedule": {"total": 20}})));
+    let constant = |more: &Value| {
+        let mut schedule = json!({"shape": "constant"});
+        schedule.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        train(&json!({"schedule": schedule}))
+    };
+    assert_eq!(constant(&json!({})), constant(&json!({"total": 20, "floor": 0.5})), "has no end");
     // Settings that only some pipelines have are in the identity only there.
     let lora = |changes: &Value| {
         let mut lora = json!({"rank": 4});

@@ -86,8 +86,11 @@ impl Stage for Pretrain {
 
     /// 2: gradients are computed and added in another order; the log has entropies.
     /// 3: norms, gates, losses and AdamW have other last bits.
+    /// 4: so have products.
+    /// 5: gradients of 16-bit losses are rounded once; averages of squares may stay in 32 bits; texts are
+    /// never cut or filled up as a tokenizer's file says.
     fn version(&self) -> u32 {
-        4
+        5
     }
 
     fn seeded(&self) -> bool {
@@ -140,8 +143,11 @@ impl Stage for Sft {
     /// 2: which of several end tokens ends a completion, and those of `generation_config.json`.
     /// 3: gradients are computed and added in another order; the log has entropies.
     /// 4: norms, gates, losses and AdamW have other last bits.
+    /// 5: so have products.
+    /// 6: gradients of 16-bit losses are rounded once; averages of squares may stay in 32 bits; texts are
+    /// never cut or filled up as a tokenizer's file says.
     fn version(&self) -> u32 {
-        5
+        6
     }
 
     fn seeded(&self) -> bool {
@@ -187,8 +193,11 @@ impl Stage for RewardModel {
     /// 2: its `config.json` has the end tokens of `generation_config.json`.
     /// 3: gradients are computed and added in another order; the log has entropies.
     /// 4: norms, gates, losses and AdamW have other last bits.
+    /// 5: so have products.
+    /// 6: its head is never frozen; steps that are read at the same token all count; averages of squares may stay in
+    /// 32 bits; texts are never cut or filled up as a tokenizer's file says.
     fn version(&self) -> u32 {
-        5
+        6
     }
 
     fn seeded(&self) -> bool {

@@ -29,7 +29,7 @@ pub struct Training {
     /// Largest global gradient norm.
     #[serde(default = "one")]
     pub clip: f64,
-    /// AdamW's decoupled weight decay (matrices only).
+    /// Decoupled weight decay (matrices only).
     #[serde(default)]
     pub weight_decay: f64,
     /// AdamW's decay rates.
@@ -41,17 +41,19 @@ pub struct Training {
     /// Low-rank adapters instead of the weights themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<Lora>,
-    /// Weights that stay as they are.
+    /// Weights that stay as they are; the new head of a reward model is learnt in any case.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub freeze: Vec<Frozen>,
-    /// The numbers in which AdamW's running averages are kept.
+    /// The numbers in which the optimizer's running averages are kept. Those of squares stay in 32 bits where
+    /// `betas[1]` is above 0.996: what such an average forgets in an update is less than half of what the last of 16
+    /// bits is worth, so it would never fall.
     #[serde(default, skip_serializing_if = "Numbers::is_fp32")]
     pub moments: Numbers,
     /// The numbers that the model computes with. Weights are updated and written in 32 bits.
     #[serde(default, skip_serializing_if = "Numbers::is_fp32")]
     pub precision: Numbers,
     /// Tokens whose gradients are computed at a time: the rows of an update are cut into pieces of at
-    /// most so many, and their gradients added. Default: 2,048 on a CPU, 16,384 on a GPU.
+    /// most so many (a longer row is a piece of its own), and their gradients added. Default: 2,048 on a CPU, 16,384 on a GPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batch: Option<usize>,
     /// Whether only the inputs of blocks are kept for the way back and the rest is computed again (not
@@ -109,6 +111,9 @@ impl Frozen {
     }
 }
 
+/// Beyond any training run: a slip of the pen.
+const MOST: usize = 1_000_000_000;
+
 fn default_muon_rate() -> f64 {
     0.02
 }
@@ -151,10 +156,11 @@ pub struct Schedule {
     /// Updates of linear warm-up.
     #[serde(default)]
     pub warmup: usize,
-    /// The last share of the peak.
+    /// The last share of the peak. Without influence on `constant`, as `total` is.
     #[serde(default)]
     pub floor: f64,
-    /// The update at which `floor` is reached. Default: the stage's own `updates`.
+    /// The update at which `floor` is reached, counted from the first one of an optimizer that is inherited. Default: the
+    /// stage's own `updates`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total: Option<usize>,
 }
@@ -183,6 +189,13 @@ impl Training {
         self.schedule.total.unwrap_or(self.updates)
     }
 
+    /// Whether a running average of squares that is kept in 16 bits can fall: they tell numbers apart by a 256th to
+    /// a 128th of them.
+    #[must_use]
+    pub fn squares_fit_16_bits(&self) -> bool {
+        1.0 - self.betas[1] >= 1.0 / 256.0
+    }
+
     pub(super) fn identity(&self) -> Ingredient {
         let Self {
             updates,
@@ -203,6 +216,7 @@ impl Training {
             activation_checkpointing: _,
             checkpoint_every: _,
         } = self;
+        let falls = *shape != ScheduleShape::Constant;
         let muon = (*optimizer == Optimizer::Muon).then_some(*muon_learning_rate);
         let mut frozen: Vec<String> = freeze.iter().map(|part| part.name().to_owned()).collect();
         frozen.sort_unstable();
@@ -214,8 +228,8 @@ impl Training {
             ("muon_learning_rate", muon.into()),
             ("schedule", shape.name().into()),
             ("schedule_warmup", (*warmup).into()),
-            ("schedule_floor", (*floor).into()),
-            ("schedule_total", self.schedule_total().into()),
+            ("schedule_floor", falls.then_some(*floor).into()),
+            ("schedule_total", falls.then_some(self.schedule_total()).into()),
             ("clip", (*clip).into()),
             ("weight_decay", (*weight_decay).into()),
             ("betas", betas.to_vec().into()),
@@ -236,6 +250,8 @@ impl Training {
         let rate = "write for example 0.003 (small models) or 5e-6 (billions of parameters)";
         checks.count("training.updates", self.updates);
         checks.count("training.batch", self.batch);
+        checks.at_most("training.updates", self.updates, MOST);
+        checks.at_most("training.batch", self.batch, MOST);
         checks.count("training.checkpoint_every", self.checkpoint_every);
         checks.positive("training.learning_rate", self.learning_rate, rate);
         checks.positive("training.muon_learning_rate", self.muon_learning_rate, rate);

@@ -91,9 +91,11 @@ pub(super) fn ranked(rewards: &[&Reward]) -> Vec<bool> {
     rewards.into_iter().map(|reward| reward.correct).collect()
 }
 
-/// The part of a reward that does not know the reference answer.
+/// The part of a reward that does not know the reference answer. Adding correctness has rounded it where the response
+/// is right, so it is rounded in the same way where it is wrong: equal scores stay equal.
 fn model_score(reward: &Reward) -> f64 {
-    reward.reward - f64::from(u8::from(reward.correct))
+    let right = if reward.correct { reward.reward } else { reward.reward + 1.0 };
+    right - 1.0
 }
 
 /// Rewards by query, in the order of the queries' first rewards.

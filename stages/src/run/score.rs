@@ -128,9 +128,25 @@ impl Grading {
 }
 
 /// Adds a reward model's scores of a response's steps to its judgement.
-pub fn add_model_scores(reward: &mut Reward, step_scores: Vec<f64>, aggregate: Aggregate) {
+///
+/// # Errors
+/// When a score is no finite number.
+pub fn add_model_scores(
+    reward: &mut Reward,
+    step_scores: Vec<f64>,
+    aggregate: Aggregate,
+) -> Result<(), StageError> {
+    if let Some((step, score)) = step_scores.iter().enumerate().find(|(_, score)| !score.is_finite()) {
+        let Reward { query_id, sample_index, .. } = reward;
+        return Err(StageError::invalid(format!(
+            "the reward model's score of step {} of query `{query_id}`, sample {sample_index}, is {score}",
+            step + 1
+        ))
+        .hint("look at `reward_model`: its weights may be damaged, or its training may have diverged"));
+    }
     reward.reward = f64::from(u8::from(reward.correct)) + aggregate.of(&step_scores);
     reward.step_scores = Some(step_scores);
+    Ok(())
 }
 
 impl Aggregate {
@@ -184,7 +200,7 @@ pub(super) fn score(config: &ScoreShard, work: &Work) -> Result<Map<String, Valu
                 "a response answers query `{}`, which is not given",
                 response.query_id
             ))
-            .hint("`queries` must be those that were sampled")
+            .hint("`queries` must be those that were sampled, in the same order")
         })?;
         rewards.push(grading.judge(query, response)?);
     }

@@ -34,6 +34,10 @@ fn selecting_out_of_range_is_refused() {
     assert_eq!(refused(&search(json!({"from": 1, "to": 0, "by": 0.1}), &json!({}))), ["thresholds.from"]);
     assert_eq!(refused(&search(json!({"from": 0, "to": 1, "by": 0}), &json!({}))), ["thresholds.by"]);
     assert_eq!(refused(&search(json!({"from": 0, "to": 1, "by": 1e-9}), &json!({}))), ["thresholds.by"]);
+    assert_eq!(refused(&search(json!({"from": 0, "to": 1, "by": 0.3}), &json!({}))), ["thresholds.to"]);
+    assert_eq!(refused(&search(json!([0.5, 0, 0.5]), &json!({}))), ["thresholds[2]"]);
+    assert_eq!(refused(&search(json!([]), &json!({}))), ["thresholds"]);
+    assert_eq!(refused(&search(json!([-0.2, 0, 0.2]), &json!({}))), [""; 0]);
     assert_eq!(refused(&search(grid(), &json!({"n_star": 0}))), ["n_star"]);
     assert_eq!(refused(&search(grid(), &json!({"n_star": null}))), ["n_star"]);
     assert_eq!(refused(&search(grid(), &json!({"n_star": null, "keep_per_query": 5.87}))), [""; 0]);
@@ -137,6 +141,8 @@ fn other_settings_out_of_range_are_refused() {
     assert_eq!(evaluate(&json!({"k": [8, 8]})), ["k[1]"]);
     assert_eq!(evaluate(&json!({"temperature": 0})), ["temperature"]);
     assert_eq!(evaluate(&json!({"samples": 0})), [""; 0]);
+    assert_eq!(evaluate(&json!({"samples": 1000})), [""; 0]);
+    assert_eq!(evaluate(&json!({"samples": 1001})), ["samples"]);
     let problems = |steps: Value| {
         let with = json!({
             "pretrain": 1, "flawed": 1, "sft": 1, "train": 1, "validation": 1, "test": 1, "steps": steps,

@@ -63,6 +63,7 @@ fn what_a_selection_cannot_mean_is_refused() {
     assert_eq!(refused(&filter(&both)), ["thresholds"]);
     let by_reward = json!({"objective": "reward_pass"});
     assert_eq!(refused(&search(&by_reward)), [""; 0]);
+    assert_eq!(refused(&search(&json!({"objective": "reward_pass", "thresholds": [0]}))), [""; 0]);
     let wide = json!({"objective": "reward_pass", "thresholds": {"from": 0, "to": 1, "by": 0.5}});
     assert_eq!(refused(&search(&wide)), ["thresholds"]);
     assert_eq!(refused(&search(&json!({"rewards": []}))), ["rewards"]);
@@ -75,6 +76,17 @@ fn what_a_selection_cannot_mean_is_refused() {
     assert_eq!(refused(&halving(&json!({"limits": [64, 32]}))), ["limits"]);
     assert_eq!(refused(&halving(&json!({"limits": [1, 2, 3]}))), ["limits"]);
     assert_eq!(refused(&halving(&json!({"n_star": null}))), ["n_star"]);
+}
+
+#[test]
+fn by_reward_pass_a_search_has_a_version_of_its_own() {
+    let versions = |objective: &str| {
+        let search = search(&json!({"objective": objective}));
+        let with = serde_json::to_value(&search).unwrap()["with"].clone();
+        let halve = stage("halve", json!({"search": with, "keep": 1}));
+        [search, halve].map(|stage| stage.stage().version())
+    };
+    assert_eq!((versions("balance"), versions("reward_pass")), ([1, 2], [2, 3]));
 }
 
 #[test]

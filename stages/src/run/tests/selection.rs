@@ -33,7 +33,7 @@ fn world(world: &Value) -> (Vec<Query>, Vec<Response>, Vec<Reward>, Vec<Example>
         let exact = ScoreShard { grader: Grader::Exact, ..ScoreShard::new(None) };
         let mut reward = grade(query, &response, &exact).unwrap();
         let steps = row["steps"].as_array().unwrap().iter().map(|score| score.as_f64().unwrap());
-        add_model_scores(&mut reward, steps.collect(), Aggregate::Min);
+        add_model_scores(&mut reward, steps.collect(), Aggregate::Min).unwrap();
         rewards.push(reward);
         responses.push(response);
     }

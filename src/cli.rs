@@ -1,16 +1,17 @@
 //! The command line: its arguments, and what a failure looks like.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use bstar_cache::{Store, StoreError};
+use bstar_cache::Store;
 use bstar_stages::Device;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::commands;
-use crate::pipeline::{self, Diagnostic};
-use crate::report::count;
+use crate::failure::{Failure, report};
+use crate::pipeline;
 
 /// Self-improvement loops for language models, as a DAG of cached steps.
 ///
@@ -27,11 +28,14 @@ pub struct Cli {
     global: Global,
 }
 
+/// Where results are stored unless another place is named.
+pub const DEFAULT_STORE: &str = ".bstar";
+
 /// Options that every command takes.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
     /// Where results are stored: a folder, or a URL such as s3://bucket/prefix
-    #[arg(long, global = true, env = "BSTAR_STORE", default_value = ".bstar", value_name = "URL")]
+    #[arg(long, global = true, env = "BSTAR_STORE", default_value = DEFAULT_STORE, value_name = "URL")]
     pub store: String,
     /// What standard output is: text for people, or JSON
     #[arg(long, global = true, default_value = "text", value_name = "FORMAT")]
@@ -328,7 +332,8 @@ enum Step {
         #[arg(value_name = "KEY=VALUE")]
         overrides: Vec<String>,
     },
-    /// Print what the program of a `command` step printed when it was last executed
+    /// Print what the program of a `command` step printed, or what training said of its updates, when it was last
+    /// executed
     Log {
         /// A step, or the beginning of a key
         step: String,
@@ -405,39 +410,7 @@ enum Cache {
     },
 }
 
-/// Why a command failed, and its exit code.
-#[derive(Debug)]
-pub enum Failure {
-    /// The pipeline file has problems (2).
-    Pipeline(Vec<Diagnostic>),
-    /// The request cannot be carried out as it was made (2).
-    Usage {
-        /// What is wrong.
-        message: String,
-        /// What to do.
-        hint: Option<String>,
-    },
-    /// The store failed (3).
-    Store(StoreError),
-    /// The command told everything itself; only the code is left.
-    Reported(u8),
-}
-
-impl Failure {
-    /// A request that cannot be carried out.
-    #[must_use]
-    pub fn usage(message: impl Into<String>) -> Self {
-        Self::Usage { message: message.into(), hint: None }
-    }
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
-/// Opens the store that the options name.
+/// Opens the store that the options name, and makes it if there is none.
 ///
 /// # Errors
 /// When it cannot be opened.
@@ -445,10 +418,50 @@ pub async fn open_store(global: &Global) -> Result<Store, Failure> {
     Ok(Store::open(&global.store).await?)
 }
 
+/// Opens a store that is there.
+///
+/// # Errors
+/// When there is none, or it cannot be opened.
+pub async fn existing_store(location: &str) -> Result<Store, Failure> {
+    if is_absent(location) {
+        return Err(Failure::NoStore { location: location.to_owned() });
+    }
+    Ok(Store::open(location).await?)
+}
+
+/// Opens the store that the options name, to look results up: one that is not there is not made, and has none.
+///
+/// # Errors
+/// When it cannot be opened.
+pub async fn store_or_none(global: &Global) -> Result<Store, Failure> {
+    let absent = is_absent(&global.store);
+    Ok(Store::open(if absent { "memory://" } else { &global.store }).await?)
+}
+
+/// What a folder has at least one of that is a store.
+const SIGNS: [&str; 3] = ["bstar-store.json", "manifests", "runs"];
+
+/// Whether a location is a folder in which there is no store.
+pub(crate) fn is_absent(location: &str) -> bool {
+    let folder = match location.strip_prefix("file://") {
+        None if location.contains("://") => return false,
+        None => Path::new(location),
+        Some(path) => Path::new(path),
+    };
+    // What cannot be asked, or is no folder, is for the store to complain about.
+    match folder.metadata() {
+        Ok(found) => found.is_dir() && SIGNS.iter().all(|sign| !folder.join(sign).exists()),
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    }
+}
+
 /// Parses the arguments, runs the command, prints its failure, and gives the exit code of design §10.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return tell(&error),
+    };
     log_to_stderr(cli.global.verbose);
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
@@ -459,6 +472,14 @@ pub fn main() -> ExitCode {
     runtime.shutdown_background();
     match result {
         Ok(code) => ExitCode::from(code),
+        Err(failure) => report(&failure),
+    }
+}
+
+/// Prints help, or what is wrong with the arguments.
+fn tell(error: &clap::Error) -> ExitCode {
+    match error.print().or_else(|error| commands::unwritten(&error)) {
+        Ok(()) => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)),
         Err(failure) => report(&failure),
     }
 }
@@ -514,13 +535,13 @@ async fn dispatch(cli: &Cli) -> Result<u8, Failure> {
         Command::Doctor => commands::doctor(global).await,
         Command::Init { pipeline, file } => commands::init(global, *pipeline, file.as_deref()),
         Command::Schema => {
-            commands::answer(&format!("{:#}", pipeline::schema()));
+            commands::answer(&format!("{:#}", pipeline::schema()))?;
             Ok(0)
         }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "bstar", &mut script);
-            commands::answer(&String::from_utf8_lossy(&script));
+            commands::answer(&String::from_utf8_lossy(&script))?;
             Ok(0)
         }
     }
@@ -539,50 +560,6 @@ fn log_to_stderr(verbose: u8) {
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi);
     // Only a second initialisation fails, and there is none.
     drop(subscriber.without_time().try_init());
-}
-
-/// Most problems of a pipeline file that are told one by one: who mends these has mended most of the others.
-const PROBLEMS: usize = 20;
-
-/// Prints a failure the way cargo does and gives its exit code.
-fn report(failure: &Failure) -> ExitCode {
-    let red = anstyle::AnsiColor::Red.on_default().bold();
-    let cyan = anstyle::AnsiColor::Cyan.on_default().bold();
-    let (message, hint, code) = match failure {
-        Failure::Reported(code) => return ExitCode::from(*code),
-        Failure::Pipeline(diagnostics) => {
-            for diagnostic in diagnostics.iter().take(PROBLEMS) {
-                anstream::eprintln!("{diagnostic}\n");
-            }
-            if let Some(more) = diagnostics.len().checked_sub(PROBLEMS).filter(|more| *more > 0) {
-                anstream::eprintln!(
-                    "{red}error:{red:#} {}\n  {cyan}hint:{cyan:#} `bstar pipeline check FILE --format json` lists \
-                     all of them",
-                    count(more, "more problem"),
-                );
-            }
-            return ExitCode::from(2);
-        }
-        Failure::Usage { message, hint } => (message.clone(), hint.clone(), 2),
-        Failure::Store(error) => (chain(error), error.hint(), 3),
-    };
-    anstream::eprintln!("{red}error:{red:#} {message}");
-    if let Some(hint) = hint {
-        anstream::eprintln!("  {cyan}hint:{cyan:#} {hint}");
-    }
-    ExitCode::from(code)
-}
-
-/// An error and its causes, in one line each.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!("\n  caused by: {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

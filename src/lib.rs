@@ -9,6 +9,7 @@ pub mod commands;
 pub mod estimate;
 pub mod event;
 pub mod executor;
+pub mod failure;
 pub mod gc;
 pub mod graph;
 mod lower;

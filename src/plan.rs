@@ -178,8 +178,12 @@ impl Plan {
         if let Some(parent) = parent {
             self.shards.entry(parent).or_default().push(id);
         }
+        let mut linked = BTreeSet::new();
         for source in sources {
-            self.graph.update_edge(source, id, ());
+            // Asking the graph instead would look at every step that reads from the source.
+            if linked.insert(source) {
+                self.graph.add_edge(source, id, ());
+            }
         }
         self.names.insert(name, id);
         id

@@ -19,6 +19,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bstar_cache::{Digest, Store, StoreError, timestamp};
+use bstar_stages::protocol::FailureKind;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -293,6 +294,38 @@ pub async fn events(store: &Store, id: &str) -> Result<Vec<u8>, StoreError> {
     Ok(store.get_object(&format!("runs/{id}/events.jsonl")).await?.unwrap_or_default())
 }
 
+/// A step that failed, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StepFailure {
+    /// The step.
+    pub step: String,
+    /// What went wrong.
+    pub message: String,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// The steps of a run that failed for good, as far as its events were recorded.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn failures(store: &Store, id: &str) -> Result<Vec<StepFailure>, StoreError> {
+    let mut failures: Vec<StepFailure> = Vec::new();
+    for line in events(store, id).await?.split(|byte| *byte == b'\n') {
+        let Ok(Recorded { event, .. }) = serde_json::from_slice::<Recorded<Event>>(line) else { continue };
+        if let Event::Done { step, .. } | Event::Failed { step, .. } = &event {
+            failures.retain(|failure| failure.step != *step);
+        }
+        if let Event::Failed { step, message, hint, retry_in: None, kind, .. } = event
+            && kind != FailureKind::Interrupted
+        {
+            failures.push(StepFailure { step, message, hint });
+        }
+    }
+    Ok(failures)
+}
+
 fn outcome(gone: bool, summary: Option<&Summary>) -> RunOutcome {
     match summary.map(|summary| summary.outcome.as_str()) {
         Some("done") => RunOutcome::Done,
@@ -368,6 +401,24 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         round_trip(Store::open(folder.path().to_str().unwrap()).await.unwrap()).await;
         round_trip(Store::open("memory://").await.unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn what_failed_for_good_is_known_afterwards() {
+        let store = Store::open("memory://").await.unwrap();
+        let failed = |step: &str, rest: &str| {
+            format!(
+                "{{\"event\":\"failed\",\"step\":\"{step}\",\"stage\":\"sft\",\"message\":\"no\"{rest}}}\n"
+            )
+        };
+        let events = failed("a", ",\"kind\":\"transient\",\"retry_in\":1.0")
+            + &failed("b", ",\"kind\":\"failed\",\"hint\":\"yes\"")
+            + &failed("c", ",\"kind\":\"interrupted\"")
+            + "{\"torn";
+        store.put_object("runs/1/events.jsonl", events.into()).await.unwrap();
+        let expected =
+            StepFailure { step: "b".to_owned(), message: "no".to_owned(), hint: Some("yes".to_owned()) };
+        assert_eq!(failures(&store, "1").await.unwrap(), [expected]);
     }
 
     #[tokio::test]

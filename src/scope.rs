@@ -96,8 +96,9 @@ impl Scope {
     /// All that can be written from there, for suggestions; not the inner steps of composite stages.
     pub(crate) fn visible(&self, view: View) -> Vec<String> {
         let mut names = Vec::new();
-        let mut add = |stages: &Stages| {
-            let written = stages.iter().filter(|(name, _)| !name.contains('.'));
+        let mut add = |stages: &Stages, hidden: Option<&Stages>| {
+            let hidden = |name: &String| hidden.is_some_and(|stages| stages.contains_key(name));
+            let written = stages.iter().filter(|(name, _)| !name.contains('.') && !hidden(name));
             for (name, outputs) in written.collect::<BTreeMap<_, _>>() {
                 match outputs.as_deref() {
                     None | Some([_]) => names.push(name.clone()),
@@ -108,9 +109,10 @@ impl Scope {
             }
         };
         if view == View::Iteration {
-            add(&self.iteration);
+            add(&self.iteration, None);
         }
-        add(&self.setup);
+        // A stage of the iteration hides one of `setup` with its name.
+        add(&self.setup, (view == View::Iteration).then_some(&self.iteration));
         if view == View::Iteration {
             names.extend(self.carried.iter().cloned());
         }
@@ -306,5 +308,16 @@ mod tests {
             Err(Unresolved::NotAStage { name: "data".to_owned() })
         );
         assert_eq!(scope.resolve("polcy", View::Iteration), Err(Unresolved::Unknown));
+    }
+
+    #[test]
+    fn what_a_stage_of_the_iteration_hides_is_not_visible_there() {
+        let mut scope = scope();
+        scope
+            .setup
+            .insert("train".to_owned(), Some(vec![Output::folder("queries"), Output::folder("examples")]));
+        let sees = |view, name: &str| scope.visible(view).iter().any(|visible| visible == name);
+        assert!(sees(View::Setup, "train.queries") && !sees(View::Iteration, "train.queries"));
+        assert!(sees(View::Iteration, "train.policy") && sees(View::Iteration, "sft.policy"));
     }
 }

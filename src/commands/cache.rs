@@ -1,12 +1,12 @@
 //! `bstar cache …`.
 
-use std::io::Write;
-
-use bstar_cache::Digest;
+use bstar_cache::{Digest, Store, StoreError, tree_digest};
 use serde_json::json;
 
-use crate::cli::{Failure, Format, Global, open_store};
-use crate::commands::{answer, answer_json, columns};
+use crate::cli::{Format, Global, existing_store};
+use crate::commands::export::folders;
+use crate::commands::{answer, answer_bytes, answer_json, columns};
+use crate::failure::Failure;
 use crate::report::{count, size};
 use crate::run_record;
 
@@ -15,7 +15,7 @@ use crate::run_record;
 /// # Errors
 /// When the store cannot be read.
 pub async fn cache_stat(global: &Global) -> Result<u8, Failure> {
-    let store = open_store(global).await?;
+    let store = existing_store(&global.store).await?;
     let stat = store.stat().await?;
     let pins = run_record::pins(&store).await?;
     if global.format == Format::Json {
@@ -38,7 +38,7 @@ pub async fn cache_stat(global: &Global) -> Result<u8, Failure> {
         count(stat.blobs, "file"),
         count(stat.runs, "run"),
         columns(&rows)
-    ));
+    ))?;
     Ok(0)
 }
 
@@ -47,7 +47,7 @@ pub async fn cache_stat(global: &Global) -> Result<u8, Failure> {
 /// # Errors
 /// When the store cannot be read.
 pub async fn cache_verify(global: &Global) -> Result<u8, Failure> {
-    let store = open_store(global).await?;
+    let store = existing_store(&global.store).await?;
     let report = store.verify().await?;
     let sound = report.is_sound();
     if global.format == Format::Json {
@@ -74,7 +74,7 @@ pub async fn cache_verify(global: &Global) -> Result<u8, Failure> {
             true => "\nall results are whole",
             false => "\nthe next run computes these results again",
         });
-        answer(&text);
+        answer(&text)?;
     }
     Ok(u8::from(!sound))
 }
@@ -82,13 +82,48 @@ pub async fn cache_verify(global: &Global) -> Result<u8, Failure> {
 /// Writes a stored file to standard output.
 ///
 /// # Errors
-/// When the digest is malformed or unknown, or the store cannot be read.
+/// When the digest is malformed, unknown or that of a folder, or the store cannot be read.
 pub async fn cache_cat(global: &Global, digest: &str) -> Result<u8, Failure> {
     let digest: Digest = digest.parse().map_err(|error: bstar_cache::NotADigest| Failure::Usage {
         message: error.to_string(),
         hint: Some("`bstar run show` lists the digests of a run's results".to_owned()),
     })?;
-    let bytes = open_store(global).await?.read(&digest).await?;
-    drop(std::io::stdout().lock().write_all(&bytes));
+    let store = existing_store(&global.store).await?;
+    let bytes = match store.read(&digest).await {
+        Err(StoreError::Missing { digest }) => return Err(no_file(&store, &digest).await?),
+        read => read?,
+    };
+    answer_bytes(&bytes)?;
     Ok(0)
+}
+
+/// Files of a folder that are named.
+const FILES: usize = 6;
+
+/// Why there is no file with a digest: it may be that of a folder.
+async fn no_file(store: &Store, digest: &Digest) -> Result<Failure, StoreError> {
+    let manifests = store.manifests().await?;
+    let mut outputs = manifests.iter().flat_map(|manifest| manifest.outputs.values());
+    if outputs.any(|artifact| artifact.digest == *digest) {
+        return Ok(Failure::Store(StoreError::Missing { digest: *digest }));
+    }
+    let mut all = manifests.iter().flat_map(folders).map(|(_, files)| files);
+    let Some(files) = all.find(|files| tree_digest(files) == *digest) else {
+        return Ok(Failure::Usage {
+            message: format!("nothing that is stored has the digest {digest}"),
+            hint: Some("`bstar run show` lists the digests of a run's results".to_owned()),
+        });
+    };
+    let mut names: Vec<String> =
+        files.iter().take(FILES).map(|(name, file)| format!("{name} ({})", file.digest)).collect();
+    if files.len() > FILES {
+        names.push(format!("and {} more", files.len() - FILES));
+    }
+    Ok(Failure::Usage {
+        message: format!("{} is a folder of {}", digest.short(), count(files.len(), "file")),
+        hint: Some(format!(
+            "`bstar run export` copies it whole; to write one file, give its digest:\n    {}",
+            names.join("\n    ")
+        )),
+    })
 }

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use bstar_cache::{ActionKey, Store};
 use serde_json::json;
 
-use crate::cli::{Failure, Format, Global, open_store};
+use crate::cli::{Format, Global, existing_store, open_store};
 use crate::commands::runs::find_run;
 use crate::commands::{answer, answer_json};
+use crate::failure::Failure;
 use crate::report::{count, size};
 use crate::run_record;
 
@@ -16,7 +17,7 @@ use crate::run_record;
 /// # Errors
 /// When a store cannot be read or written, or there is no such run.
 pub async fn cache_push(global: &Global, other: &str, run: Option<&str>) -> Result<u8, Failure> {
-    let (from, to) = (open_store(global).await?, Store::open(other).await?);
+    let (from, to) = (existing_store(&global.store).await?, Store::open(other).await?);
     copy(global, &from, &to, run).await
 }
 
@@ -25,7 +26,7 @@ pub async fn cache_push(global: &Global, other: &str, run: Option<&str>) -> Resu
 /// # Errors
 /// As [`cache_push`].
 pub async fn cache_pull(global: &Global, other: &str, run: Option<&str>) -> Result<u8, Failure> {
-    let (from, to) = (Store::open(other).await?, open_store(global).await?);
+    let (from, to) = (existing_store(other).await?, open_store(global).await?);
     copy(global, &from, &to, run).await
 }
 
@@ -55,7 +56,7 @@ async fn copy(global: &Global, from: &Store, to: &Store, run: Option<&str>) -> R
         if copied.incomplete > 0 {
             text.push_str(&format!("\n{} left out: files are missing or damaged", copied.incomplete));
         }
-        answer(&text);
+        answer(&text)?;
     }
     Ok(u8::from(copied.incomplete > 0))
 }

@@ -6,9 +6,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::runs::find_run;
-use crate::cli::{Failure, Format, Global, open_store};
+use crate::cli::{Format, Global, existing_store};
 use crate::commands::{answer, answer_json, columns};
 use crate::event::Summary;
+use crate::failure::Failure;
 use crate::run_record::RunInfo;
 
 /// Names of results in one line of text.
@@ -45,7 +46,7 @@ struct Section {
 /// # Errors
 /// When there are no such runs, or one is a sweep.
 pub async fn run_diff(global: &Global, one: &str, other: &str) -> Result<u8, Failure> {
-    let store = open_store(global).await?;
+    let store = existing_store(&global.store).await?;
     let runs = [find_run(&store, one).await?, find_run(&store, other).await?];
     if let Some(sweep) = runs.iter().find(|run| run.start.sweep.is_some()) {
         return Err(Failure::Usage {
@@ -56,7 +57,7 @@ pub async fn run_diff(global: &Global, one: &str, other: &str) -> Result<u8, Fai
     let difference = Difference::between(&runs);
     match global.format {
         Format::Json => answer_json(&difference)?,
-        Format::Text => answer(&difference.text()),
+        Format::Text => answer(&difference.text())?,
     }
     Ok(0)
 }

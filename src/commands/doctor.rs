@@ -8,8 +8,9 @@ use bstar_stages::sandbox::{Sandbox, attacks::ATTACKS};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::cli::{Failure, Format, Global, chain};
+use crate::cli::{Format, Global};
 use crate::commands::{answer, answer_json};
+use crate::failure::{Failure, chain};
 use crate::report::{count, size};
 
 /// One thing looked at.
@@ -63,7 +64,7 @@ pub async fn doctor(global: &Global) -> Result<u8, Failure> {
             text.push_str(&format!("           fix: {fix}\n"));
         }
     }
-    answer(&text);
+    answer(&text)?;
     Ok(u8::from(!healthy))
 }
 

@@ -5,11 +5,12 @@ use std::path::Path;
 use bstar_cache::{Action, ActionKey, Ingredient, Manifest};
 use serde_json::json;
 
-use crate::cli::{Failure, Format, Global, open_store};
+use crate::cli::{Format, Global, store_or_none};
 use crate::commands::pipeline::preview_failure;
 use crate::commands::step::{Found, fate, fates, find};
 use crate::commands::{answer, answer_json, columns};
 use crate::executor::preview::{Fate, Miss, Partial, partial};
+use crate::failure::Failure;
 use crate::reason::{Explained, explain};
 use crate::report::duration;
 
@@ -23,7 +24,7 @@ pub async fn step_explain(
     file: Option<&Path>,
     overrides: &[String],
 ) -> Result<u8, Failure> {
-    let store = open_store(global).await?;
+    let store = store_or_none(global).await?;
     let json = global.format == Format::Json;
     let (pipeline, plan, id) = match find(&store, name, file, overrides).await? {
         Found::Step(pipeline, plan, id) => (pipeline, plan, id),
@@ -32,7 +33,7 @@ pub async fn step_explain(
             if json {
                 answer_json(&json!({"step": step, "state": "cached", "manifest": manifest}))?;
             } else {
-                answer(&stored(step, &manifest));
+                answer(&stored(step, &manifest))?;
             }
             return Ok(0);
         }
@@ -42,7 +43,7 @@ pub async fn step_explain(
         Fate::Cached(manifest) if json => {
             answer_json(&json!({"step": name, "state": "cached", "manifest": manifest}))?;
         }
-        Fate::Cached(manifest) => answer(&stored(name, manifest)),
+        Fate::Cached(manifest) => answer(&stored(name, manifest))?,
         Fate::WillRun(miss) => {
             let differences = explain(&pipeline, &plan, plan.step(id), miss);
             if json {
@@ -51,7 +52,7 @@ pub async fn step_explain(
                 answer_json(&answer)?;
             } else {
                 let key = ingredients(Some(&miss.key), &miss.action);
-                answer(&format!("{name} is not stored\n\n{}\n\n{key}", difference(miss, &differences)));
+                answer(&format!("{name} is not stored\n\n{}\n\n{key}", difference(miss, &differences)))?;
             }
         }
         Fate::Unknown(waits) => {
@@ -59,7 +60,7 @@ pub async fn step_explain(
             if json {
                 answer_json(&json!({"step": name, "state": "unknown", "until": waits, "known": known}))?;
             } else {
-                answer(&undecided(name, waits, &known));
+                answer(&undecided(name, waits, &known))?;
             }
         }
     }

@@ -6,8 +6,9 @@ use std::path::Path;
 use bstar_cache::{Artifact, Digest, Manifest, Store, StoreError, tree_digest};
 
 use super::runs::find_run;
-use crate::cli::{Failure, Format, Global, open_store};
+use crate::cli::{Format, Global, existing_store};
 use crate::commands::{answer, answer_json};
+use crate::failure::Failure;
 use crate::pipeline::nearest;
 use crate::report::{count, size};
 use crate::run_record::{self, RunInfo};
@@ -20,7 +21,7 @@ pub(super) type Files = Vec<(String, Artifact)>;
 /// # Errors
 /// When there is no such run or result, `to` exists, or something cannot be read or written.
 pub async fn run_export(global: &Global, run: &str, result: &str, to: &Path) -> Result<u8, Failure> {
-    let store = open_store(global).await?;
+    let store = existing_store(&global.store).await?;
     let run = find_run(&store, run).await?;
     let digest = digest_of(&run, result)?;
     if to.symlink_metadata().is_ok() {
@@ -38,7 +39,7 @@ pub async fn run_export(global: &Global, run: &str, result: &str, to: &Path) -> 
             "run": run.start.id, "result": result, "digest": digest, "path": to, "files": files.len(), "bytes": bytes,
         }))?,
         Format::Text => {
-            answer(&format!("wrote {} ({}, {})", to.display(), count(files.len(), "file"), size(bytes)));
+            answer(&format!("wrote {} ({}, {})", to.display(), count(files.len(), "file"), size(bytes)))?;
         }
     }
     Ok(0)

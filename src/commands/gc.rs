@@ -8,12 +8,14 @@ use bstar_stages::units::{parse_duration, parse_size};
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::cli::{Failure, Format, Global, open_store};
+use crate::cli::{Format, Global, existing_store};
 use crate::commands::{answer, answer_json, columns};
 use crate::executor::abandoned::{Abandoned, abandoned, remove};
 use crate::executor::work::WorkRoot;
+use crate::failure::Failure;
 use crate::gc::policy::parse_retain;
 use crate::gc::{Policy, Retention, Roots, refresh, retirees, roots};
+use crate::pipeline::nearest;
 use crate::report::{count, size};
 
 /// What to keep, and whether to delete the rest.
@@ -68,7 +70,7 @@ struct Done {
 /// # Errors
 /// When the store cannot be read; nothing is deleted then.
 pub async fn cache_gc(global: &Global, options: &Gc) -> Result<u8, Failure> {
-    let store = open_store(global).await?;
+    let store = existing_store(&global.store).await?;
     if let Some(bound) = options.tier {
         return shrink(global, &store, bound, options.apply).await;
     }
@@ -81,6 +83,9 @@ pub async fn cache_gc(global: &Global, options: &Gc) -> Result<u8, Failure> {
         refresh(&store, &mut roots).await?;
     }
     let collection = inventory.plan(&roots.keys, now, policy.grace);
+    for (output, _) in &options.retire {
+        known_output(&inventory, output)?;
+    }
     let retain = Retention::new(options.retire.iter().cloned());
     let mut retirees = retirees(&store, &inventory, &roots, &retain).await?;
     collection.results.iter().for_each(|result| drop(retirees.remove(&result.key)));
@@ -99,9 +104,28 @@ pub async fn cache_gc(global: &Global, options: &Gc) -> Result<u8, Failure> {
     if global.format == Format::Json {
         answer_json(&plan.to_json(done.as_ref()))?;
     } else {
-        answer(&plan.to_text(store.location(), done.as_ref()));
+        answer(&plan.to_text(store.location(), done.as_ref()))?;
     }
     Ok(0)
+}
+
+/// Refuses the name of an output that no stored result has.
+fn known_output(inventory: &Inventory, output: &str) -> Result<(), Failure> {
+    let paths = || inventory.manifests().flat_map(|manifest| manifest.outputs.keys());
+    let is_meant = |path: &String| {
+        let rest = path.strip_prefix(output);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '.']))
+    };
+    if paths().next().is_none() || paths().any(is_meant) {
+        return Ok(());
+    }
+    let names: BTreeSet<&str> = paths().filter_map(|path| path.split(['/', '.']).next()).collect();
+    let hint = match nearest(output, names.iter().copied()) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("outputs: {}", names.into_iter().collect::<Vec<_>>().join(", ")),
+    };
+    let message = format!("--retire: no stored result has an output `{output}`");
+    Err(Failure::Usage { message, hint: Some(hint) })
 }
 
 /// Makes the folder in front of a bucket smaller, or says what that takes.
@@ -127,7 +151,7 @@ async fn shrink(global: &Global, store: &Store, bound: u64, apply: bool) -> Resu
         false => format!(
             "{folder}: {go} would be freed, {stay} stay\nnothing was deleted; the same command with --apply does it"
         ),
-    });
+    })?;
     Ok(0)
 }
 
@@ -276,27 +300,35 @@ impl Plan {
     fn notes(&self) -> Vec<String> {
         let plan = &self.collection;
         let mut notes = Vec::new();
-        let mut note = |number: usize, noun: &str, what: &str, bytes: Option<u64>| {
+        let mut note = |number: usize, noun: &str, [one, several]: [&str; 2], bytes: Option<u64>| {
             if number > 0 {
                 let bytes = bytes.map_or(String::new(), |bytes| format!(", {}", size(bytes)));
+                let what = if number == 1 { one } else { several };
                 notes.push(format!("{} {what}{bytes}", count(number, noun)));
             }
         };
         let whole = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-        note(whole(plan.young), "result", "of other runs stay: they are young", None);
-        note(whole(plan.free), "result", "of other runs stay: all their outputs do", None);
-        note(self.roots.unreadable.len(), "run", "cannot be read: what they list stays", None);
-        note(plan.unreadable_kept.len(), "manifest", "cannot be read, and stay while young", None);
+        let young = ["of another run stays: it is young", "of other runs stay: they are young"];
+        note(whole(plan.young), "result", young, None);
+        let free = ["of another run stays: all its outputs do", "of other runs stay: all their outputs do"];
+        note(whole(plan.free), "result", free, None);
+        let unreadable = ["cannot be read: what it lists stays", "cannot be read: what they list stays"];
+        note(self.roots.unreadable.len(), "run", unreadable, None);
+        let kept = ["cannot be read, and stays while young", "cannot be read, and stay while young"];
+        note(plan.unreadable_kept.len(), "manifest", kept, None);
         let orphaned = usize::from(plan.orphaned > 0);
-        note(orphaned, "group", "of files that belong to no result goes", Some(plan.orphaned));
-        note(plan.unreadable.len(), "manifest", "cannot be read, and go", None);
-        note(plan.debris.len(), "set-aside or forgotten object", "go", Some(bytes(&plan.debris)));
-        note(plan.tier.len(), "file", "of the folder in front go", Some(bytes(&plan.tier)));
-        note(self.retirees.len(), "result", "lose a retired output", Some(self.retired_bytes));
-        let left = Some(self.abandoned_bytes());
-        note(self.abandoned.len(), "leftover", "of steps go (scratch folders and logs)", left);
+        note(orphaned, "group", ["of files that belong to no result goes"; 2], Some(plan.orphaned));
+        note(plan.unreadable.len(), "manifest", ["cannot be read, and goes", "cannot be read, and go"], None);
+        note(plan.debris.len(), "set-aside or forgotten object", ["goes", "go"], Some(bytes(&plan.debris)));
+        let front = ["of the folder in front goes", "of the folder in front go"];
+        note(plan.tier.len(), "file", front, Some(bytes(&plan.tier)));
+        let retired = ["loses a retired output", "lose a retired output"];
+        note(self.retirees.len(), "result", retired, Some(self.retired_bytes));
+        let leftovers =
+            ["of a step goes (a scratch folder or log)", "of steps go (scratch folders and logs)"];
+        note(self.abandoned.len(), "leftover", leftovers, Some(self.abandoned_bytes()));
         if self.runs {
-            note(self.roots.others.len(), "record of a run", "go", None);
+            note(self.roots.others.len(), "run record", ["goes", "go"], None);
         }
         notes
     }

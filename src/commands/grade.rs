@@ -1,7 +1,7 @@
 //! `bstar grade`: judges answers, JSON lines in and out.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::thread;
@@ -13,7 +13,9 @@ use bstar_stages::sandbox::Sandbox;
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
 
-use crate::cli::Failure;
+use crate::commands::unwritten;
+use crate::failure::Failure;
+use crate::report::count;
 
 /// What to judge, and how.
 #[derive(Debug, Clone, Args)]
@@ -151,7 +153,7 @@ pub fn grade(options: &Grade) -> Result<u8, Failure> {
             match printed {
                 Ok(text) => {
                     if let Err(error) = writeln!(output, "{text}") {
-                        return gone(&error);
+                        return unwritten(&error).map(|()| 0);
                     }
                 }
                 Err(problem) => {
@@ -161,13 +163,14 @@ pub fn grade(options: &Grade) -> Result<u8, Failure> {
             }
         }
         if let Err(error) = output.flush() {
-            return gone(&error);
+            return unwritten(&error).map(|()| 0);
         }
     }
     if options.summary {
         let Counts { rows, correct, malformed, .. } = counts;
         anstream::eprintln!(
-            "{rows} rows, {correct} correct, {} wrong, {malformed} malformed",
+            "{}, {correct} correct, {} wrong, {malformed} malformed",
+            count(rows, "row"),
             rows - correct
         );
     }
@@ -179,7 +182,10 @@ pub fn grade(options: &Grade) -> Result<u8, Failure> {
         );
     }
     if counts.malformed > 0 {
-        return Err(Failure::usage(format!("{} lines of {name} could not be judged", counts.malformed)));
+        return Err(Failure::usage(format!(
+            "{} of {name} could not be judged",
+            count(counts.malformed, "line")
+        )));
     }
     Ok(0)
 }
@@ -194,14 +200,6 @@ fn conventions(changes: &[String]) -> Result<Conventions, Failure> {
         conventions.set(name, value).map_err(Failure::usage)?;
     }
     Ok(conventions)
-}
-
-/// A reader that has gone away is not an error.
-fn gone(error: &std::io::Error) -> Result<u8, Failure> {
-    match error.kind() {
-        ErrorKind::BrokenPipe => Ok(0),
-        _ => Err(Failure::usage(format!("cannot write: {error}"))),
-    }
 }
 
 /// The next lines: as many as are there without waiting, and at least one unless all are read.

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::cli::{Failure, Format, Global, GraphFormat, Source, open_store};
+use crate::cli::{Format, Global, GraphFormat, Source, is_absent, open_store};
 use crate::commands::pipeline::{load, preview_failure};
 use crate::commands::{answer, answer_json};
 use crate::executor::preview::preview;
+use crate::failure::Failure;
 use crate::graph::Drawing;
 use crate::plan::Plan;
 
@@ -22,9 +23,7 @@ pub async fn pipeline_graph(
 ) -> Result<u8, Failure> {
     let pipeline = load(&source.file, &source.overrides)?;
     let plan = Plan::new(&pipeline);
-    // A drawing makes no store: a folder that is not there holds no results.
-    let absent = !global.store.contains("://") && !std::path::Path::new(&global.store).exists();
-    let states = if no_store || absent {
+    let states = if no_store || is_absent(&global.store) {
         BTreeMap::new()
     } else {
         let fates = preview(&open_store(global).await?, &plan).await.map_err(preview_failure)?;
@@ -33,8 +32,8 @@ pub async fn pipeline_graph(
     let drawing = Drawing::of(&plan, &states, all);
     match (global.format, to) {
         (Format::Json, _) => answer_json(&drawing)?,
-        (Format::Text, GraphFormat::Dot) => answer(&drawing.dot()),
-        (Format::Text, GraphFormat::Mermaid) => answer(&drawing.mermaid()),
+        (Format::Text, GraphFormat::Dot) => answer(&drawing.dot())?,
+        (Format::Text, GraphFormat::Mermaid) => answer(&drawing.mermaid())?,
     }
     Ok(0)
 }

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
-use crate::cli::{Failure, Format, Global};
+use crate::cli::{Format, Global};
 use crate::commands::{answer, answer_json};
+use crate::failure::Failure;
+use crate::pipeline::Pipeline;
 
 /// The pipelines that come with bstar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -40,10 +42,24 @@ impl Template {
         }
     }
 
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
     /// The file it is written to where no other is named.
     fn file(self) -> PathBuf {
-        let name = self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-        PathBuf::from(name).with_extension("yaml")
+        PathBuf::from(format!("{}.yaml", self.name()))
+    }
+
+    /// The text, whose first lines name the file that it is written to.
+    fn text_of(self, file: &Path) -> String {
+        let (own, new) = (self.file(), file.file_name().unwrap_or(file.as_os_str()));
+        let (own, new) = (own.to_string_lossy(), new.to_string_lossy());
+        let line = |line: &str| match line.starts_with("#   bstar ") {
+            true => line.replace(&*own, &new),
+            false => line.to_owned(),
+        };
+        self.text().split_inclusive('\n').map(line).collect()
     }
 }
 
@@ -53,17 +69,29 @@ impl Template {
 /// When the file exists or cannot be written.
 pub fn init(global: &Global, template: Template, file: Option<&Path>) -> Result<u8, Failure> {
     let file = file.map_or_else(|| template.file(), Path::to_owned);
-    let written = File::create_new(&file).and_then(|mut new| new.write_all(template.text().as_bytes()));
+    let text = template.text_of(&file);
+    let written = File::create_new(&file).and_then(|mut new| new.write_all(text.as_bytes()));
     written.map_err(|error| Failure::Usage {
         message: format!("cannot write {}: {error}", file.display()),
         hint: (error.kind() == ErrorKind::AlreadyExists)
-            .then(|| "name another file: bstar init math my.yaml".to_owned()),
+            .then(|| format!("name another file: bstar init {} my.yaml", template.name())),
     })?;
+    // Nothing else is wrong with the pipelines that come with bstar.
+    let missing = Pipeline::load(&file, &[]).err().unwrap_or_default();
+    let missing: Vec<String> = missing.into_iter().map(|problem| problem.message).collect();
     match global.format {
-        Format::Json => answer_json(&serde_json::json!({"file": file}))?,
+        Format::Json => answer_json(&serde_json::json!({"file": file, "missing": missing}))?,
         Format::Text => {
-            let run = format!("bstar pipeline run {}", file.display());
-            answer(&format!("wrote {}; next: {run}", file.display()));
+            let file = file.display();
+            let run = format!("bstar pipeline run {file}");
+            answer(&match &missing[..] {
+                [] => format!("wrote {file}; next: {run}"),
+                missing => format!(
+                    "wrote {file}; it needs what is not there yet:\n  {}\nits first lines have the commands that fetch it; \
+                     after these: {run}",
+                    missing.join("\n  ")
+                ),
+            })?;
         }
     }
     Ok(0)

@@ -6,8 +6,9 @@ use bstar_cache::{Digest, Manifest, tree_digest};
 use serde::Serialize;
 
 use super::export::folders;
-use crate::cli::{Failure, Format, Global, open_store};
+use crate::cli::{Format, Global, existing_store};
 use crate::commands::{answer, answer_json, columns};
+use crate::failure::Failure;
 use crate::report::{count, duration, size};
 
 /// Digits that tell digests apart for people.
@@ -65,12 +66,12 @@ struct Index<'a> {
 /// # Errors
 /// When no content, or more than one, has a digest that begins so, or the store cannot be read.
 pub async fn cache_show(global: &Global, name: &str) -> Result<u8, Failure> {
-    let manifests = open_store(global).await?.manifests().await?;
+    let manifests = existing_store(&global.store).await?.manifests().await?;
     let index = Index::of(&manifests);
     let lineage = index.lineage(index.find(name)?);
     match global.format {
         Format::Json => answer_json(&lineage)?,
-        Format::Text => answer(&lineage.text()),
+        Format::Text => answer(&lineage.text())?,
     }
     Ok(0)
 }

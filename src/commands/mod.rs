@@ -42,24 +42,45 @@ pub use step::{Wanted, step_adopt, step_log};
 pub use sweep::pipeline_sweep;
 pub use watch::run_watch;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 
 use serde::Serialize;
 
-use crate::cli::Failure;
+use crate::failure::Failure;
 
-/// Prints an answer; a reader that has gone away is not an error.
-pub(crate) fn answer(text: &str) {
-    let mut stdout = std::io::stdout().lock();
-    drop(writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()));
+/// Prints an answer.
+pub(crate) fn answer(text: &str) -> Result<(), Failure> {
+    answer_bytes(format!("{}\n", text.trim_end()).as_bytes())
 }
 
 /// Prints an answer for programs.
 pub(crate) fn answer_json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(value)
         .map_err(|error| Failure::usage(format!("cannot write JSON: {error}")))?;
-    answer(&text);
-    Ok(())
+    answer(&text)
+}
+
+/// Prints an answer as it is.
+pub(crate) fn answer_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).or_else(|error| unwritten(&error))
+}
+
+/// What an error of standard output means: a reader that has gone away has what it wanted, and any other one has less
+/// than the answer.
+pub(crate) fn unwritten(error: &std::io::Error) -> Result<(), Failure> {
+    match error.kind() {
+        ErrorKind::BrokenPipe => Ok(()),
+        kind => Err(Failure::Usage {
+            message: format!("cannot write to standard output: {error}"),
+            hint: Some(match kind {
+                ErrorKind::StorageFull => {
+                    "free some space there; what was written is not the whole answer".to_owned()
+                }
+                _ => "what was written is not the whole answer".to_owned(),
+            }),
+        }),
+    }
 }
 
 /// Columns of text, padded to their widest cell.

@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::cli::{Failure, Format, Global};
+use crate::cli::{Format, Global};
+use crate::failure::Failure;
 use crate::worker::Launch;
 
 /// Becomes `bstar-lm model`; returns only when that fails.

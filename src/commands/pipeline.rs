@@ -7,12 +7,13 @@ use std::time::Duration;
 use bstar_cache::Store;
 use serde_json::{Value, json};
 
-use crate::cli::{Execution, Failure, Format, Global, Source, open_store};
+use crate::cli::{Execution, Format, Global, Source, open_store};
 use crate::commands::step::forced;
-use crate::commands::{answer, answer_json};
+use crate::commands::{answer, answer_json, unwritten};
 use crate::event::{Event, Summary};
 use crate::executor::preview::PreviewError;
 use crate::executor::{Executor, Finished, Level, Options, Outcome, Stop};
+use crate::failure::Failure;
 use crate::gc::Retention;
 use crate::pipeline::{Diagnostic, Origin, Pipeline};
 use crate::plan::Plan;
@@ -59,7 +60,7 @@ pub fn pipeline_check(global: &Global, source: &Source) -> Result<u8, Failure> {
             pipeline.path.display(),
             count(plan.len(), "step"),
             count(pipeline.iterations, "iteration")
-        ));
+        ))?;
     }
     Ok(0)
 }
@@ -98,7 +99,7 @@ pub async fn pipeline_run(
     let finished = carry_out(run, Vec::new(), |_| {}).await?;
     if global.format == Format::Text {
         if let Some(table) = iterations_text(&finished.summary) {
-            answer(&format!("\n{table}"));
+            answer(&format!("\n{table}"))?;
         }
         conclude(&source.file, &finished.summary, &finished.outcome);
     }
@@ -167,8 +168,10 @@ pub(crate) async fn carry_out(
     record.event(&summary);
     let recorded = record.end(&finished.summary).await;
     report.event(&summary);
+    let told = report.end();
     if !matches!(finished.outcome, Outcome::Store(_)) {
         recorded?;
+        told.or_else(|error| unwritten(&error))?;
     }
     Ok(finished)
 }
@@ -246,9 +249,8 @@ async fn watch_signals(stop: Stop, report: Arc<dyn Report>) {
             _ = user.recv() => 143,
         };
         if stop.level() == Level::Go {
+            // The executor tells of it.
             stop.stop();
-            report.event(&Event::Stopping);
-            report.flush();
         } else {
             stop.kill();
             report.flush();

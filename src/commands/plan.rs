@@ -6,13 +6,14 @@ use bstar_cache::ActionKey;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::cli::{Failure, Format, Global, Source, open_store};
+use crate::cli::{Format, Global, Source, store_or_none};
 use crate::commands::pipeline::{load, preview_failure};
 use crate::commands::step::forced;
 use crate::commands::{answer, answer_json, columns};
 use crate::estimate::{Estimate, Past, estimate, not_stored};
 use crate::executor::Options;
 use crate::executor::preview::{Fate, preview_forced};
+use crate::failure::Failure;
 use crate::plan::{Plan, Section};
 use crate::reason::{Explained, explain, reason};
 use crate::report::{count, duration, size};
@@ -54,7 +55,7 @@ pub async fn pipeline_plan(
     all: bool,
 ) -> Result<u8, Failure> {
     let pipeline = load(&source.file, &source.overrides)?;
-    let store = open_store(global).await?;
+    let store = store_or_none(global).await?;
     let plan = Plan::new(&pipeline);
     let force = forced(&plan, force)?;
     let fates = preview_forced(&store, &plan, &force).await.map_err(preview_failure)?;
@@ -115,7 +116,10 @@ pub async fn pipeline_plan(
         let known = will_run + unknown - expected.without_past;
         let unlike = match (known, expected.without_past) {
             (_, 0) => String::new(),
-            (0, _) => return Ok(answer_unlike(&text)),
+            (0, _) => {
+                answer(&format!("{text}\nnothing stored is like them: how long they take is not known"))?;
+                return Ok(0);
+            }
             (_, without) => format!(", without {} that nothing stored is like", count(without, "step")),
         };
         text.push_str(&format!(
@@ -125,13 +129,8 @@ pub async fn pipeline_plan(
             size(expected.bytes),
         ));
     }
-    answer(&text);
+    answer(&text)?;
     Ok(0)
-}
-
-fn answer_unlike(text: &str) -> u8 {
-    answer(&format!("{text}\nnothing stored is like them: how long they take is not known"));
-    0
 }
 
 /// Names, shortened where there are many.

@@ -5,25 +5,28 @@ use std::path::Path;
 use bstar_cache::{Digest, Store};
 
 use super::runs::find_run;
-use crate::cli::{Failure, Format, Global, open_store};
+use crate::cli::{Format, Global, existing_store};
 use crate::commands::{answer, answer_json};
 use crate::event::Summary;
+use crate::failure::Failure;
 use crate::report::{Point, Surface, html};
+use crate::run_record;
 
 /// Writes a run as an HTML page.
 ///
 /// # Errors
 /// When there is no such run, or the page cannot be written.
 pub async fn run_report(global: &Global, name: &str, out: Option<&Path>) -> Result<u8, Failure> {
-    let store = open_store(global).await?;
+    let store = existing_store(&global.store).await?;
     let run = find_run(&store, name).await?;
     let surfaces = match &run.summary {
         Some(summary) => surfaces(&store, summary).await,
         None => Vec::new(),
     };
-    let page = html(&run, &surfaces);
+    let failures = run_record::failures(&store, &run.start.id).await?;
+    let page = html(&run, &surfaces, &failures);
     let Some(path) = out else {
-        answer(&page);
+        answer(&page)?;
         return Ok(0);
     };
     std::fs::write(path, &page)
@@ -32,7 +35,7 @@ pub async fn run_report(global: &Global, name: &str, out: Option<&Path>) -> Resu
         Format::Json => {
             answer_json(&serde_json::json!({"run": run.start.id, "file": path, "bytes": page.len()}))?;
         }
-        Format::Text => answer(&format!("wrote {}", path.display())),
+        Format::Text => answer(&format!("wrote {}", path.display()))?,
     }
     Ok(0)
 }

@@ -1,12 +1,15 @@
 //! `bstar run …`.
 
+use std::collections::BTreeMap;
+
 use bstar_cache::Store;
 use serde_json::Value;
 
-use crate::cli::{Failure, Format, Global, open_store};
+use crate::cli::{DEFAULT_STORE, Format, Global, existing_store, is_absent};
 use crate::commands::{answer, answer_json, columns};
+use crate::failure::Failure;
 use crate::report::{count, duration, iterations_text, variants_text};
-use crate::run_record::{self, FindError, Pin, RunInfo};
+use crate::run_record::{self, FindError, Pin, RunInfo, StepFailure};
 
 /// The outcome as users of the JSON see it.
 fn outcome(info: &RunInfo) -> String {
@@ -55,7 +58,7 @@ pub(crate) async fn find_run(store: &Store, name: &str) -> Result<RunInfo, Failu
 /// # Errors
 /// When there is no such run, the name is taken, or the store cannot be used.
 pub async fn run_pin(global: &Global, run: &str, name: Option<&str>) -> Result<u8, Failure> {
-    let store = open_store(global).await?;
+    let store = existing_store(&global.store).await?;
     let run = find_run(&store, run).await?.start.id;
     let pins = run_record::pins(&store).await?;
     let taken = |pin: &&Pin| pin.name.is_some() && pin.name.as_deref() == name && pin.run != run;
@@ -68,10 +71,20 @@ pub async fn run_pin(global: &Global, run: &str, name: Option<&str>) -> Result<u
     if name.is_some_and(|name| name == "latest" || name.is_empty()) {
         return Err(Failure::usage("a pinned run cannot be called `latest`, or nothing"));
     }
+    if let Some(name) = name {
+        let runs = run_record::list(&store).await?;
+        let ids = runs.iter().map(|other| &other.start.id);
+        if let Some(other) = ids.into_iter().find(|id| **id != run && id.starts_with(name)) {
+            return Err(Failure::Usage {
+                message: format!("`{name}` is another run: {other} begins so"),
+                hint: Some("take a name that is the beginning of no id".to_owned()),
+            });
+        }
+    }
     let pin = run_record::pin(&store, &run, name).await?;
     match global.format {
         Format::Json => answer_json(&pin)?,
-        Format::Text => answer(&format!("pinned run {run}{}; `cache gc` keeps its results", pin.label())),
+        Format::Text => answer(&format!("pinned run {run}{}; `cache gc` keeps its results", pin.label()))?,
     }
     Ok(0)
 }
@@ -81,7 +94,7 @@ pub async fn run_pin(global: &Global, run: &str, name: Option<&str>) -> Result<u
 /// # Errors
 /// When no such run is pinned, or the store cannot be used.
 pub async fn run_unpin(global: &Global, run: &str) -> Result<u8, Failure> {
-    let store = open_store(global).await?;
+    let store = existing_store(&global.store).await?;
     let pins = run_record::pins(&store).await?;
     let named = pins.values().find(|pin| pin.name.as_deref() == Some(run));
     let begins: Vec<&Pin> = pins.values().filter(|pin| pin.run.starts_with(run)).collect();
@@ -94,7 +107,7 @@ pub async fn run_unpin(global: &Global, run: &str) -> Result<u8, Failure> {
     run_record::unpin(&store, &pin.run).await?;
     match global.format {
         Format::Json => answer_json(pin)?,
-        Format::Text => answer(&format!("unpinned run {}{}", pin.run, pin.label())),
+        Format::Text => answer(&format!("unpinned run {}{}", pin.run, pin.label()))?,
     }
     Ok(0)
 }
@@ -109,16 +122,20 @@ fn short_time(time: &str) -> String {
 /// # Errors
 /// When the store cannot be read.
 pub async fn run_list(global: &Global) -> Result<u8, Failure> {
-    let store = open_store(global).await?;
-    let runs = run_record::list(&store).await?;
-    let pins = run_record::pins(&store).await?;
+    // Before the first run there is no store, unless one is named that should be there.
+    let (runs, pins) = if global.store == DEFAULT_STORE && is_absent(DEFAULT_STORE) {
+        (Vec::new(), BTreeMap::new())
+    } else {
+        let store = existing_store(&global.store).await?;
+        (run_record::list(&store).await?, run_record::pins(&store).await?)
+    };
     if global.format == Format::Json {
         let runs = runs.iter().map(|run| to_json(run, pins.get(&run.start.id)));
         answer_json(&runs.collect::<Vec<_>>())?;
         return Ok(0);
     }
     if runs.is_empty() {
-        answer(&format!("no runs in {}; start one with: bstar pipeline run math.yaml", global.store));
+        answer(&format!("no runs in {}; start one with: bstar pipeline run math.yaml", global.store))?;
         return Ok(0);
     }
     let heading = [
@@ -145,7 +162,7 @@ pub async fn run_list(global: &Global) -> Result<u8, Failure> {
         let column = rows[0].len() - 2;
         rows.iter_mut().for_each(|row| drop(row.remove(column)));
     }
-    answer(&columns(&rows));
+    answer(&columns(&rows))?;
     Ok(0)
 }
 
@@ -154,10 +171,13 @@ pub async fn run_list(global: &Global) -> Result<u8, Failure> {
 /// # Errors
 /// When there is no such run, or the store cannot be read.
 pub async fn run_show(global: &Global, name: &str) -> Result<u8, Failure> {
-    let store = open_store(global).await?;
+    let store = existing_store(&global.store).await?;
     let run = find_run(&store, name).await?;
+    let failures = run_record::failures(&store, &run.start.id).await?;
     if global.format == Format::Json {
-        answer_json(&to_json(&run, run_record::pins(&store).await?.get(&run.start.id)))?;
+        let mut object = to_json(&run, run_record::pins(&store).await?.get(&run.start.id));
+        object["failures"] = serde_json::to_value(&failures).unwrap_or_default();
+        answer_json(&object)?;
         return Ok(0);
     }
     let mut text = format!(
@@ -168,6 +188,15 @@ pub async fn run_show(global: &Global, name: &str) -> Result<u8, Failure> {
         short_time(&run.start.started),
         run.start.command.join(" ")
     );
+    if !failures.is_empty() {
+        text.push('\n');
+    }
+    for StepFailure { step, message, hint } in &failures {
+        text.push_str(&format!("failed: {step}: {message}\n"));
+        if let Some(hint) = hint {
+            text.push_str(&format!("  hint: {hint}\n"));
+        }
+    }
     if let Some(summary) = &run.summary {
         let table = iterations_text(summary).or_else(|| variants_text(&summary.variants));
         if let Some(table) = table {
@@ -182,6 +211,6 @@ pub async fn run_show(global: &Global, name: &str) -> Result<u8, Failure> {
         };
         text.push_str(&format!("\n{}\n", columns(&rows)));
     }
-    answer(&text);
+    answer(&text)?;
     Ok(0)
 }

@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 
 use super::export::{files_of, gone};
 use super::runs::find_run;
-use crate::cli::{Failure, Format, Global, open_store};
+use crate::cli::{Format, Global, existing_store};
 use crate::commands::{answer, answer_json};
+use crate::failure::Failure;
+use crate::report::count;
 use crate::run_record::RunInfo;
 
 /// Which samples are wanted.
@@ -50,7 +52,7 @@ struct Sample {
 /// # Errors
 /// When there is no such run or iteration, it has no `filter`, or its results are no longer stored.
 pub async fn run_samples(global: &Global, run: &str, wanted: &Samples) -> Result<u8, Failure> {
-    let store = open_store(global).await?;
+    let store = existing_store(&global.store).await?;
     let run = find_run(&store, run).await?;
     let samples = read(&store, &run, wanted).await?;
     let fits = |sample: &&Sample| {
@@ -65,15 +67,15 @@ pub async fn run_samples(global: &Global, run: &str, wanted: &Samples) -> Result
     match global.format {
         Format::Json => shown.iter().try_for_each(|sample| answer_json(&sample.json()))?,
         Format::Text => answer(&format!(
-            "{}{} of {} responses",
+            "{}{} of {}",
             text(shown),
             shown.len(),
             if found.len() == samples.len() {
-                samples.len().to_string()
+                count(samples.len(), "response")
             } else {
-                format!("{} such, of {}", found.len(), samples.len())
+                format!("{} such, of {}", found.len(), count(samples.len(), "response"))
             }
-        )),
+        ))?,
     }
     Ok(0)
 }

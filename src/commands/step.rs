@@ -7,13 +7,14 @@ use bstar_cache::{ActionKey, Manifest, Store};
 use bstar_stages::stage::trains;
 use serde_json::json;
 
-use crate::cli::{Failure, Format, Global, open_store};
+use crate::cli::{Format, Global, open_store, store_or_none};
 use crate::commands::pipeline::{load, preview_failure};
 use crate::commands::{answer, answer_json};
 use crate::executor::adopt::{Adoption, Refused, adopt};
 use crate::executor::preview::{Fate, preview};
 use crate::executor::work::WorkRoot;
 use crate::executor::{UnknownStep, steps_named};
+use crate::failure::Failure;
 use crate::pipeline::Pipeline;
 use crate::plan::{Part, Plan, StepId};
 use crate::report::{count, size};
@@ -161,7 +162,7 @@ pub async fn step_log(
     file: Option<&Path>,
     overrides: &[String],
 ) -> Result<u8, Failure> {
-    let store = open_store(global).await?;
+    let store = store_or_none(global).await?;
     let made = |manifest: &Manifest| {
         format!("it was made by {} on {}", manifest.provenance.maker(), manifest.provenance.host)
     };
@@ -199,7 +200,7 @@ pub async fn step_log(
     if global.format == Format::Json {
         answer_json(&json!({"step": step, "key": key, "path": path, "log": text}))?;
     } else {
-        answer(&text);
+        answer(&text)?;
     }
     Ok(0)
 }
@@ -262,7 +263,7 @@ pub async fn step_adopt(global: &Global, wanted: Wanted<'_>) -> Result<u8, Failu
             size(manifest.size()),
             wanted.from.display(),
             manifest.key.short()
-        ));
+        ))?;
     }
     Ok(0)
 }

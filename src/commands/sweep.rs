@@ -1,11 +1,12 @@
 //! `bstar pipeline sweep`.
 
-use crate::cli::{Execution, Failure, Format, Global, Source, SweepOptions, TableFormat, open_store};
+use crate::cli::{Execution, Format, Global, Source, SweepOptions, TableFormat, open_store, store_or_none};
 use crate::commands::pipeline::{Run, carry_out, conclude, exit_code, options, preview_failure};
 use crate::commands::{answer, answer_json};
 use crate::estimate::Past;
 use crate::event::{Event, VariantSummary};
 use crate::executor::survey::survey;
+use crate::failure::Failure;
 use crate::report::{variants_csv, variants_markdown, variants_text};
 use crate::run_record::RunStart;
 use crate::sweep::forecast::{Forecast, forecast};
@@ -43,7 +44,7 @@ pub async fn pipeline_sweep(
         RunStart::now(&baseline.name, &file, request.arguments.clone(), baseline.seed, baseline.resolved());
     start.sweep = Some(sweep.record(&request));
     let options = options(&start, baseline, execution)?;
-    let store = open_store(global).await?;
+    let store = if wanted.plan { store_or_none(global).await? } else { open_store(global).await? };
     let plan = sweep.plan();
     let standings = survey(&store, &plan).await.map_err(preview_failure)?;
     let (counted, left) = forecast(&plan, &standings);
@@ -52,7 +53,7 @@ pub async fn pipeline_sweep(
         .expecting(&plan, &left, &past, &options);
     if wanted.plan {
         match global.format {
-            Format::Text => answer(&forecast.to_string()),
+            Format::Text => answer(&forecast.to_string())?,
             Format::Json => answer_json(&forecast)?,
         }
         return Ok(0);
@@ -72,9 +73,9 @@ pub async fn pipeline_sweep(
 /// Prints the table of a sweep.
 fn show(variants: &[VariantSummary], format: TableFormat) -> Result<(), Failure> {
     match format {
-        TableFormat::Text => answer(&format!("\n{}", variants_text(variants).unwrap_or_default())),
-        TableFormat::Markdown => answer(&variants_markdown(variants).unwrap_or_default()),
-        TableFormat::Csv => answer(&variants_csv(variants)),
+        TableFormat::Text => answer(&format!("\n{}", variants_text(variants).unwrap_or_default()))?,
+        TableFormat::Markdown => answer(&variants_markdown(variants).unwrap_or_default())?,
+        TableFormat::Csv => answer(&variants_csv(variants))?,
         TableFormat::Json => answer_json(&variants)?,
     }
     Ok(())

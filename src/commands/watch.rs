@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use crate::cli::{Failure, Format, Global, open_store};
+use crate::cli::{Format, Global, existing_store};
 use crate::commands::answer;
 use crate::commands::pipeline::typed;
 use crate::commands::runs::find_run;
 use crate::event::{Event, Recorded};
 use crate::executor::Outcome;
+use crate::failure::Failure;
 use crate::report::{Human, Report, iterations_text};
 use crate::run_record::{self, RunOutcome};
 
@@ -21,7 +22,7 @@ const FAR: Duration = Duration::from_secs(10);
 /// # Errors
 /// When there is no such run, or the store cannot be read.
 pub async fn run_watch(global: &Global, name: &str) -> Result<u8, Failure> {
-    let store = open_store(global).await?;
+    let store = existing_store(&global.store).await?;
     let mut run = find_run(&store, name).await?;
     let pause = if store.local_root().is_some() { NEAR } else { FAR };
     let human = Human::default();
@@ -33,7 +34,7 @@ pub async fn run_watch(global: &Global, name: &str) -> Result<u8, Failure> {
         let lines = events[seen.min(end)..end].split(|byte| *byte == b'\n');
         for line in lines.filter(|line| !line.is_empty()) {
             match global.format {
-                Format::Json => answer(&String::from_utf8_lossy(line)),
+                Format::Json => answer(&String::from_utf8_lossy(line))?,
                 Format::Text => show(&human, line),
             }
         }
@@ -48,7 +49,7 @@ pub async fn run_watch(global: &Global, name: &str) -> Result<u8, Failure> {
     if global.format == Format::Text
         && let Some(table) = run.summary.as_ref().and_then(iterations_text)
     {
-        answer(&format!("\n{table}"));
+        answer(&format!("\n{table}"))?;
     }
     Ok(match run.outcome {
         RunOutcome::Done | RunOutcome::Running => Outcome::Done.exit_code(),

@@ -9,13 +9,13 @@ use std::time::{Instant, SystemTime};
 
 use bstar_cache::{ActionKey, Digest, Manifest, StoreError};
 use bstar_stages::protocol::StageError;
-use serde_json::{Map, Value};
 use tokio::task::JoinSet;
 
 use super::claim::{Claims, wait};
 use super::content::{Content, Imports};
 use super::execute::{Executed, execute, provenance, publish};
 use super::force::Forced;
+use super::gather::{joined, sum};
 use super::guard::Guard;
 use super::prepare::{Answer, Given, Pending, Resolved, prepare};
 use super::retention::{self, Remaining};
@@ -350,16 +350,16 @@ impl Pass {
         let shards: Vec<(String, Arc<Manifest>)> = shards.collect();
         let shared = Arc::clone(&self.shared);
         self.tasks.spawn(async move {
-            let wall_s = shards.iter().map(|(_, manifest)| manifest.provenance.wall_s).sum();
-            let metrics = sum(shards.iter().map(|(_, manifest)| &manifest.metrics));
-            let file = |(path, manifest): &(String, Arc<Manifest>)| {
-                Some((path.clone(), manifest.outputs.values().next().copied()?))
+            let gathered = async {
+                let outputs = joined(&shards, &resolved.stage.stage().outputs())?;
+                let wall_s = shards.iter().map(|(_, manifest)| manifest.provenance.wall_s).sum();
+                let metrics = sum(shards.iter().map(|(_, manifest)| &manifest.metrics));
+                let provenance = provenance(&shared, &name, SystemTime::now(), wall_s);
+                let manifest = Manifest::new(resolved.action, outputs, metrics, provenance);
+                let forced = shared.forced.wants(&name, &resolved.key);
+                Ok(publish(&shared, manifest, forced).await?)
             };
-            let outputs = shards.iter().filter_map(file).collect();
-            let provenance = provenance(&shared, &name, SystemTime::now(), wall_s);
-            let manifest = Manifest::new(resolved.action, outputs, metrics, provenance);
-            let forced = shared.forced.wants(&name, &resolved.key);
-            Message::Gathered(id, publish(&shared, manifest, forced).await.map_err(Trouble::from))
+            Message::Gathered(id, gathered.await)
         });
     }
 
@@ -524,22 +524,4 @@ impl Pass {
     fn tell(&self, event: Event) {
         (self.shared.events)(event);
     }
-}
-
-/// The figures of a whole from those of its shards: counts and seconds add up; averages do not, and
-/// are left out.
-fn sum<'a>(metrics: impl Iterator<Item = &'a Map<String, Value>>) -> Map<String, Value> {
-    let mut sums: Map<String, Value> = Map::new();
-    for (name, value) in metrics.flatten() {
-        let before = sums.get(name);
-        let sum = match (value.as_u64(), value.as_f64()) {
-            (Some(value), _) => Value::from(before.and_then(Value::as_u64).unwrap_or(0) + value),
-            (None, Some(value)) if name.ends_with("_s") && !name.ends_with("_per_s") => {
-                Value::from(before.and_then(Value::as_f64).unwrap_or(0.0) + value)
-            }
-            _ => continue,
-        };
-        sums.insert(name.clone(), sum);
-    }
-    sums
 }

@@ -21,6 +21,7 @@ mod content;
 mod drive;
 mod execute;
 mod force;
+mod gather;
 mod guard;
 mod outputs;
 pub mod prepare;

@@ -16,6 +16,7 @@ use serde_yaml::mapping::Entry;
 use super::diagnostic::{Diagnostic, Origin};
 use super::overrides::{self, Change, Override};
 use super::position::{At, Mark, Positions, join};
+use super::settings::named;
 use super::{base, preset};
 
 /// A text that is a YAML mapping, with its overrides applied.
@@ -70,7 +71,10 @@ impl Draft {
         if repeated.get() {
             draft.report_duplicates();
         }
-        infinite.into_iter().for_each(|path| draft.add(&path, At::Value, NOT_FINITE, None));
+        for path in infinite {
+            let message = format!("`{}`: {NOT_FINITE}", named(&path));
+            draft.add(&path, At::Value, message, None);
+        }
         base::apply(&mut draft, &mut value);
         draft.document.value = Arc::new(value);
         overrides::apply(&mut draft, changes);
@@ -340,6 +344,8 @@ fn explain_syntax(text: &str) -> (String, Option<String>) {
         Some("indent by spaces, not tabs, and put text with special characters in quotes")
     } else if text.contains("mapping values are not allowed") || text.contains("did not find expected key") {
         Some("look at the indentation here and in the line above; text with `: ` needs quotes")
+    } else if text.contains("did not find expected ',' or") {
+        Some("close every `{` and `[` that is opened here or above, and put commas between what is in them")
     } else if text.contains("unknown anchor") {
         Some("define it with `&name` before it is used with `*name`")
     } else {

@@ -7,6 +7,7 @@
 mod base;
 mod diagnostic;
 mod document;
+mod lists;
 mod locate;
 mod names;
 mod overrides;
@@ -170,6 +171,7 @@ impl Pipeline {
         }
         let Draft { document, mut problems } = draft;
         if !problems.is_empty() {
+            problems.iter_mut().for_each(overrides::explain_lists);
             problems.sort_by_key(Diagnostic::order);
             return Err(problems);
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use bstar_stages::config::{Schedule, ScheduleShape, Sft};
 use bstar_stages::{StageConfig, hub};
 use serde_json::Value;
 
@@ -37,6 +38,7 @@ pub(crate) fn check(draft: &mut Draft, parts: &Parts, base: &Path) {
         }
         check_cycles(draft, &scope, view, section, steps);
     }
+    schedules(draft, &scope, parts, &absent);
     check_section(draft, &scope, "start", &parts.start, View::Setup);
     check_section(draft, &scope, "carry", &parts.carry, View::Iteration);
     implicit_starts(draft, &scope, parts);
@@ -158,6 +160,39 @@ fn check_use(
     }
 }
 
+/// A schedule counts from the first update of an optimizer that is inherited: where it only has the length of its own
+/// stage, all of it may have passed.
+fn schedules(draft: &mut Draft, scope: &Scope, parts: &Parts, absent: &BTreeMap<String, usize>) {
+    for (section, view, stages) in
+        [("setup", View::Setup, &parts.setup), ("iteration", View::Iteration, &parts.iteration)]
+    {
+        for stage in stages {
+            let Some(StageConfig::Sft(Sft { optimizer: Some(optimizer), training, .. })) = &stage.config
+            else {
+                continue;
+            };
+            let Schedule { shape, total, .. } = &training.schedule;
+            let inherited = match scope.resolve(&optimizer.0, view) {
+                Ok(Target::Carried(name)) => parts.iterations > 1 || !absent.contains_key(name),
+                target => target.is_ok(),
+            };
+            if inherited && total.is_none() && *shape != ScheduleShape::Constant {
+                let message = format!(
+                    "an inherited optimizer goes on with its schedule, and this one ends after {} updates",
+                    training.updates
+                );
+                let hint = format!(
+                    "write `training.schedule.total`: the updates that the optimizer makes in all stages, for example \
+                     {}; or `shape: constant`; or leave `optimizer` out",
+                    training.updates.saturating_mul(parts.iterations.max(2)),
+                );
+                let field = join(&join(section, &stage.name), "with.optimizer");
+                draft.add(&field, At::Value, message, Some(hint));
+            }
+        }
+    }
+}
+
 /// Where in the stage's settings a reference is written: lowered stages and lists use other names.
 fn field_of(draft: &Draft, stage: &str, reference: &Use) -> String {
     let root = join(stage, "with");
@@ -219,10 +254,11 @@ fn report(draft: &mut Draft, scope: &Scope, view: View, field: &str, text: &str,
         }
         Unresolved::NoOutput { stage, output, outputs } => {
             let names: Vec<&str> = outputs.iter().map(String::as_str).collect();
-            let hint = match suggest::nearest(output, names.iter().copied()) {
+            let hidden = if view == View::Iteration { hides(scope, text) } else { None };
+            let hint = hidden.unwrap_or_else(|| match suggest::nearest(output, names.iter().copied()) {
                 Some(meant) => format!("did you mean `{stage}.{meant}`?"),
                 None => format!("outputs of `{stage}`: {}", suggest::list(names)),
-            };
+            });
             (format!("`{stage}` has no output `{output}`"), Some(hint))
         }
         Unresolved::NotAStage { name } => (
@@ -233,11 +269,22 @@ fn report(draft: &mut Draft, scope: &Scope, view: View, field: &str, text: &str,
     draft.add(field, At::Value, message, hint);
 }
 
+/// What to say where a stage of the iteration hides the one of `setup` that has what `text` names.
+fn hides(scope: &Scope, text: &str) -> Option<String> {
+    let stage = text.split('.').next().filter(|stage| scope.iteration.contains_key(*stage))?;
+    let resolved = scope.resolve(text, View::Setup).is_ok();
+    resolved.then(|| format!("`iteration.{stage}` hides `setup.{stage}`: rename one of them"))
+}
+
 fn unknown_hint(scope: &Scope, view: View, text: &str, visible: &[&str]) -> Option<String> {
     // `setup.sft.policy`, as results are called in reports.
     let short = ["setup.", "iteration.", "inputs."].iter().find_map(|section| text.strip_prefix(section));
     if let Some(short) = short.filter(|short| scope.resolve(short, view).is_ok()) {
         return Some(format!("write `{short}`"));
+    }
+    let hidden = text.strip_prefix("setup.").filter(|_| view == View::Iteration);
+    if let Some(hint) = hidden.and_then(|name| hides(scope, name)) {
+        return Some(hint);
     }
     if let Some(meant) = suggest::nearest(text, visible.iter().copied()) {
         return Some(format!("did you mean `{meant}`?"));

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::diagnostic::{Diagnostic, Origin};
 use super::document::{Draft, is_within, parse_value};
 use super::position::At;
+use super::settings::named;
 use super::{STAGE_KEYS, TOP_KEYS, suggest};
 
 /// A value that replaces what the file says.
@@ -129,7 +130,7 @@ fn apply_one(draft: &mut Draft, change: &Change) -> Result<(), Rejected> {
     let (value, place) = match change {
         Change::Argument(_) => match parse_value(value) {
             Ok(value) => (value, None),
-            Err(message) => return reject(&path, message, None),
+            Err(message) => return reject(&path, format!("`{}`: {message}", named(&path)), None),
         },
         Change::Written { place, value, .. } => (value.clone(), Some(place.clone())),
     };
@@ -226,4 +227,17 @@ fn remove_existing(map: &mut Map<String, Value>, parts: &[&str]) -> bool {
         return map.shift_remove(*key).is_some();
     }
     map.get_mut(parts[0]).and_then(Value::as_object_mut).is_some_and(|map| remove_existing(map, &parts[1..]))
+}
+
+/// `temperature=0.5,0.7` is no list, but may be meant as one.
+pub(super) fn explain_lists(problem: &mut Diagnostic) {
+    let Origin::CommandLine(text) = &problem.origin else { return };
+    let Some((key, value)) = text.split_once('=') else { return };
+    let items: Vec<&str> = value.split(',').map(str::trim).collect();
+    if items.len() > 1 && items.iter().all(|item| item.parse::<f64>().is_ok()) {
+        problem.hint = Some(format!(
+            "a list is written `{key}=[{}]`; one variant for each is run by `bstar pipeline sweep`",
+            items.join(", ")
+        ));
+    }
 }

@@ -56,7 +56,7 @@ pub(crate) fn read(draft: &mut Draft) -> Parts {
         inputs: texts(draft, "inputs", take("inputs"), "a path"),
         setup: stages(draft, "setup", take("setup")),
         start: texts(draft, "start", take("start"), "a reference"),
-        iterations: iterations.map_or(0, |value| whole(draft, "iterations", value)),
+        iterations: iterations.map_or(0, |value| read_iterations(draft, value)),
         iteration: stages(draft, "iteration", iteration),
         carry: texts(draft, "carry", take("carry"), "a reference"),
         retain: counts(draft, "retain", take("retain")),
@@ -131,6 +131,20 @@ fn whole<T: DeserializeOwned + Default>(draft: &mut Draft, field: &str, value: &
             T::default()
         }
     }
+}
+
+/// More iterations than anyone means: all of them are laid out before the first one runs.
+const MOST_ITERATIONS: usize = 10_000;
+
+fn read_iterations(draft: &mut Draft, value: &Value) -> usize {
+    let iterations: usize = whole(draft, "iterations", value);
+    if iterations > MOST_ITERATIONS {
+        let message = format!("`iterations` must be at most {MOST_ITERATIONS}, not {iterations}");
+        let hint = "more can be made by another pipeline whose `inputs` begin with the results of this one"
+            .to_owned();
+        draft.add("iterations", At::Value, message, Some(hint));
+    }
+    iterations.min(MOST_ITERATIONS)
 }
 
 /// A mapping, or nothing; complains about anything else.

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use serde_path_to_error::{Path, Segment};
 
 use super::document::{Draft, is_within};
+use super::lists::{self, Misplaced};
 use super::position::{At, join};
 use super::suggest;
 
@@ -29,7 +30,9 @@ pub(crate) struct Settings {
 
 /// Reads `with` of the stage at `stage` (`iteration.explore`), which uses the known stage `uses`.
 pub(crate) fn read(draft: &mut Draft, stage: &str, uses: &str, with: &Value) -> Settings {
+    let lists = lists::misplaced(uses, with);
     if draft.document.removed.is_empty()
+        && lists.is_empty()
         && let Some(Ok(config)) = StageConfig::parse(uses, with)
     {
         return Settings { config: Some(config), complete: true };
@@ -37,6 +40,17 @@ pub(crate) fn read(draft: &mut Draft, stage: &str, uses: &str, with: &Value) -> 
     let mut with = with.clone();
     let root = join(stage, "with");
     let mut repairs = Repairs::default();
+    for Misplaced { path, setting } in lists {
+        let name = named(&path);
+        let message = format!("`{name}`: expected a mapping of settings, found a list");
+        let hint = format!("write a mapping: `{name}: {{{setting}: …}}`");
+        draft.add(&join(&root, &path), At::Value, message, Some(hint));
+        repairs.tried.insert(path.clone(), 0);
+        repairs.changed = true;
+        if take(&mut with, &path).is_none() {
+            repairs.replace(&mut with, &path);
+        }
+    }
     for removed in draft.document.removed.clone() {
         if let Some(field) = removed.strip_prefix(&root).and_then(|rest| rest.strip_prefix('.')) {
             // A null: serde says whether the field exists, and then it is taken out.
@@ -108,7 +122,7 @@ impl Repairs {
         }
         let field = join(root, &self.as_written(path));
         if !draft.is_known(&field) {
-            let name = path.rsplit('.').next().unwrap_or_default();
+            let name = named(path);
             let (message, hint) = reword(text);
             let message = if name.is_empty() { message } else { format!("`{name}`: {message}") };
             draft.add(&field, At::Value, message, hint);
@@ -161,6 +175,19 @@ fn path_of(path: &Path) -> String {
         Segment::Map { key } => join(&text, key),
         Segment::Enum { .. } | Segment::Unknown => text,
     })
+}
+
+/// The end of a path as people call it: `updates`, `targets[0]`.
+pub(crate) fn named(path: &str) -> String {
+    let is_index = |part: &str| part.parse::<usize>().is_ok();
+    let mut name = String::new();
+    for part in path.rsplit('.') {
+        if !is_index(part) {
+            return format!("{part}{name}");
+        }
+        name = format!("[{part}]{name}");
+    }
+    name
 }
 
 /// Puts a value at a path whose parent exists.
@@ -257,6 +284,12 @@ pub(crate) fn reword(text: &str) -> (String, Option<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_items_of_a_list_are_named_after_it() {
+        let named = ["training.updates", "training.lora.targets.0", "stop", "params.1.2", ""].map(named);
+        assert_eq!(named, ["updates", "targets[0]", "stop", "params[1][2]", ""]);
+    }
 
     #[test]
     fn serde_is_reworded() {

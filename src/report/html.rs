@@ -4,10 +4,11 @@
 use serde_json::{Map, Value};
 
 use super::chart::{Curve, curves, escaped, heat_map};
+use super::count;
 use super::table::{iterations_table, largest, number, temperatures_table};
 use super::variants::variants_table;
 use crate::event::{SeedSummary, Summary, VariantSummary};
-use crate::run_record::RunInfo;
+use crate::run_record::{RunInfo, StepFailure};
 
 /// The balance score of one configuration.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Deserialize)]
@@ -67,7 +68,7 @@ fn by_k<'a>(rows: &[&Row], title: &str, name: &str) -> Option<Figure<'a>> {
 
 /// The page.
 #[must_use]
-pub fn html(run: &RunInfo, surfaces: &[Surface]) -> String {
+pub fn html(run: &RunInfo, surfaces: &[Surface], failures: &[StepFailure]) -> String {
     let start = &run.start;
     let title = format!("{} · run {}", start.pipeline, start.id);
     let mut page = format!(
@@ -80,6 +81,7 @@ pub fn html(run: &RunInfo, surfaces: &[Surface]) -> String {
         escaped(&start.command.join(" ")),
         title = escaped(&title),
     );
+    failed(&mut page, failures);
     match &run.summary {
         None => page.push_str("<p>The run has not ended: there are no figures yet.</p>\n"),
         Some(summary) if summary.variants.is_empty() => one_pipeline(&mut page, summary, surfaces),
@@ -89,7 +91,38 @@ pub fn html(run: &RunInfo, surfaces: &[Surface]) -> String {
     page
 }
 
+fn failed(page: &mut String, failures: &[StepFailure]) {
+    if failures.is_empty() {
+        return;
+    }
+    page.push_str("<h2>What failed</h2>\n");
+    for StepFailure { step, message, hint } in failures {
+        let hint = hint.as_ref().map_or(String::new(), |hint| format!("<br>hint: {}", escaped(hint)));
+        let (step, message) = (escaped(step), escaped(message));
+        page.push_str(&format!("<p><code>{step}</code>: {message}{hint}</p>\n"));
+    }
+}
+
+/// What a run has that repeats nothing, or did not come to its first iteration.
+fn results(page: &mut String, summary: &Summary) {
+    let heading = ["result", "digest"].map(str::to_owned).to_vec();
+    let rows = summary.results.iter().map(|(name, digest)| vec![name.clone(), digest.clone()]);
+    page.push_str(&format!(
+        "<h2>Results</h2>\n<p>{} executed, {} cached, {} failed, {} not run.</p>\n",
+        count(summary.executed, "step"),
+        summary.cached,
+        summary.failed,
+        summary.skipped
+    ));
+    if !summary.results.is_empty() {
+        table(page, &std::iter::once(heading).chain(rows).collect::<Vec<_>>());
+    }
+}
+
 fn one_pipeline(page: &mut String, summary: &Summary, surfaces: &[Surface]) {
+    if summary.iterations.is_empty() && summary.start.is_empty() {
+        return results(page, summary);
+    }
     table(page, &iterations_table(summary));
     let rows: Vec<&Row> = Some(&summary.start)
         .filter(|start| !start.is_empty())
@@ -283,7 +316,7 @@ mod tests {
         let point = |temperature, balance_score| Point { temperature, threshold: 0.0, balance_score };
         let points = vec![point(0.7, 0.4), point(1.0, 0.2)];
         let surface = |rung| Surface { iteration: 0, rung, points: points.clone() };
-        let page = html(&run(Some(summary)), &[surface(Some(1)), surface(None)]);
+        let page = html(&run(Some(summary)), &[surface(Some(1)), surface(None)], &[]);
         assert!(page.contains("a&lt;b") && !page.contains("a<b"));
         for part in [
             "Pass@8",
@@ -300,7 +333,28 @@ mod tests {
         for outside in ["http:", "https:", "<script", "<link", "src="] {
             assert!(!page.contains(outside), "{outside}");
         }
-        assert!(html(&run(None), &[]).contains("has not ended"));
+        assert!(html(&run(None), &[], &[]).contains("has not ended"));
+    }
+
+    #[test]
+    fn a_run_without_a_loop_has_its_results_and_one_that_failed_the_reason() {
+        let summary = Summary {
+            executed: 1,
+            failed: 1,
+            results: [("setup.sft.policy".to_owned(), "af13".to_owned())].into(),
+            ..Summary::default()
+        };
+        let failure = StepFailure {
+            step: "setup.train".to_owned(),
+            message: "loss < 0".to_owned(),
+            hint: Some("lower it".to_owned()),
+        };
+        let page = html(&run(Some(summary)), &[], &[failure]);
+        for part in
+            ["setup.sft.policy", "af13", "1 step executed", "setup.train", "loss &lt; 0", "hint: lower it"]
+        {
+            assert!(page.contains(part), "{part}");
+        }
     }
 
     #[test]
@@ -318,7 +372,7 @@ mod tests {
             ..VariantSummary::default()
         };
         let summary = Summary { variants: vec![variant("one"), variant("two & more")], ..Summary::default() };
-        let page = html(&run(Some(summary)), &[]);
+        let page = html(&run(Some(summary)), &[], &[]);
         assert!(page.contains("two &amp; more") && page.contains("50.0"), "{page}");
         assert_eq!(page.matches("<polyline").count(), 2);
     }

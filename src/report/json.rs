@@ -1,6 +1,6 @@
 //! One JSON object a line on standard output.
 
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::sync::Mutex;
 
 use crate::event::Event;
@@ -8,14 +8,30 @@ use crate::report::Report;
 
 /// Writes events as JSON lines.
 pub struct Json<W: Write + Send> {
-    sink: Mutex<BufWriter<W>>,
+    sink: Mutex<Sink<W>>,
+}
+
+struct Sink<W: Write> {
+    lines: BufWriter<W>,
+    /// The first error: what is written after it would be read as the whole.
+    failure: Option<io::Error>,
+}
+
+impl<W: Write> Sink<W> {
+    /// Writes, unless that has failed before.
+    fn attempt(&mut self, write: impl FnOnce(&mut BufWriter<W>) -> io::Result<()>) {
+        if self.failure.is_none() {
+            self.failure = write(&mut self.lines).err();
+        }
+    }
 }
 
 impl<W: Write + Send> Json<W> {
     /// Writes to `sink`: the summary at once, other events when there are many or [`Report::flush`] is
-    /// called.
+    /// called. An error does not stop the run, whose results are in the store: [`Report::end`] gives it.
     pub fn new(sink: W) -> Self {
-        Self { sink: Mutex::new(BufWriter::with_capacity(1 << 15, sink)) }
+        let lines = BufWriter::with_capacity(1 << 15, sink);
+        Self { sink: Mutex::new(Sink { lines, failure: None }) }
     }
 }
 
@@ -23,16 +39,21 @@ impl<W: Write + Send> Report for Json<W> {
     fn event(&self, event: &Event) {
         let (Ok(mut line), Ok(mut sink)) = (serde_json::to_vec(event), self.sink.lock()) else { return };
         line.push(b'\n');
-        // A closed pipe must not stop the run: its results are in the store.
-        drop(sink.write_all(&line));
+        sink.attempt(|lines| lines.write_all(&line));
         if matches!(event, Event::Summary(_)) {
-            drop(sink.flush());
+            sink.attempt(BufWriter::flush);
         }
     }
 
     fn flush(&self) {
         if let Ok(mut sink) = self.sink.lock() {
-            drop(sink.flush());
+            sink.attempt(BufWriter::flush);
         }
+    }
+
+    fn end(&self) -> io::Result<()> {
+        self.flush();
+        let failure = self.sink.lock().ok().and_then(|mut sink| sink.failure.take());
+        failure.map_or(Ok(()), Err)
     }
 }

@@ -24,6 +24,15 @@ pub trait Report: Send + Sync {
 
     /// Shows what was held back.
     fn flush(&self) {}
+
+    /// Shows what was held back; nothing is shown afterwards.
+    ///
+    /// # Errors
+    /// When something could not be shown.
+    fn end(&self) -> std::io::Result<()> {
+        self.flush();
+        Ok(())
+    }
 }
 
 /// `75.2s`, `12m 03s`, `2h 05m`.

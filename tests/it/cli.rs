@@ -79,7 +79,7 @@ fn questions_to_a_model_reach_the_worker_with_their_exit_code() {
     assert!(help.code == Some(0) && help.stdout.contains("generate"), "{}{}", help.stdout, help.stderr);
     let missing = space.run(&["model", "inspect", "hf:nobody/nothing"]);
     assert_eq!(missing.code, Some(2), "{}", missing.stderr);
-    assert!(missing.stderr.contains("huggingface-cli download nobody/nothing"), "{}", missing.stderr);
+    assert!(missing.stderr.contains("hf download nobody/nothing"), "{}", missing.stderr);
 }
 
 #[test]

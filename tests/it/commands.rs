@@ -77,6 +77,64 @@ fn a_reward_that_does_not_fit_is_an_error_by_file_row_and_field() {
 }
 
 #[test]
+fn responses_may_be_a_single_file() {
+    let space = Space::new();
+    space.write("queries.jsonl", "{\"id\": \"q\", \"prompt\": \"?\", \"answer\": \"7\"}\n");
+    let row = |index: u32, text: &str| {
+        let row = serde_json::json!({
+            "query_id": "q", "sample_index": index, "temperature": 1.0, "text": text, "tokens": 1, "logprob": -1.0,
+            "finish_reason": "stop",
+        });
+        format!("{row}\n")
+    };
+    space.write("given.jsonl", &[row(0, "# Answer\n\n7"), row(1, "# Answer\n\n8")].concat());
+    space.write(
+        "lone.yaml",
+        r#"
+name: lone
+inputs: {given: given.jsonl, queries: queries.jsonl}
+setup:
+  made:
+    uses: command
+    with: {argv: [cp, "{in.given}", "{out}/r.jsonl"], inputs: {given: given}, outputs: {r.jsonl: responses}}
+  of_input: {uses: score, with: {responses: given, queries: queries}}
+  of_command: {uses: score, with: {responses: made, queries: queries}}
+  search: {uses: search, with: {rewards: of_input, thresholds: [0.5, -0.5], n_star: 1}}
+  kept: {uses: filter, with: {queries: queries, responses: made, rewards: of_command, threshold: search.threshold}}
+"#,
+    );
+    let run =
+        |more: &[&str]| space.run(&[&["pipeline", "run", "lone.yaml", "--format", "json"], more].concat());
+    let first = run(&[]);
+    let summary = first.summary();
+    // The same responses: judged once.
+    assert_eq!(executed(&summary, "score"), 1, "{summary}");
+    let done = |event: &serde_json::Value| {
+        (event["event"] == "done").then(|| event["step"].as_str().expect("a name").to_owned())
+    };
+    let steps: Vec<String> = first.events().iter().filter_map(done).collect();
+    assert!(steps.contains(&"setup.of_input/responses".to_owned()), "{steps:?}");
+    let of = |name: &str| {
+        let digest = results(&summary)[name].clone();
+        space.run(&["cache", "cat", &digest]).stdout
+    };
+    assert_eq!(of("setup.kept.dataset").lines().count(), 1);
+    assert_eq!(of("setup.search.threshold"), "0.5\n");
+    assert_eq!(of("setup.search.surface").lines().count(), 2, "two thresholds");
+
+    let export = space.run(&["run", "export", "latest", "setup.of_input.rewards", "rewards"]);
+    assert_eq!(export.code, Some(0), "{}", export.stderr);
+    let rewards = std::fs::read_to_string(space.path().join("rewards/responses.jsonl")).expect("rewards");
+    assert_eq!(rewards.lines().count(), 2);
+
+    assert_eq!(run(&[]).summary()["executed"], 0);
+    let other_order = run(&["setup.search.thresholds=[-0.5, 0.5]"]).summary();
+    assert_eq!(other_order["executed"], 0, "the order of thresholds is nothing");
+    let more = run(&["setup.search.thresholds=[-0.5, 0, 0.5]"]).summary();
+    assert_eq!(more["executed_by_stage"], serde_json::json!({"search": 1}));
+}
+
+#[test]
 fn the_reward_goes_on_from_what_an_earlier_attempt_saved() {
     let space = Space::new();
     let at = |name: &str| space.path().join(name);

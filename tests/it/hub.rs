@@ -90,7 +90,7 @@ fn a_model_that_is_not_whole_in_the_cache_is_refused_before_anything_runs() {
     let cache = space.path().join("hf");
     let missing = run(&space, &cache, "hf:org/name@v1");
     assert_eq!(missing.code, Some(2), "{}", missing.stderr);
-    assert!(missing.stderr.contains("huggingface-cli download org/name --revision v1"), "{}", missing.stderr);
+    assert!(missing.stderr.contains("hf download org/name --revision v1"), "{}", missing.stderr);
     let model = space.path().join("model");
     std::fs::create_dir(&model).expect("a file");
     std::fs::write(model.join("model.safetensors"), "x").expect("a file");

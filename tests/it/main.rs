@@ -1,5 +1,6 @@
 //! The executables as a user meets them: one test binary, one module a promise.
 
+mod answers;
 mod bad_input;
 mod care;
 mod cli;

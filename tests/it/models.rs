@@ -141,7 +141,8 @@ fn llama3() -> Value {
 
 /// A few updates of a small model.
 fn training(updates: usize, batch: usize, rate: f64, length: usize) -> String {
-    format!("{{updates: {updates}, batch: {batch}, learning_rate: {rate}, max_length: {length}}}")
+    let schedule = "schedule: {shape: constant}";
+    format!("{{updates: {updates}, batch: {batch}, learning_rate: {rate}, max_length: {length}, {schedule}}}")
 }
 
 /// Sizes that the loop of every pipeline has.

@@ -152,7 +152,7 @@ error: unknown field `quantity` in `setup.sft.with`
 #[test]
 fn a_misspelt_field_is_one_problem_even_with_problems_below_it() {
     let text = broken(
-        "training: {updates: 20, batch: 8, learning_rate: 0.0001}",
+        "training: {updates: 20, batch: 8, learning_rate: 0.0001, schedule: {total: 70}}",
         "trainning: {updates: -2, batch: 8}",
     );
     assert_eq!(
@@ -283,12 +283,44 @@ error: this is no YAML: found character that cannot start any token
 fn numbers_that_are_none_are_refused() {
     assert_eq!(
         edited("updates: 20, batch: 8, learning_rate: 0.0001", "updates: 20, batch: 8, learning_rate: .nan"),
-        ["55:56 expected a finite number"]
+        ["55:56 `learning_rate`: expected a finite number"]
     );
     assert_eq!(
         brief(GOOD, &["iteration.search.thresholds.to=.inf"]),
-        ["iteration.search.thresholds.to=.inf expected a finite number"]
+        ["iteration.search.thresholds.to=.inf `to`: expected a finite number"]
     );
+}
+
+#[test]
+fn a_list_is_not_read_as_settings_by_their_order() {
+    assert_eq!(
+        edited("{updates: 20, batch: 8, learning_rate: 0.0001, schedule: {total: 70}}", "[20, 8, 0.0001]"),
+        [
+            "55:7 `training`: expected a mapping of settings, found a list | write a mapping: `training: {updates: …}`"
+        ]
+    );
+    let schedule = brief(GOOD, &["iteration.train.training.schedule=[linear, 3]"]);
+    assert!(schedule[0].contains("`schedule`: expected a mapping of settings, found a list"), "{schedule:?}");
+}
+
+#[test]
+fn problems_of_lists_and_brackets_say_what_was_meant() {
+    let several = brief(GOOD, &["iteration.responses.temperature=0.5,0.7"]);
+    let hint = "a list is written `iteration.responses.temperature=[0.5, 0.7]`; one variant for each is run by `bstar \
+                pipeline sweep`";
+    assert!(several.len() == 1 && several[0].ends_with(hint), "{several:?}");
+    let item = brief(GOOD, &["iteration.train.training.lora={rank: 4, targets: [foo]}"]);
+    assert!(item[0].contains("`targets[0]`: `foo` is no choice here"), "{item:?}");
+    let open = brief("name: a\nsetup: {\n  s: {uses: problems}\n", &[]);
+    assert!(open.len() == 1 && open[0].contains("| close every `{` and `[`"), "{open:?}");
+}
+
+#[test]
+fn more_iterations_than_anyone_means_are_refused() {
+    let refused = brief(GOOD, &["iterations=99999999999"]);
+    let problem = "iterations=99999999999 `iterations` must be at most 10000, not 99999999999";
+    assert!(refused.len() == 1 && refused[0].starts_with(problem), "{refused:?}");
+    assert!(parse(GOOD, &["iterations=10000"]).is_ok());
 }
 
 #[test]
@@ -319,7 +351,9 @@ error: `uses` is given twice in `iteration.rewards`
 fn ranges_are_checked_by_the_stages() {
     assert_eq!(
         edited("      temperature: [0.5, 1.0]", "      temperature: [0.5, -1]"),
-        ["30:26 temperature must be at least 0, not -1 | 0 is greedy; a usual grid is 0.5 to 1.2"]
+        [
+            "30:26 temperature must be 0 or at least 0.000001, not -1 | 0 is greedy; a usual grid is 0.5 to 1.2"
+        ]
     );
     assert_eq!(
         brief(GOOD, &["iteration.explore.samples=0"]),
@@ -332,7 +366,7 @@ fn a_model_that_is_not_in_the_cache_comes_with_the_command_that_fetches_it() {
     let text = GOOD.replace("setup:\n", "inputs: {base: hf:nobody/nothing@v1}\nsetup:\n");
     let problems = brief(&text, &[]);
     assert!(problems[0].starts_with("3:16 nobody/nothing is not in the Hugging Face cache"), "{problems:?}");
-    assert!(problems[0].contains("`huggingface-cli download nobody/nothing --revision v1`"), "{problems:?}");
+    assert!(problems[0].contains("`hf download nobody/nothing --revision v1`"), "{problems:?}");
 }
 
 #[test]

@@ -68,6 +68,46 @@ error: nothing here is called `problem.test`
 }
 
 #[test]
+fn a_schedule_has_to_be_as_long_as_an_inherited_optimizer_goes_on() {
+    let problem = "54:18 an inherited optimizer goes on with its schedule, and this one ends after 20 updates | \
+                   write `training.schedule.total`: the updates that the optimizer makes in all stages, for example 60; \
+                   or `shape: constant`; or leave `optimizer` out";
+    assert_eq!(edited(", schedule: {total: 70}", ""), [problem]);
+    let without = GOOD.replace("schedule: {total: 70}", "schedule: {total: null}");
+    let found = |overrides: &[&str]| brief(&without, overrides);
+    assert_eq!(found(&["start.optimizer=null"]).len(), 1, "inherited from the second iteration on");
+    for fine in [
+        &["iteration.train.training.schedule.shape=constant"][..],
+        &["iteration.train.optimizer=null"],
+        &["carry.optimizer=null", "start.optimizer=null"],
+        &["iterations=1", "start.optimizer=null"],
+    ] {
+        assert!(parse(&without, fine).is_ok(), "{fine:?}");
+    }
+    assert_eq!(found(&["iterations=1"]).len(), 1, "inherited in the first");
+}
+
+#[test]
+fn a_stage_that_hides_another_is_named() {
+    let file = GOOD.replace(
+        "  explore:\n",
+        "  problems:\n    uses: score\n    with: {responses: explore, queries: problems.test}\n  explore:\n",
+    );
+    let hint = "`iteration.problems` hides `setup.problems`: rename one of them";
+    let problems = brief(&file, &[]);
+    assert!(
+        problems.iter().any(|text| text.contains("`problems` has no output `test`") && text.ends_with(hint)),
+        "{problems:?}"
+    );
+    let asked = file.replace("queries: problems.test}", "queries: setup.problems.test}");
+    let problems = brief(&asked, &[]);
+    assert!(
+        problems.iter().any(|text| text.contains("`setup.problems.test`") && text.ends_with(hint)),
+        "{problems:?}"
+    );
+}
+
+#[test]
 fn cycles_are_printed_whole() {
     assert_eq!(
         edited(

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use bstar_stages::files::read_object;
 use bstar_stages::protocol::StageError;
 use safetensors::tensor::Dtype;
 use serde_json::{Map, Value, json};
@@ -249,16 +250,6 @@ pub fn save_model(folder: &Path, model: &Decoder, kind: Kind, tokenizer: &Path) 
         write_json(&folder.join(name), &Value::Object(generation))?;
     }
     tokenizer::copy_files(tokenizer, folder)
-}
-
-/// The JSON object in a file, if there is such a file.
-pub(crate) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let text = std::fs::read_to_string(path).map_err(io("read", path))?;
-    let invalid = |error| StageError::invalid(format!("`{}`: {error}", path.display()));
-    serde_json::from_str(&text).map(Some).map_err(invalid)
 }
 
 /// Writes JSON for people and other software to read.

@@ -3,10 +3,11 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
+use bstar_stages::chat::special_tokens;
 use bstar_stages::config::{Tokenizer as Settings, TokenizerKind};
 use bstar_stages::protocol::StageError;
 use bstar_stages::record::Example;
-use serde_json::{Map, json};
+use serde_json::json;
 use tokenizers::decoders::byte_level::ByteLevel;
 use tokenizers::decoders::fuse::Fuse;
 use tokenizers::models::TrainerWrapper;
@@ -16,7 +17,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer as Inner};
 
-use crate::checkpoint::{read_object, write_json};
+use crate::checkpoint::write_json;
 use crate::error::{Result, io, tokenizers};
 
 /// Tokens with ids 0, 1 and 2.
@@ -71,19 +72,8 @@ impl Tokenizer {
         })?;
         // What their writers had set for single calls: transformers resets both before every call.
         inner.with_padding(None).with_truncation(None).map_err(tokenizers("read the tokenizer"))?;
-        let json = |file| read_object(&folder.join(file)).map(Option::unwrap_or_default);
-        let config = json("tokenizer_config.json")?;
-        // As in transformers: the map goes first, and new writers' configurations need none.
-        let map = if config.contains_key("added_tokens_decoder") {
-            Map::new()
-        } else {
-            json("special_tokens_map.json")?
-        };
-        let special = |name: &str| {
-            let token = map.get(name).or_else(|| config.get(name))?;
-            let text = token.as_str().or_else(|| token.get("content")?.as_str())?;
-            inner.token_to_id(text).map(i64::from)
-        };
+        let tokens = special_tokens(folder)?;
+        let special = |name: &str| inner.token_to_id(tokens.get(name)?.as_str()?).map(i64::from);
         let (eos, pad) = (special("eos_token"), special("pad_token"));
         Ok(Self { inner, eos, pad })
     }

@@ -15,6 +15,8 @@ use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, context};
 use serde_json::{Map, Value, json};
 
+pub use self::special::special_tokens;
+use crate::files::read_object;
 use crate::protocol::StageError;
 
 /// The name of the template in its environment, and in messages.
@@ -33,14 +35,14 @@ impl Chat {
     /// # Errors
     /// When there is neither, or it is not a template.
     pub fn new(folder: Option<&Path>, template: Option<&str>) -> Result<Self, StageError> {
-        let config = folder.map(|folder| object(&folder.join("tokenizer_config.json"))).transpose()?;
-        let config = config.unwrap_or_default();
+        let config = folder.map(|folder| read_object(&folder.join("tokenizer_config.json"))).transpose()?;
+        let config = config.flatten().unwrap_or_default();
         let text = match (template, folder) {
             (Some(text), _) => text.to_owned(),
             (None, Some(folder)) => own_template(folder, &config)?,
             (None, None) => return Err(StageError::invalid("there is no template")),
         };
-        let tokens = folder.map(|folder| special::tokens(folder, &config)).transpose()?.unwrap_or_default();
+        let tokens = folder.map(special_tokens).transpose()?.unwrap_or_default();
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|error| StageError::failed(told(&error)))?);
@@ -123,18 +125,6 @@ fn given_no_date(error: &minijinja::Error, template: &str) -> bool {
 fn told(error: &minijinja::Error) -> String {
     let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
     error.line().map_or_else(|| what.clone(), |line| format!("{what} (line {line} of the template)"))
-}
-
-/// The object in a JSON file; an empty one where there is no file.
-fn object(path: &Path) -> Result<Map<String, Value>, StageError> {
-    if !path.exists() {
-        return Ok(Map::new());
-    }
-    let unreadable = |error: &dyn std::fmt::Display| {
-        StageError::invalid(format!("cannot read `{}`: {error}", path.display()))
-    };
-    let text = std::fs::read_to_string(path).map_err(|error| unreadable(&error))?;
-    serde_json::from_str(&text).map_err(|error| unreadable(&error))
 }
 
 /// The template of a model: a file of its own, or a field of its tokenizer's configuration.

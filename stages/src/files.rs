@@ -1,4 +1,4 @@
-//! Reading and writing rows: JSON lines, one record a line.
+//! Reading and writing rows, which are JSON lines, one record a line; and single JSON files.
 
 use std::fs;
 use std::io::{BufRead, BufReader, BufWriter, Write};
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use crate::protocol::StageError;
 
@@ -37,6 +38,21 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>, StageError> {
     }
     found.sort();
     Ok(found)
+}
+
+/// The JSON object in a file, if there is such a file.
+///
+/// # Errors
+/// [`StageError::invalid`] naming the file that cannot be read.
+pub fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, StageError> {
+    let unreadable = |error: &dyn std::fmt::Display| {
+        StageError::invalid(format!("cannot read `{}`: {error}", path.display()))
+    };
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(path).map_err(|error| unreadable(&error))?;
+    serde_json::from_str(&text).map(Some).map_err(|error| unreadable(&error))
 }
 
 fn read_file<T: DeserializeOwned>(path: &Path, rows: &mut Vec<T>) -> Result<(), StageError> {

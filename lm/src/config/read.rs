@@ -3,11 +3,11 @@
 
 use std::path::Path;
 
+use bstar_stages::files::read_object;
 use bstar_stages::protocol::StageError;
 use serde_json::{Map, Value};
 
 use super::{Family, ModelConfig};
-use crate::checkpoint::read_object;
 use crate::error::Result;
 use crate::rope::Rope;
 

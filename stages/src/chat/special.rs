@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::object;
+use crate::files::read_object;
 use crate::protocol::StageError;
 
 /// The special tokens that templates know by name.
@@ -33,11 +33,16 @@ const END: &str = "<|endoftext|>";
 
 /// The special tokens by name, found where transformers finds them: the map goes first, which new writers'
 /// configurations do without; then the configuration; then what the class has.
-pub(super) fn tokens(folder: &Path, config: &Map<String, Value>) -> Result<Map<String, Value>, StageError> {
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn special_tokens(folder: &Path) -> Result<Map<String, Value>, StageError> {
+    let json = |file| read_object(&folder.join(file)).map(Option::unwrap_or_default);
+    let config = json("tokenizer_config.json")?;
     let map = if config.contains_key("added_tokens_decoder") {
         Map::new()
     } else {
-        object(&folder.join("special_tokens_map.json"))?
+        json("special_tokens_map.json")?
     };
     let class = config.get("tokenizer_class").and_then(Value::as_str).unwrap_or_default();
     let class = class.strip_suffix("Fast").unwrap_or(class);

@@ -166,7 +166,7 @@ fn schedules(draft: &mut Draft, scope: &Scope, parts: &Parts, absent: &BTreeMap<
     for (section, view, stages) in
         [("setup", View::Setup, &parts.setup), ("iteration", View::Iteration, &parts.iteration)]
     {
-        for stage in stages {
+        for stage in stages.iter().filter(|stage| stage.complete) {
             let Some(StageConfig::Sft(Sft { optimizer: Some(optimizer), training, .. })) = &stage.config
             else {
                 continue;

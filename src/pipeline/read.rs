@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 
 use super::document::{Draft, is_within};
 use super::position::{At, join};
-use super::{Policy, STAGE_KEYS, TOP_KEYS, settings, suggest};
+use super::settings::{self, Settings};
+use super::{Policy, STAGE_KEYS, TOP_KEYS, suggest};
 
 /// The parts of a file, as far as they could be read.
 #[derive(Debug, Default)]
@@ -34,6 +35,8 @@ pub(crate) struct RawStage {
     pub(crate) name: String,
     /// References may be [`settings::PLACEHOLDER`].
     pub(crate) config: Option<StageConfig>,
+    /// Whether nothing of it was replaced.
+    pub(crate) complete: bool,
     pub(crate) policy: Policy,
 }
 
@@ -212,7 +215,8 @@ fn stage(draft: &mut Draft, section: &str, name: &str, entry: &Value) -> RawStag
     let Value::Object(entry) = entry else {
         let message = format!("`{name}`: expected `uses` and `with`, found {}", suggest::found(entry));
         draft.add(&path, At::Value, message, None);
-        return RawStage { name: name.to_owned(), config: None, policy: Policy::default() };
+        let policy = Policy::default();
+        return RawStage { name: name.to_owned(), config: None, complete: false, policy };
     };
     let policy = policy(draft, &path, entry);
     let (mut uses, mut with) = (entry.get("uses"), entry.get("with"));
@@ -235,8 +239,11 @@ fn stage(draft: &mut Draft, section: &str, name: &str, entry: &Value) -> RawStag
             _ => {}
         }
     }
-    let config = uses_of(draft, section, name, uses).and_then(|uses| read_settings(draft, &path, uses, with));
-    RawStage { name: name.to_owned(), config, policy }
+    let settings =
+        uses_of(draft, section, name, uses).and_then(|uses| read_settings(draft, &path, uses, with));
+    let complete = settings.as_ref().is_some_and(|settings| settings.complete);
+    let config = settings.and_then(|settings| settings.config);
+    RawStage { name: name.to_owned(), config, complete, policy }
 }
 
 /// How a stage is executed.
@@ -309,7 +316,7 @@ fn missing_uses(draft: &mut Draft, section: &str, name: &str) {
     draft.add(&path, At::Key, format!("there is no stage `{name}` in `{section}`"), hint);
 }
 
-fn read_settings(draft: &mut Draft, path: &str, uses: &str, with: Option<&Value>) -> Option<StageConfig> {
+fn read_settings(draft: &mut Draft, path: &str, uses: &str, with: Option<&Value>) -> Option<Settings> {
     let root = join(path, "with");
     let none = Value::Object(Map::new());
     let with = match with {
@@ -329,5 +336,5 @@ fn read_settings(draft: &mut Draft, path: &str, uses: &str, with: Option<&Value>
             draft.add(&field, At::Value, problem.message, problem.hint);
         }
     }
-    settings.config
+    Some(settings)
 }

@@ -59,7 +59,7 @@ impl Worker {
             stage: StageConfig::parse(uses, with).unwrap().unwrap(),
             inputs: inputs.collect::<BTreeMap<_, _>>(),
             output: place.folder.path().join(place.output),
-            scratch: place.folder.path().join(place.output).with_extension("scratch"),
+            scratch: place.scratch(),
             log: place.folder.path().join(place.output).with_extension("log"),
             seed: 3,
             threads: 1,
@@ -86,6 +86,12 @@ impl Worker {
 struct Place<'a> {
     folder: &'a tempfile::TempDir,
     output: &'a str,
+}
+
+impl Place<'_> {
+    fn scratch(&self) -> PathBuf {
+        self.folder.path().join(self.output).with_extension("scratch")
+    }
 }
 
 fn write(path: PathBuf, rows: impl Iterator<Item = Value>) {
@@ -464,6 +470,15 @@ fn policy(folder: &Path, tokenizer: &Path) {
     save_model(folder, &model, Kind::Float, tokenizer).unwrap();
 }
 
+/// The checkpoints that a step has at the moment.
+fn checkpoints(place: &Place<'_>) -> Vec<std::ffi::OsString> {
+    let entries = std::fs::read_dir(place.scratch()).into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
+    names.retain(|name| name.to_string_lossy().ends_with(".safetensors"));
+    names.sort_unstable();
+    names
+}
+
 #[test]
 fn killed_training_ends_with_the_bits_of_training_that_was_not() {
     let folder = tempfile::tempdir().unwrap();
@@ -486,8 +501,13 @@ fn killed_training_ends_with_the_bits_of_training_that_was_not() {
         for kill in 0..10 {
             let mut victim = Worker::start();
             victim.order(&place(again), "sft", sft.clone(), &inputs);
+            let before = checkpoints(&place(again));
             // The first report comes with the first update of this process.
             assert!(matches!(victim.report(), Report::Progress { .. }));
+            // Most are killed some time after a checkpoint of their own, however slow the disk is.
+            while kill % 3 > 0 && checkpoints(&place(again)) == before {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
             std::thread::sleep(std::time::Duration::from_millis(kill * 7919 % 61));
             victim.process.kill().unwrap();
             assert!(!victim.process.wait().unwrap().success());

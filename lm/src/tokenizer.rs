@@ -52,6 +52,8 @@ pub struct Tokenizer {
     pub eos: Option<i64>,
     /// The token for padding.
     pub pad: Option<i64>,
+    /// The tokens of a line break, where the first of them is a space that is put before every text.
+    spaced_line: Option<[i64; 2]>,
 }
 
 impl Tokenizer {
@@ -75,7 +77,13 @@ impl Tokenizer {
         let tokens = special_tokens(folder)?;
         let special = |name: &str| inner.token_to_id(tokens.get(name)?.as_str()?).map(i64::from);
         let (eos, pad) = (special("eos_token"), special("pad_token"));
-        Ok(Self { inner, eos, pad })
+        let mut tokenizer = Self { inner, eos, pad, spaced_line: None };
+        if let [space, line] = tokenizer.encode("\n")?[..]
+            && tokenizer.encode("\n\n")? == [space, line, line]
+        {
+            tokenizer.spaced_line = Some([space, line]);
+        }
+        Ok(tokenizer)
     }
 
     /// Learns a tokenizer from examples and writes it into `folder`. The same rows make the same bytes.
@@ -174,6 +182,37 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Result<Vec<i64>> {
         let encoding = self.inner.encode_fast(text, false).map_err(tokenizers("encode a text"))?;
         Ok(encoding.get_ids().iter().map(|id| i64::from(*id)).collect())
+    }
+
+    /// The tokens of a text that goes on from another. Some tokenizers, as those of Llama 2 and Mistral, put a space
+    /// before whatever they are given: for them such a text is encoded behind a line break, and its tokens are taken off
+    /// again, as the official code does.
+    ///
+    /// # Errors
+    /// When the library refuses the text.
+    pub fn encode_continued(&self, text: &str) -> Result<Vec<i64>> {
+        if let Some(line) = self.spaced_line {
+            let ids = self.encode(&format!("\n{text}"))?;
+            if let Some(rest) = ids.strip_prefix(&line) {
+                return Ok(rest.to_vec());
+            }
+        }
+        self.encode(text)
+    }
+
+    /// The tokens of a text as [`Tokenizer::encode_continued`] gives them, and the byte of the text where each begins.
+    ///
+    /// # Errors
+    /// When the library refuses the text.
+    pub fn continued_places(&self, text: &str) -> Result<(Vec<i64>, Vec<usize>)> {
+        if let Some(line) = self.spaced_line {
+            let (ids, starts) = self.encode_places(&format!("\n{text}"))?;
+            if let Some(rest) = ids.strip_prefix(&line) {
+                let starts = starts[line.len()..].iter().map(|start| start.saturating_sub(1));
+                return Ok((rest.to_vec(), starts.collect()));
+            }
+        }
+        self.encode_places(text)
     }
 
     /// The tokens of a text as [`Tokenizer::encode`] gives them, and the byte of the text where each begins.

@@ -138,6 +138,18 @@ fn pretrain(updates: usize) -> Value {
 
 const INPUTS: [(&str, &str); 2] = [("tokenizer", "tokens/tokenizer"), ("dataset", "examples.jsonl")];
 
+/// A folder with data and, in `tokens/tokenizer`, a tokenizer of that many tokens, and the worker that made it.
+fn prepared(tokens: usize) -> (tempfile::TempDir, Worker) {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path());
+    let mut worker = Worker::start();
+    let tokenizer = json!({"corpus": ["c"], "kind": "bpe", "vocab_size": tokens});
+    let place = Place { folder: &folder, output: "tokens" };
+    worker.order(&place, "tokenizer", tokenizer, &[("corpus0", "examples.jsonl")]);
+    worker.end().unwrap();
+    (folder, worker)
+}
+
 #[test]
 fn every_stage_runs_and_repeats_its_bytes() {
     let folder = tempfile::tempdir().unwrap();
@@ -192,13 +204,8 @@ fn reward_models_of_transformers_score_as_there() {
         skipped::skipped("BSTAR_PYTHON names no Python with torch and transformers");
         return;
     };
-    let folder = tempfile::tempdir().unwrap();
-    data(folder.path());
-    let mut worker = Worker::start();
+    let (folder, mut worker) = prepared(300);
     let place = |output| Place { folder: &folder, output };
-    let tokenizer = json!({"corpus": ["c"], "kind": "bpe", "vocab_size": 300});
-    worker.order(&place("tokens"), "tokenizer", tokenizer, &[("corpus0", "examples.jsonl")]);
-    worker.end().unwrap();
     let queries = std::fs::read_to_string(folder.path().join("queries.jsonl")).unwrap();
     let queries: Vec<Value> = queries.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let text = |number: usize| format!("{number} + 1 = {}\n\nso it is\n\n# Answer\n\n{number}", number + 1);
@@ -251,15 +258,11 @@ fn reward_models_of_transformers_score_as_there() {
 
 #[test]
 fn a_reward_model_that_does_not_fit_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    data(folder.path());
-    let mut worker = Worker::start();
+    let (folder, mut worker) = prepared(300);
     let mut run = |output: &str, uses: &str, with: Value, inputs: &[(&str, &str)]| {
         worker.order(&Place { folder: &folder, output }, uses, with, inputs);
         worker.end()
     };
-    let tokenizer = json!({"corpus": ["c"], "kind": "bpe", "vocab_size": 300});
-    run("tokens", "tokenizer", tokenizer, &[("corpus0", "examples.jsonl")]).unwrap();
     run("pre", "pretrain", pretrain(1), &INPUTS).unwrap();
     let labels = json!({"policy": "p", "labels": "l", "training": training(1)});
     run("prm", "reward_model", labels.clone(), &[("policy", "pre/policy"), ("labels", "labels.jsonl")])
@@ -327,15 +330,11 @@ fn a_reward_model_that_does_not_fit_is_refused() {
 
 #[test]
 fn what_a_reward_model_learns_and_reads_is_checked() {
-    let folder = tempfile::tempdir().unwrap();
-    data(folder.path());
-    let mut worker = Worker::start();
+    let (folder, mut worker) = prepared(300);
     let mut run = |output: &str, uses: &str, with: Value, inputs: &[(&str, &str)]| {
         worker.order(&Place { folder: &folder, output }, uses, with, inputs);
         worker.end()
     };
-    let tokenizer = json!({"corpus": ["c"], "kind": "bpe", "vocab_size": 300});
-    run("tokens", "tokenizer", tokenizer, &[("corpus0", "examples.jsonl")]).unwrap();
     run("pre", "pretrain", pretrain(1), &INPUTS).unwrap();
     let labels = |max_length: usize| {
         let mut training = training(1);
@@ -395,13 +394,8 @@ fn what_a_reward_model_learns_and_reads_is_checked() {
 
 #[test]
 fn a_stopped_step_goes_on_in_another_worker() {
-    let folder = tempfile::tempdir().unwrap();
-    data(folder.path());
-    let mut worker = Worker::start();
+    let (folder, mut worker) = prepared(300);
     let place = |output| Place { folder: &folder, output };
-    let tokenizer = json!({"corpus": ["c"], "kind": "bpe", "vocab_size": 300});
-    worker.order(&place("tokens"), "tokenizer", tokenizer, &[("corpus0", "examples.jsonl")]);
-    worker.end().unwrap();
     worker.order(&place("straight"), "pretrain", pretrain(200), &INPUTS);
     worker.end().unwrap();
 
@@ -441,17 +435,7 @@ fn errors_are_reported_and_the_worker_lives_on_until_its_input_ends() {
 
 #[test]
 fn a_worker_that_is_left_alone_while_it_computes_ends_without_a_crash() {
-    let folder = tempfile::tempdir().unwrap();
-    data(folder.path());
-    let mut worker = Worker::start();
-    let tokenizer = json!({"corpus": ["c"], "kind": "bpe", "vocab_size": 300});
-    worker.order(
-        &Place { folder: &folder, output: "tokens" },
-        "tokenizer",
-        tokenizer,
-        &[("corpus0", "examples.jsonl")],
-    );
-    worker.end().unwrap();
+    let (folder, mut worker) = prepared(300);
     for output in ["a", "b", "c"] {
         worker.order(&Place { folder: &folder, output }, "pretrain", pretrain(100_000), &INPUTS);
         assert!(matches!(worker.report(), Report::Progress { .. }));
@@ -481,13 +465,8 @@ fn checkpoints(place: &Place<'_>) -> Vec<std::ffi::OsString> {
 
 #[test]
 fn killed_training_ends_with_the_bits_of_training_that_was_not() {
-    let folder = tempfile::tempdir().unwrap();
-    data(folder.path());
+    let (folder, mut worker) = prepared(280);
     let place = |output| Place { folder: &folder, output };
-    let mut worker = Worker::start();
-    let tokenizer = json!({"corpus": ["c"], "kind": "bpe", "vocab_size": 280});
-    worker.order(&place("tokens"), "tokenizer", tokenizer, &[("corpus0", "examples.jsonl")]);
-    worker.end().unwrap();
     policy(&folder.path().join("base"), &folder.path().join("tokens/tokenizer"));
     let inputs = [("policy", "base"), ("dataset", "examples.jsonl")];
     let lora = json!({"rank": 4, "targets": ["q_proj", "v_proj", "down_proj"]});

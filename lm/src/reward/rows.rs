@@ -37,10 +37,9 @@ impl StepsRow {
         too_long: impl FnOnce(usize) -> StageError,
     ) -> Result<Self> {
         let mut ids = tokenizer.encode(prompt)?;
-        let continuing = Continuing::new(tokenizer)?;
         let (mut response, mut ends) = match reading.encode {
-            Encode::Steps => step_by_step(&continuing, steps, reading)?,
-            Encode::Response => whole(&continuing, steps, reading)?,
+            Encode::Steps => step_by_step(tokenizer, steps, reading)?,
+            Encode::Response => whole(tokenizer, steps, reading)?,
         };
         if response.len() > max_length {
             return Err(too_long(response.len()));
@@ -115,47 +114,6 @@ impl StepsRow {
     }
 }
 
-/// Turns texts that go on from others into tokens. Some tokenizers, as those of Llama 2 and Mistral, put a space before
-/// whatever they are given: for them such a text is encoded behind a line break, and its tokens are taken off again, as
-/// the published code does.
-struct Continuing<'a> {
-    tokenizer: &'a Tokenizer,
-    /// The space and the line break, where the tokenizer is of that kind.
-    line: Option<[i64; 2]>,
-}
-
-impl<'a> Continuing<'a> {
-    fn new(tokenizer: &'a Tokenizer) -> Result<Self> {
-        let line = match tokenizer.encode("\n")?[..] {
-            [space, line] if tokenizer.encode("\n\n")? == [space, line, line] => Some([space, line]),
-            _ => None,
-        };
-        Ok(Self { tokenizer, line })
-    }
-
-    fn encode(&self, text: &str) -> Result<Vec<i64>> {
-        if let Some(line) = self.line {
-            let ids = self.tokenizer.encode(&format!("\n{text}"))?;
-            if let Some(rest) = ids.strip_prefix(&line) {
-                return Ok(rest.to_vec());
-            }
-        }
-        self.tokenizer.encode(text)
-    }
-
-    /// As [`Tokenizer::encode_places`].
-    fn encode_places(&self, text: &str) -> Result<(Vec<i64>, Vec<usize>)> {
-        if let Some(line) = self.line {
-            let (ids, starts) = self.tokenizer.encode_places(&format!("\n{text}"))?;
-            if let Some(rest) = ids.strip_prefix(&line) {
-                let starts = starts[line.len()..].iter().map(|start| start.saturating_sub(1));
-                return Ok((rest.to_vec(), starts.collect()));
-            }
-        }
-        self.tokenizer.encode_places(text)
-    }
-}
-
 /// How many bytes of a step's text precede the place where its output is read. The answer is a part of the last
 /// step's text.
 fn boundary(step: &str, last: bool, reading: &Reading) -> usize {
@@ -169,13 +127,13 @@ fn boundary(step: &str, last: bool, reading: &Reading) -> usize {
 
 /// Tokens of which none spans two steps, and the last one before each boundary.
 fn step_by_step<S: AsRef<str>>(
-    continuing: &Continuing<'_>,
+    tokenizer: &Tokenizer,
     steps: &[S],
     reading: &Reading,
 ) -> Result<(Vec<i64>, Vec<i64>)> {
     let mut separator = Vec::new();
     for part in &reading.separator {
-        separator.extend(continuing.encode(part)?);
+        separator.extend(tokenizer.encode_continued(part)?);
     }
     let (mut ids, mut ends) = (Vec::new(), Vec::new());
     let encode = |text: &str, ids: &mut Vec<i64>| -> Result<()> {
@@ -185,7 +143,7 @@ fn step_by_step<S: AsRef<str>>(
                 ids.extend(&separator);
             }
             if !line.is_empty() {
-                ids.extend(continuing.encode(line)?);
+                ids.extend(tokenizer.encode_continued(line)?);
             }
         }
         Ok(())
@@ -205,12 +163,12 @@ fn step_by_step<S: AsRef<str>>(
 
 /// The tokens of the whole response, and the one that holds the last character before each boundary.
 fn whole<S: AsRef<str>>(
-    continuing: &Continuing<'_>,
+    tokenizer: &Tokenizer,
     steps: &[S],
     reading: &Reading,
 ) -> Result<(Vec<i64>, Vec<i64>)> {
     let text: String = steps.iter().map(AsRef::as_ref).collect();
-    let (mut ids, starts) = continuing.encode_places(&text)?;
+    let (mut ids, starts) = tokenizer.continued_places(&text)?;
     let mut before = 0;
     let mut ends = Vec::with_capacity(steps.len());
     for (number, step) in steps.iter().enumerate() {

@@ -101,7 +101,11 @@ fn a_file_may_say_only_how_it_differs_from_its_base() {
     let path = write("sweeps/other.yaml", text);
     let pipeline = Pipeline::load(&path, &["iteration.responses.samples=16".to_owned()]).unwrap();
     assert_eq!((pipeline.name.as_str(), pipeline.seed, search(&pipeline).n_star), ("other", 17, Some(2)));
-    assert_eq!(search(&pipeline).thresholds.to, 0.9, "the rest of the stage is the base's");
+    assert_eq!(
+        search(&pipeline).thresholds.values().last(),
+        Some(&0.9),
+        "the rest of the stage is the base's"
+    );
     assert_eq!(pipeline.base, folder.path().join("sweeps/.."));
     let names: Vec<String> = pipeline.iteration.iter().map(|stage| stage.name.clone()).collect();
     assert_eq!(names[..3], ["explore", "explored", "search"]);

@@ -24,20 +24,10 @@ pub struct Thresholds {
 
 /// A grid: a list of numbers, or an evenly spaced range with both ends.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Grid {
-    /// The first value of a range, or the lowest number.
-    pub from: f64,
-    /// The last value of a range, or the highest number.
-    pub to: f64,
-    between: Between,
-}
-
-/// The values of a grid.
-#[derive(Debug, Clone, PartialEq)]
-enum Between {
-    /// Those of a range, so far apart.
-    By(f64),
-    /// These, in the order written.
+pub enum Grid {
+    /// A range.
+    Range(Thresholds),
+    /// These numbers, in the order written.
     Listed(Vec<f64>),
 }
 
@@ -105,25 +95,12 @@ impl Thresholds {
 const SLACK: f64 = 1e-9;
 
 impl Grid {
-    fn listed(numbers: Vec<f64>) -> Self {
-        Self {
-            from: numbers.iter().copied().fold(f64::INFINITY, f64::min),
-            to: numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max),
-            between: Between::Listed(numbers),
-        }
-    }
-
-    /// As a range.
-    fn range(&self, by: f64) -> Thresholds {
-        Thresholds { from: self.from, to: self.to, by }
-    }
-
     /// The values, ascending.
     #[must_use]
     pub fn values(&self) -> Vec<f64> {
-        match &self.between {
-            Between::By(by) => self.range(*by).values(),
-            Between::Listed(numbers) => {
+        match self {
+            Self::Range(range) => range.values(),
+            Self::Listed(numbers) => {
                 let mut numbers: Vec<f64> = numbers.iter().map(|number| number + 0.0).collect();
                 numbers.sort_by(f64::total_cmp);
                 numbers
@@ -133,16 +110,16 @@ impl Grid {
 
     /// A range is its three numbers; what is listed has a name, so that three numbers are no range.
     pub(super) fn identity(&self) -> Ingredient {
-        match &self.between {
-            Between::By(by) => vec![self.from, self.to, *by].into(),
-            Between::Listed(_) => Ingredient::map([("listed", self.values().into())]),
+        match self {
+            Self::Range(Thresholds { from, to, by }) => vec![*from, *to, *by].into(),
+            Self::Listed(_) => Ingredient::map([("listed", self.values().into())]),
         }
     }
 
     pub(super) fn check(&self, checks: &mut Checks) {
-        let numbers = match &self.between {
-            Between::By(by) => return self.range(*by).check(checks),
-            Between::Listed(numbers) => numbers,
+        let numbers = match self {
+            Self::Range(range) => return range.check(checks),
+            Self::Listed(numbers) => numbers,
         };
         if numbers.is_empty() {
             let hint = "write at least one, for example [0]";
@@ -157,12 +134,6 @@ impl Grid {
                 checks.refuse(&field, format!("threshold {number} is listed twice"), "remove one of the two");
             }
         }
-    }
-}
-
-impl From<Thresholds> for Grid {
-    fn from(Thresholds { from, to, by }: Thresholds) -> Self {
-        Self { from, to, between: Between::By(by) }
     }
 }
 
@@ -185,9 +156,9 @@ impl JsonSchema for Grid {
 
 impl Serialize for Grid {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match &self.between {
-            Between::By(by) => self.range(*by).serialize(serializer),
-            Between::Listed(numbers) => numbers.serialize(serializer),
+        match self {
+            Self::Range(range) => range.serialize(serializer),
+            Self::Listed(numbers) => numbers.serialize(serializer),
         }
     }
 }
@@ -202,10 +173,10 @@ impl<'de> Deserialize<'de> for Grid {
                 formatter.write_str("a list of numbers, or a range such as {from: -1, to: 1, by: 0.1}")
             }
             fn visit_seq<A: de::SeqAccess<'de>>(self, items: A) -> Result<Grid, A::Error> {
-                Vec::deserialize(SeqAccessDeserializer::new(items)).map(Grid::listed)
+                Vec::deserialize(SeqAccessDeserializer::new(items)).map(Grid::Listed)
             }
             fn visit_map<A: de::MapAccess<'de>>(self, fields: A) -> Result<Grid, A::Error> {
-                Thresholds::deserialize(MapAccessDeserializer::new(fields)).map(Grid::from)
+                Thresholds::deserialize(MapAccessDeserializer::new(fields)).map(Grid::Range)
             }
         }
         deserializer.deserialize_any(Visitor)
@@ -233,7 +204,6 @@ mod tests {
     fn a_list_is_its_numbers_in_any_order() {
         let listed = grid(json!([0.2, -0.2, 0]));
         assert_eq!(listed.values(), [-0.2, 0.0, 0.2]);
-        assert_eq!((listed.from, listed.to), (-0.2, 0.2));
         assert_eq!(listed.identity(), grid(json!([-0.2, 0, 0.2])).identity());
         assert_eq!(grid(json!([-0.0])).identity(), grid(json!([0])).identity());
         let range = grid(json!({"from": -0.2, "to": 0, "by": 0.2}));
@@ -248,7 +218,7 @@ mod tests {
     #[test]
     fn the_identity_of_a_range_is_its_three_numbers() {
         let range = Thresholds { from: -1.0, to: 0.99, by: 0.01 };
-        assert_eq!(Grid::from(range).identity(), vec![-1.0, 0.99, 0.01].into());
+        assert_eq!(Grid::Range(range).identity(), vec![-1.0, 0.99, 0.01].into());
     }
 
     #[test]
@@ -256,7 +226,7 @@ mod tests {
         assert_eq!(refused(json!([])), ["thresholds: thresholds lists no numbers"]);
         assert_eq!(refused(json!([0, 0.5, -0.0])), ["thresholds[2]: threshold -0 is listed twice"]);
         let mut checks = Checks::default();
-        Grid::listed(vec![0.0, f64::NAN, f64::INFINITY]).check(&mut checks);
+        Grid::Listed(vec![0.0, f64::NAN, f64::INFINITY]).check(&mut checks);
         let fields: Vec<&str> = checks.0.iter().map(|problem| problem.field.as_str()).collect();
         assert_eq!(fields, ["thresholds[1]", "thresholds[2]"]);
         let error =

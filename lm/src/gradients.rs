@@ -5,7 +5,7 @@
 //! one thread; then the halves are added. With two threads the halves run side by side, with one they
 //! run in turn: the bits are the same. A GPU computes all pieces in turn.
 
-use bstar_stages::config::{Frozen, Numbers, Training};
+use bstar_stages::config::{Frozen, Training};
 use bstar_stages::protocol::StageError;
 use tch::{Device, Kind, Tensor};
 
@@ -14,7 +14,7 @@ use crate::lora::Adapters;
 use crate::model::Decoder;
 use crate::objective::Objective;
 use crate::optim::{chunk, in_two};
-use crate::tensors::Tensors;
+use crate::tensors::{Tensors, kind_of};
 use crate::trunk::Trunk;
 
 /// Tokens a piece, on a CPU and elsewhere.
@@ -61,10 +61,7 @@ impl Gradients {
     ) -> Self {
         let tied = model.config().tied && !model.config().scalar;
         let learns = |name: &str| learns(settings, tied, name);
-        let kind = match settings.precision {
-            Numbers::Fp32 => Kind::Float,
-            Numbers::Bf16 => Kind::BFloat16,
-        };
+        let kind = kind_of(settings.precision);
         let cpu = model.device() == Device::Cpu;
         let mut joined = Tensors::new();
         let mut side = || {

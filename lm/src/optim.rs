@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use bstar_stages::config::{Numbers, Optimizer as Kind, Schedule, ScheduleShape, Training};
+use bstar_stages::config::{Optimizer as Kind, Precision, Schedule, ScheduleShape, Training};
 use bstar_stages::protocol::StageError;
 use serde_json::{Value, json};
 use tch::{Device, Kind as Number, Tensor};
@@ -318,9 +318,9 @@ pub(crate) fn in_two<S: Send, T: Send>(
 /// The numbers in which averages are kept: of gradients, and of their squares.
 fn numbers(settings: &Training) -> [Number; 2] {
     match settings.moments {
-        Numbers::Fp32 => [Number::Float; 2],
-        Numbers::Bf16 if settings.squares_fit_16_bits() => [Number::BFloat16; 2],
-        Numbers::Bf16 => [Number::BFloat16, Number::Float],
+        Precision::Float32 => [Number::Float; 2],
+        Precision::Bfloat16 if settings.squares_fit_16_bits() => [Number::BFloat16; 2],
+        Precision::Bfloat16 => [Number::BFloat16, Number::Float],
     }
 }
 
@@ -379,8 +379,8 @@ pub(crate) mod tests {
             max_length: 128,
             lora: None,
             freeze: Vec::new(),
-            moments: Numbers::Fp32,
-            precision: Numbers::Fp32,
+            moments: Precision::Float32,
+            precision: Precision::Float32,
             micro_batch: None,
             activation_checkpointing: false,
             checkpoint_every: 100,
@@ -404,7 +404,7 @@ pub(crate) mod tests {
             ([0.9, 0.95], [Number::BFloat16, Number::BFloat16]),
         ] {
             let mut settings = training(1, 1, 1e-3, Kind::Adamw);
-            (settings.moments, settings.betas) = (Numbers::Bf16, betas);
+            (settings.moments, settings.betas) = (Precision::Bfloat16, betas);
             let mut parameters: Tensors = [("w".to_owned(), matrix(8, 8))].into();
             let mut optimizer = Optimizer::new(&settings);
             for update in 0..2000 {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bstar_cache::Digest;
 use bstar_stages::StageConfig;
-use bstar_stages::config::{self, Precision, Readout, Training};
+use bstar_stages::config::{self, Readout, Training};
 use bstar_stages::files::{read_rows, write_rows};
 use bstar_stages::protocol::{Request, StageError};
 use bstar_stages::record::{Example, LabelledSteps, Query, Response};
@@ -27,6 +27,7 @@ use crate::model::Decoder;
 use crate::objective::{NextToken, TextRow};
 use crate::progress::Control;
 use crate::reward::{Scorer, StepLabels, StepsRow, check_reading, from_policy, note_reading};
+use crate::tensors::kind_of;
 use crate::tokenizer::Tokenizer;
 use crate::train::{LogRow, Run, train};
 
@@ -84,7 +85,7 @@ impl Kept {
         settings: &config::SampleShard,
     ) -> Result<Map<String, Value>> {
         let queries: Vec<Query> = step.rows("queries")?;
-        let wanted = (step.digest("policy")?, step.device, kind(settings.precision));
+        let wanted = (step.digest("policy")?, step.device, kind_of(settings.precision));
         let Self { policy: kept, scorer } = self;
         let mut began = Instant::now();
         let responses = with_room(scorer, || {
@@ -119,7 +120,7 @@ impl Kept {
     ) -> Result<Map<String, Value>> {
         let queries: Vec<Query> = step.rows("queries")?;
         let responses: Vec<Response> = step.rows("responses")?;
-        let held = (step.digest("reward_model")?, step.device, kind(settings.precision));
+        let held = (step.digest("reward_model")?, step.device, kind_of(settings.precision));
         let wanted = (held, settings.reading.output);
         let folder = step.input("reward_model")?.to_owned();
         check_reading(&folder, &settings.reading)?;
@@ -304,14 +305,6 @@ fn load_policy(folder: &Path, device: Device, kind: Kind) -> Result<Decoder> {
             .hint("`policy` names a model that predicts tokens; a reward model only scores"));
     }
     Ok(model)
-}
-
-/// The numbers that a model computes in.
-fn kind(precision: Precision) -> Kind {
-    match precision {
-        Precision::Float32 => Kind::Float,
-        Precision::Bfloat16 => Kind::BFloat16,
-    }
 }
 
 /// Longest row: what the pipeline says, and never more than the model has positions for.

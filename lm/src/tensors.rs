@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use bstar_stages::config::Precision;
 use bstar_stages::protocol::StageError;
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo, View};
@@ -14,6 +15,14 @@ use crate::error::{Result, io, torch};
 
 /// Tensors by name, in the order of their names.
 pub type Tensors = BTreeMap<String, Tensor>;
+
+/// The numbers that a model computes in.
+pub(crate) fn kind_of(precision: Precision) -> Kind {
+    match precision {
+        Precision::Float32 => Kind::Float,
+        Precision::Bfloat16 => Kind::BFloat16,
+    }
+}
 
 /// A tensor on its way into a file: its bytes are made when they are written, so that at most one
 /// tensor is in memory twice.

@@ -247,7 +247,7 @@ pub(crate) mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use bstar_stages::config::{
-        Architecture, Frozen, Lora, Numbers, Optimizer as OptimizerKind, Reading, Readout, Schedule,
+        Architecture, Frozen, Lora, Optimizer as OptimizerKind, Precision, Reading, Readout, Schedule,
         ScheduleShape, Target,
     };
     use bstar_stages::record::{Example, LabelledSteps};
@@ -492,8 +492,8 @@ pub(crate) mod tests {
     #[test]
     fn sixteen_bits_are_enough_for_averages_and_products() {
         let settings = training(40, 10, 3e-3, OptimizerKind::Adamw);
-        let averages = Training { moments: Numbers::Bf16, ..settings.clone() };
-        let products = Training { precision: Numbers::Bf16, ..settings.clone() };
+        let averages = Training { moments: Precision::Bfloat16, ..settings.clone() };
+        let products = Training { precision: Precision::Bfloat16, ..settings.clone() };
         let scratch = [(); 3].map(|()| tempfile::tempdir().unwrap());
         let last = |settings: &Training, place: usize| run(settings, 1, scratch[place].path()).1[39].loss;
         let exact = last(&settings, 0);
@@ -512,8 +512,8 @@ pub(crate) mod tests {
             muon,
             Training { lora: Some(lora), ..adamw.clone() },
             Training {
-                moments: Numbers::Bf16,
-                precision: Numbers::Bf16,
+                moments: Precision::Bfloat16,
+                precision: Precision::Bfloat16,
                 freeze: vec![Frozen::Norms],
                 ..adamw
             },

@@ -28,7 +28,7 @@ use bstar_lm::tokenizer::Tokenizer;
 use bstar_lm::train::{Run, train};
 use bstar_stages::Reference;
 use bstar_stages::config::{
-    Lora, Numbers, Optimizer as OptimizerKind, SampleShard, Schedule, ScheduleShape, Target, TokenizerKind,
+    Lora, Optimizer as OptimizerKind, Precision, SampleShard, Schedule, ScheduleShape, Target, TokenizerKind,
     Training,
 };
 use bstar_stages::record::Example;
@@ -311,8 +311,8 @@ fn training(golden: &Golden) -> Training {
         max_length: 128,
         lora: None,
         freeze: Vec::new(),
-        moments: Numbers::Fp32,
-        precision: Numbers::Fp32,
+        moments: Precision::Float32,
+        precision: Precision::Float32,
         micro_batch: None,
         activation_checkpointing: false,
         checkpoint_every: 100,

@@ -46,7 +46,7 @@ pub use score::{Aggregate, Scale, Score, ScoreShard};
 pub use select::{Filter, Objective, Search};
 pub use thresholds::{Grid, Thresholds};
 pub use train::{Pretrain, RewardModel, Sft};
-pub use training::{Frozen, Numbers, Optimizer, Schedule, ScheduleShape, Training};
+pub use training::{Frozen, Optimizer, Schedule, ScheduleShape, Training};
 
 #[cfg(test)]
 mod tests;

@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 pub enum Precision {
     /// 32 bits.
     #[default]
+    #[serde(alias = "fp32")]
     Float32,
     /// 16 bits, 8 of them for the exponent: half the memory, and many times the speed on a GPU.
+    #[serde(alias = "bf16")]
     Bfloat16,
 }
 

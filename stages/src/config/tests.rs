@@ -264,6 +264,7 @@ fn throughput_settings_are_no_identity() {
     ] {
         assert_eq!(train(&json!({})), train(&same), "{same}");
     }
+    assert_eq!(train(&json!({"moments": "bf16"})), train(&json!({"moments": "bfloat16"})));
     for other in [
         json!({"freeze": ["norms"]}),
         json!({"moments": "bf16"}),

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
 use super::lora::Lora;
+use super::precision::Precision;
 
 /// How weights are updated.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -47,11 +48,11 @@ pub struct Training {
     /// The numbers in which the optimizer's running averages are kept. Those of squares stay in 32 bits where
     /// `betas[1]` is above 0.996: what such an average forgets in an update is less than half of what the last of 16
     /// bits is worth, so it would never fall.
-    #[serde(default, skip_serializing_if = "Numbers::is_fp32")]
-    pub moments: Numbers,
+    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    pub moments: Precision,
     /// The numbers that the model computes with. Weights are updated and written in 32 bits.
-    #[serde(default, skip_serializing_if = "Numbers::is_fp32")]
-    pub precision: Numbers,
+    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    pub precision: Precision,
     /// Tokens whose gradients are computed at a time: the rows of an update are cut into pieces of at
     /// most so many (a longer row is a piece of its own), and their gradients added. Default: 2,048 on a CPU, 16,384 on a GPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,30 +76,6 @@ pub enum Frozen {
     Head,
     /// All norms.
     Norms,
-}
-
-/// Kinds of numbers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Numbers {
-    /// 32-bit floats.
-    #[default]
-    Fp32,
-    /// 16-bit floats with the range of 32-bit ones.
-    Bf16,
-}
-
-impl Numbers {
-    fn is_fp32(&self) -> bool {
-        *self == Self::Fp32
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Fp32 => "fp32",
-            Self::Bf16 => "bf16",
-        }
-    }
 }
 
 impl Frozen {
@@ -238,8 +215,8 @@ impl Training {
         let chosen = [
             lora.as_ref().map(|lora| ("lora", lora.identity())),
             (!frozen.is_empty()).then(|| ("freeze", frozen.into())),
-            (!moments.is_fp32()).then(|| ("moments", moments.name().into())),
-            (!precision.is_fp32()).then(|| ("precision", precision.name().into())),
+            moments.identity().map(|numbers| ("moments", numbers)),
+            precision.identity().map(|numbers| ("precision", numbers)),
             micro_batch.map(|tokens| ("micro_batch", tokens.into())),
         ];
         let parts = always.into_iter().chain(chosen.into_iter().flatten());

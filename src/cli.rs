@@ -35,7 +35,14 @@ pub const DEFAULT_STORE: &str = ".bstar";
 #[derive(Debug, Clone, Args)]
 pub struct Global {
     /// Where results are stored: a folder, or a URL such as s3://bucket/prefix
-    #[arg(long, global = true, env = "BSTAR_STORE", default_value = DEFAULT_STORE, value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        env = "BSTAR_STORE",
+        default_value = DEFAULT_STORE,
+        value_name = "URL",
+        value_parser = location,
+    )]
     pub store: String,
     /// What standard output is: text for people, or JSON
     #[arg(long, global = true, default_value = "text", value_name = "FORMAT")]
@@ -43,6 +50,24 @@ pub struct Global {
     /// Also log decisions of the cache (-v) and of every batch (-vv) to standard error
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+}
+
+/// A place for results; without a name, as where `$BSTAR_STORE` is set to nothing, the usual one.
+///
+/// # Errors
+/// A URL with one slash, which would be the name of a folder.
+fn location(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Ok(DEFAULT_STORE.to_owned());
+    }
+    match text.split_once(":/") {
+        Some((scheme, rest))
+            if !rest.starts_with('/') && scheme.chars().all(|c| c.is_ascii_alphanumeric()) =>
+        {
+            Err(format!("write `{scheme}://{rest}` for a URL, `./{text}` for a folder"))
+        }
+        _ => Ok(text.to_owned()),
+    }
 }
 
 /// The form of an answer.
@@ -200,7 +225,7 @@ enum Pipeline {
     #[command(
         after_help = "Examples:\n  bstar pipeline sweep math.yaml iteration.search.n_star=2,4,6 --seeds 3\n  \
                             bstar pipeline sweep math.yaml --only 'no_*' --table markdown\n  bstar pipeline \
-                            sweep math.yaml 'iteration.explore.temperature=[1.0],[0.5,1.0]' --plan"
+                            sweep math.yaml 'iteration.explore.temperature=[1.0],[0.5,1.0]' --only b_star --plan"
     )]
     Sweep {
         #[command(flatten)]
@@ -559,7 +584,7 @@ fn log_to_stderr(verbose: u8) {
     let subscriber =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi);
     // Only a second initialisation fails, and there is none.
-    drop(subscriber.without_time().try_init());
+    drop(subscriber.without_time().log_internal_errors(false).try_init());
 }
 
 #[cfg(test)]

@@ -8,14 +8,14 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
-use bstar_cache::{Action, ActionKey, Manifest, Store, StoreError};
+use bstar_cache::{Action, ActionKey, Ingredient, Manifest, Store, StoreError};
 use bstar_stages::{Setting, ShardSource};
 use serde::Serialize;
 
 use crate::executor::Options;
 use crate::executor::prepare::action;
 use crate::executor::preview::Fate;
-use crate::plan::{Plan, Step, StepId};
+use crate::plan::{Plan, Source, Step, StepId};
 use crate::scheduler::Scheduler;
 
 /// What the most similar stored result took.
@@ -97,8 +97,9 @@ impl Past {
     }
 
     /// The result of the same stage that is most like a step: at the same place of the pipeline first
-    /// (in any iteration), then with the fewest different settings, then the youngest.
-    fn like(&self, place: &str, settings: &Action) -> Option<Expected> {
+    /// (in any iteration), then with the fewest different settings, then the youngest. And how many times as many
+    /// responses, and as much work, the step has.
+    fn like(&self, place: &str, settings: &Action) -> Option<(Expected, Growth)> {
         let key = settings.key();
         let rank = |record: &&Record| {
             let differences =
@@ -107,7 +108,41 @@ impl Past {
         };
         let records = self.stages.get(&settings.stage)?.iter();
         let here = records.clone().any(|record| record.place == place);
-        records.filter(|record| !here || record.place == place).min_by_key(rank).map(|record| record.expected)
+        let nearest = records.filter(|record| !here || record.place == place).min_by_key(rank)?;
+        Some((nearest.expected, Growth::between(&nearest.settings.config, &settings.config)))
+    }
+}
+
+/// How many times as much a step has to do as the one it is like.
+#[derive(Debug, Clone, Copy)]
+struct Growth {
+    rows: f64,
+    work: f64,
+}
+
+impl Growth {
+    fn between(before: &Ingredient, now: &Ingredient) -> Self {
+        let ratio = |name: &str| match (amount(before, name), amount(now, name)) {
+            (Some(before), Some(now)) if before > 0.0 => now / before,
+            _ => 1.0,
+        };
+        let rows = ratio("samples");
+        Self { rows, work: rows * ratio("updates") * ratio("batch") }
+    }
+
+    /// For a step that has so many times the rows to read.
+    fn of_rows(self, times: f64) -> Self {
+        Self { rows: self.rows * times, work: self.work * times }
+    }
+}
+
+/// The whole number of that name in a step's settings.
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn amount(settings: &Ingredient, name: &str) -> Option<f64> {
+    let Ingredient::Map(fields) = settings else { return None };
+    match fields.get(name) {
+        Some(Ingredient::Int(value)) => Some(*value as f64),
+        _ => fields.values().find_map(|field| amount(field, name)),
     }
 }
 
@@ -131,14 +166,25 @@ pub fn not_stored(fates: &[(StepId, Fate)]) -> BTreeMap<StepId, f64> {
 /// for a whole step, less for a sharded one of which some shards are stored). All others are stored.
 #[must_use]
 pub fn estimate(plan: &Plan, shares: &BTreeMap<StepId, f64>, past: &Past, options: &Options) -> Estimate {
-    let mut known: BTreeMap<(String, ActionKey), Option<Expected>> = BTreeMap::new();
+    let mut known: BTreeMap<(String, ActionKey), Option<(Expected, Growth)>> = BTreeMap::new();
     let mut steps = BTreeMap::new();
+    let mut rows: BTreeMap<StepId, f64> = BTreeMap::new();
     for (id, share) in shares {
         let step = plan.step(*id);
         let (place, settings) = (place(&step.name), action(&step.stage, 0, BTreeMap::new()));
         let settings = Action { seed: None, ..settings };
         let whole =
             *known.entry((place.clone(), settings.key())).or_insert_with(|| past.like(&place, &settings));
+        let whole = whole.map(|(expected, growth)| {
+            // Whoever reads responses has as many of them to read.
+            let read = match step.inputs.get("responses") {
+                Some(Source::Output { step, .. }) => rows.get(step).copied().unwrap_or(1.0),
+                _ => 1.0,
+            };
+            let growth = growth.of_rows(read);
+            rows.insert(*id, growth.rows);
+            grown(expected, growth)
+        });
         let sharded = step.stage.stage().sharded();
         steps.insert(*id, whole.map(|whole| left(whole, *share, sharded)));
     }
@@ -152,18 +198,23 @@ pub fn estimate(plan: &Plan, shares: &BTreeMap<StepId, f64>, past: &Past, option
     }
 }
 
+fn left(whole: Expected, share: f64, sharded: bool) -> Expected {
+    let part = grown(whole, Growth { rows: share, work: share });
+    Expected { shards: if sharded { part.shards } else { 1 }, ..part }
+}
+
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
     clippy::cast_sign_loss,
     reason = "an estimate"
 )]
-fn left(whole: Expected, share: f64, sharded: bool) -> Expected {
-    let shards = if sharded { (whole.shards as f64 * share).ceil() as usize } else { 1 };
+fn grown(whole: Expected, growth: Growth) -> Expected {
     Expected {
-        seconds: whole.seconds * share,
-        bytes: (whole.bytes as f64 * share) as u64,
-        shards: shards.max(1),
+        seconds: whole.seconds * growth.work,
+        bytes: (whole.bytes as f64 * growth.rows) as u64,
+        // More of them would tell nothing, and take long to play through.
+        shards: ((whole.shards as f64 * growth.rows).ceil() as usize).clamp(1, whole.shards.max(1_000)),
     }
 }
 
@@ -287,6 +338,28 @@ mod tests {
         let nothing = estimate(&plan, &all(&plan), &Past::default(), &options(1));
         assert_eq!((nothing.makespan_s, nothing.without_past), (0.0, 3));
         assert_eq!(estimate(&plan, &BTreeMap::new(), &past, &options(1)), Estimate::default());
+    }
+
+    #[test]
+    fn more_work_than_was_done_before_takes_longer() {
+        let text = include_str!("pipeline/testdata/loop.yaml");
+        let plan = |overrides: &[&str]| {
+            let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
+            Plan::new(&Pipeline::parse(text, Path::new("l.yaml"), &overrides).expect("a pipeline"))
+        };
+        let before = plan(&[]);
+        let steps = ["iteration[0].explore", "iteration[0].explored", "iteration[0].train", "setup.sft"];
+        let past = Past::of(&steps.map(|step| manifest(&before, step, 2.0, 1, 10)));
+        let expected = |overrides: &[&str], step: &str| {
+            let plan = plan(overrides);
+            let id = plan.find(step).expect("a step");
+            let found = estimate(&plan, &all(&plan), &past, &options(1)).steps[&id].expect("a past");
+            (found.seconds, found.bytes)
+        };
+        let more = ["iteration.explore.samples=80", "iteration.train.training.updates=200"];
+        assert_eq!(steps.map(|step| expected(&[], step)), [(2.0, 10); 4]);
+        let grown = [(20.0, 100), (20.0, 100), (20.0, 10), (2.0, 10)];
+        assert_eq!(steps.map(|step| expected(&more, step)), grown, "scores are as many as responses");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Why a command failed, how that is told, and its exit code (design §10).
 
+use std::fmt::Display;
+use std::io::Write;
 use std::process::ExitCode;
 
 use bstar_cache::StoreError;
@@ -55,14 +57,14 @@ pub(crate) fn report(failure: &Failure) -> ExitCode {
         Failure::Reported(code) => return ExitCode::from(*code),
         Failure::Pipeline(diagnostics) => {
             for diagnostic in diagnostics.iter().take(PROBLEMS) {
-                anstream::eprintln!("{diagnostic}\n");
+                tell(format_args!("{diagnostic}\n"));
             }
             if let Some(more) = diagnostics.len().checked_sub(PROBLEMS).filter(|more| *more > 0) {
-                anstream::eprintln!(
+                tell(format_args!(
                     "{red}error:{red:#} {}\n  {cyan}hint:{cyan:#} `bstar pipeline check FILE --format json` lists \
                      all of them",
                     count(more, "more problem"),
-                );
+                ));
             }
             return ExitCode::from(2);
         }
@@ -73,11 +75,16 @@ pub(crate) fn report(failure: &Failure) -> ExitCode {
             (format!("there is no store in {location}"), Some(hint.to_owned()), 3)
         }
     };
-    anstream::eprintln!("{red}error:{red:#} {message}");
+    tell(format_args!("{red}error:{red:#} {message}"));
     if let Some(hint) = hint {
-        anstream::eprintln!("  {cyan}hint:{cyan:#} {hint}");
+        tell(format_args!("  {cyan}hint:{cyan:#} {hint}"));
     }
     ExitCode::from(code)
+}
+
+/// Tells people something, on standard error. Where it cannot be written, work goes on all the same.
+pub(crate) fn tell(text: impl Display) {
+    drop(writeln!(anstream::stderr(), "{text}"));
 }
 
 /// An error and its causes, in one line each.

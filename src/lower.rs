@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use bstar_stages::holds::Holds;
 use bstar_stages::{Reference, Setting, StageConfig};
 
 use crate::pipeline::Policy;
@@ -44,15 +45,21 @@ pub(crate) struct Use {
     pub(crate) optional: bool,
     /// Whether it is a setting, whose value is read before the step is keyed.
     pub(crate) setting: bool,
+    /// What it has to be, where that is known.
+    pub(crate) needs: Option<Holds>,
 }
 
 /// Everything a stage refers to.
 fn uses(config: &StageConfig) -> Vec<Use> {
+    // A program calls its inputs as it likes, and rows of any kind can be drawn from.
+    let any = matches!(config, StageConfig::Command(_) | StageConfig::Draw(_));
+    let needs = |name: &str| Holds::by_name(name).filter(|_| !any);
     let mut uses: Vec<Use> = config
         .stage()
         .inputs()
         .into_iter()
         .map(|input| Use {
+            needs: needs(&input.name),
             name: input.name,
             reference: input.reference,
             optional: input.optional,
@@ -63,11 +70,12 @@ fn uses(config: &StageConfig) -> Vec<Use> {
         return uses;
     }
     // Only a mutable stage shows its settings.
-    let mut config = config.clone();
-    for (name, setting) in config.stage_mut().settings() {
+    let mut shown = config.clone();
+    for (name, setting) in shown.stage_mut().settings() {
         if let Setting::Reference(reference) = setting {
             let reference = reference.clone();
-            uses.push(Use { name: name.to_owned(), reference, optional: false, setting: true });
+            let needs = needs(name).or(Some(Holds::Number));
+            uses.push(Use { name: name.to_owned(), reference, optional: false, setting: true, needs });
         }
     }
     uses

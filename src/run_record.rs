@@ -51,6 +51,9 @@ pub struct RunStart {
     pub started: String,
     /// The command line.
     pub command: Vec<String>,
+    /// The folder it was typed in, which relative paths of the command start from.
+    #[serde(default)]
+    pub folder: PathBuf,
     /// The version of bstar.
     pub version: String,
     /// The machine's name.
@@ -80,6 +83,7 @@ impl RunStart {
             seed,
             started: to_the_millisecond(now),
             command: std::env::args().collect(),
+            folder: std::env::current_dir().unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             host,
             pid,
@@ -87,6 +91,22 @@ impl RunStart {
             sweep: None,
         }
     }
+
+    /// Its command line, to be typed again.
+    #[must_use]
+    pub fn typed(&self) -> String {
+        typed(self.command.iter().cloned())
+    }
+}
+
+/// A command line of bstar, the program first, to be typed again.
+pub(crate) fn typed(words: impl Iterator<Item = String>) -> String {
+    let quote = |word: String| {
+        let plain =
+            !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "._-/=:,+@".contains(c));
+        if plain { word } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    };
+    std::iter::once("bstar".to_owned()).chain(words.skip(1).map(quote)).collect::<Vec<_>>().join(" ")
 }
 
 /// RFC 3339, UTC, with milliseconds.

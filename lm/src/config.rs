@@ -109,6 +109,9 @@ pub struct ModelConfig {
     pub pad: Option<i64>,
 }
 
+/// Rows of so many numbers, or a multiple, all begin where a kernel's loads do.
+const ALIGNED: i64 = 4;
+
 impl ModelConfig {
     /// The configuration of a new model.
     ///
@@ -185,6 +188,17 @@ impl ModelConfig {
             return Err(StageError::invalid(format!(
                 "heads are {} wide; rotary embeddings need an even width",
                 self.head_dim
+            )));
+        }
+        let widths = [
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("head_dim", self.head_dim),
+        ];
+        if let Some((name, width)) = widths.into_iter().find(|(_, width)| width % ALIGNED != 0) {
+            return Err(StageError::invalid(format!(
+                "`{name}` is {width}, not a multiple of {ALIGNED}: how kernels round such rows depends on where they \
+                 lie, and responses would depend on their company"
             )));
         }
         if let Some(window) = self.windows.iter().flatten().find(|window| **window < 1) {

@@ -9,7 +9,7 @@ use bstar_stages::StageConfig;
 use bstar_stages::config::{self, Readout, Training};
 use bstar_stages::files::{read_rows, write_rows};
 use bstar_stages::protocol::{Request, StageError};
-use bstar_stages::record::{Example, LabelledSteps, Query, Response};
+use bstar_stages::record::{Example, FinishReason, LabelledSteps, Query, Response};
 use bstar_stages::run::{Grading, add_model_scores};
 use bstar_stages::stage::trains;
 use serde_json::{Map, Value, json};
@@ -106,9 +106,11 @@ impl Kept {
         })?;
         write_rows(&step.output("responses.jsonl"), &responses)?;
         let tokens: u64 = responses.iter().map(|response| u64::from(response.tokens)).sum();
+        let cut = |response: &&Response| response.finish_reason == FinishReason::Length;
         Ok(metrics([
             ("responses", json!(responses.len())),
             ("tokens", json!(tokens)),
+            ("truncated", json!(responses.iter().filter(cut).count())),
             ("sample_s", json!(began.elapsed().as_secs_f64())),
         ]))
     }

@@ -177,11 +177,13 @@ fn every_stage_runs_and_repeats_its_bytes() {
     let sample = json!({"temperature": 0.9, "start": 0, "end": 3, "max_tokens": 30,
                         "top_p": 1.0, "top_k": 0, "stop": []});
     let inputs = [("policy", "sft/policy"), ("queries", "queries.jsonl")];
+    let read = |path: &str| std::fs::read(folder.path().join(path)).unwrap();
     for output in ["one", "two"] {
         let metrics = run(output, "sample_shard", sample.clone(), &inputs);
-        assert_eq!(metrics["responses"], 12);
+        let responses = String::from_utf8(read(&format!("{output}/responses.jsonl"))).unwrap();
+        let cut = responses.matches(r#""finish_reason":"length""#).count();
+        assert_eq!((&metrics["responses"], &metrics["truncated"]), (&12.into(), &cut.into()));
     }
-    let read = |path: &str| std::fs::read(folder.path().join(path)).unwrap();
     assert_eq!(read("one/responses.jsonl"), read("two/responses.jsonl"));
 
     let labels = json!({"policy": "p", "labels": "l", "training": training(5)});

@@ -50,7 +50,7 @@ fn digest_of(run: &RunInfo, result: &str) -> Result<Digest, Failure> {
     let Some(summary) = &run.summary else {
         return Err(Failure::Usage {
             message: format!("the run {id} has not ended"),
-            hint: Some(format!("finish it: {}", run.start.command.join(" "))),
+            hint: Some(format!("finish it: {}", run.start.typed())),
         });
     };
     summary.results.get(result).and_then(|digest| digest.parse().ok()).ok_or_else(|| {
@@ -69,7 +69,7 @@ fn digest_of(run: &RunInfo, result: &str) -> Result<Digest, Failure> {
 pub(super) fn gone(store: &Store, run: &RunInfo, result: &str) -> Failure {
     Failure::Usage {
         message: format!("`{result}` is no longer in {}", store.location()),
-        hint: Some(format!("compute it again: {}", run.start.command.join(" "))),
+        hint: Some(format!("compute it again: {}", run.start.typed())),
     }
 }
 

@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
 
 use crate::commands::unwritten;
-use crate::failure::Failure;
+use crate::failure::{Failure, tell};
 use crate::report::count;
 
 /// What to judge, and how.
@@ -146,7 +146,7 @@ pub fn grade(options: &Grade) -> Result<u8, Failure> {
                 if options.check
                     && row.get("expected").is_some_and(|expected| expected.as_bool() == Some(!correct))
                 {
-                    anstream::eprintln!("{name}:{line}: {}", disagreement(&row, correct));
+                    tell(format_args!("{name}:{line}: {}", disagreement(&row, correct)));
                 }
                 serde_json::to_string(&row).map_err(|error| error.to_string())
             });
@@ -158,7 +158,7 @@ pub fn grade(options: &Grade) -> Result<u8, Failure> {
                 }
                 Err(problem) => {
                     counts.malformed += 1;
-                    anstream::eprintln!("{name}:{line}: {problem}");
+                    tell(format_args!("{name}:{line}: {problem}"));
                 }
             }
         }
@@ -168,18 +168,18 @@ pub fn grade(options: &Grade) -> Result<u8, Failure> {
     }
     if options.summary {
         let Counts { rows, correct, malformed, .. } = counts;
-        anstream::eprintln!(
+        tell(format_args!(
             "{}, {correct} correct, {} wrong, {malformed} malformed",
             count(rows, "row"),
             rows - correct
-        );
+        ));
     }
     if options.check {
         let Counts { expected, agreed, false_accepts, .. } = counts;
         let rejected = expected - agreed - false_accepts;
-        anstream::eprintln!(
+        tell(format_args!(
             "{agreed} of {expected} as expected, {false_accepts} accepted and {rejected} rejected against `expected`"
-        );
+        ));
     }
     if counts.malformed > 0 {
         return Err(Failure::usage(format!(

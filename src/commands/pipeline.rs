@@ -13,12 +13,12 @@ use crate::commands::{answer, answer_json, unwritten};
 use crate::event::{Event, Summary};
 use crate::executor::preview::PreviewError;
 use crate::executor::{Executor, Finished, Level, Options, Outcome, Stop};
-use crate::failure::Failure;
+use crate::failure::{Failure, tell};
 use crate::gc::Retention;
 use crate::pipeline::{Diagnostic, Origin, Pipeline};
 use crate::plan::Plan;
 use crate::report::{Human, Json, Report, count, iterations_text};
-use crate::run_record::{RunRecord, RunStart};
+use crate::run_record::{RunRecord, RunStart, typed};
 use crate::sweep;
 
 /// Reads a pipeline file.
@@ -194,7 +194,6 @@ pub(crate) fn exit_code(finished: Finished) -> Result<u8, Failure> {
 }
 
 /// What people do next.
-#[expect(clippy::print_stderr, reason = "advice for people")]
 pub(crate) fn conclude(file: &Path, summary: &Summary, outcome: &Outcome) {
     let run = &summary.run;
     let next = match outcome {
@@ -206,21 +205,12 @@ pub(crate) fn conclude(file: &Path, summary: &Summary, outcome: &Outcome) {
             format!("what was finished is kept; after a fix: {}", same_command())
         }
     };
-    eprintln!("{:>12} {next}", "Next");
+    tell(format_args!("{:>12} {next}", "Next"));
 }
 
 /// The command line of this process, to be typed again.
 fn same_command() -> String {
     typed(std::env::args())
-}
-
-/// A command line of bstar, the program first, to be typed again.
-pub(crate) fn typed(words: impl Iterator<Item = String>) -> String {
-    let quote = |word: String| {
-        let plain = word.chars().all(|c| c.is_ascii_alphanumeric() || "._-/=:,+@".contains(c));
-        if plain { word } else { format!("'{}'", word.replace('\'', "'\\''")) }
-    };
-    std::iter::once("bstar".to_owned()).chain(words.skip(1).map(quote)).collect::<Vec<_>>().join(" ")
 }
 
 /// Events are written together, but none waits for long.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::cli::{DEFAULT_STORE, Format, Global, existing_store, is_absent};
 use crate::commands::{answer, answer_json, columns};
 use crate::failure::Failure;
-use crate::report::{count, duration, iterations_text, variants_text};
+use crate::report::{count, duration, summary_text};
 use crate::run_record::{self, FindError, Pin, RunInfo, StepFailure};
 
 /// The outcome as users of the JSON see it.
@@ -186,7 +186,7 @@ pub async fn run_show(global: &Global, name: &str) -> Result<u8, Failure> {
         run.start.pipeline,
         outcome(&run),
         short_time(&run.start.started),
-        run.start.command.join(" ")
+        run.start.typed()
     );
     if !failures.is_empty() {
         text.push('\n');
@@ -198,7 +198,7 @@ pub async fn run_show(global: &Global, name: &str) -> Result<u8, Failure> {
         }
     }
     if let Some(summary) = &run.summary {
-        let table = iterations_text(summary).or_else(|| variants_text(&summary.variants));
+        let table = summary_text(summary);
         if let Some(table) = table {
             text.push_str(&format!("\n{table}\n"));
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bstar_cache::{Digest, Store, StoreError};
-use bstar_stages::record::{Example, Query, Response, Reward};
+use bstar_stages::record::{Example, FinishReason, Query, Response, Reward};
 use clap::Args;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use super::runs::find_run;
 use crate::cli::{Format, Global, existing_store};
 use crate::commands::{answer, answer_json};
 use crate::failure::Failure;
+use crate::pipeline::nearest;
 use crate::report::count;
 use crate::run_record::RunInfo;
 
@@ -55,6 +56,13 @@ pub async fn run_samples(global: &Global, run: &str, wanted: &Samples) -> Result
     let store = existing_store(&global.store).await?;
     let run = find_run(&store, run).await?;
     let samples = read(&store, &run, wanted).await?;
+    if let Some(id) = wanted.query.as_ref().filter(|id| !samples.iter().any(|sample| sample.query.id == **id))
+    {
+        let ids: BTreeSet<&str> = samples.iter().map(|sample| sample.query.id.as_str()).collect();
+        let hint = nearest(id, ids.iter().copied()).map(|meant| format!("did you mean `{meant}`?"));
+        let message = format!("no response of this iteration answers a query `{id}`");
+        return Err(Failure::Usage { message, hint });
+    }
     let fits = |sample: &&Sample| {
         wanted.query.as_ref().is_none_or(|id| sample.query.id == *id)
             && (!wanted.right || sample.reward.correct)
@@ -86,6 +94,7 @@ impl Sample {
             "query_id": self.query.id, "prompt": self.query.prompt, "answer": self.query.answer,
             "sample_index": self.response.sample_index, "temperature": self.response.temperature,
             "text": self.response.text, "tokens": self.response.tokens, "logprob": self.response.logprob,
+            "finish_reason": self.response.finish_reason,
             "extracted": self.reward.extracted, "correct": self.reward.correct, "reward": self.reward.reward,
             "step_scores": self.reward.step_scores, "kept": self.kept,
         })
@@ -109,12 +118,13 @@ fn text(samples: &[&Sample]) -> String {
             last = Some(&query.id);
         }
         text.push_str(&format!(
-            "  sample {} at t {}: {}, reward {:.3}{}\n{}\n",
+            "  sample {} at t {}: {}, reward {:.3}{}{}\n{}\n",
             response.sample_index,
             response.temperature,
             if reward.correct { "right" } else { "wrong" },
             reward.reward,
             if *kept { ", kept" } else { "" },
+            if response.finish_reason == FinishReason::Length { ", truncated" } else { "" },
             indented(&response.text, "    "),
         ));
     }
@@ -148,14 +158,27 @@ async fn read(store: &Store, run: &RunInfo, wanted: &Samples) -> Result<Vec<Samp
             Value::Array(several) => several.iter().filter_map(Value::as_str).collect(),
             one => one.as_str().into_iter().collect::<Vec<_>>(),
         };
-        references
-            .into_iter()
-            .filter_map(|reference| result(summary, iteration, reference))
-            .collect::<Vec<_>>()
+        let of = |reference: &str| {
+            result(summary, iteration, reference).ok_or_else(|| {
+                match run.start.resolved["inputs"][reference] {
+                    Value::Null => Failure::Usage {
+                        message: format!(
+                            "the run {id} did not come to `{reference}` of iteration {iteration}"
+                        ),
+                        hint: Some(format!(
+                            "`bstar run show {id}` says why; to go on: {}",
+                            run.start.typed()
+                        )),
+                    },
+                    _ => Failure::usage(format!("`{reference}` is a file outside of the store")),
+                }
+            })
+        };
+        references.into_iter().map(of).collect::<Result<Vec<_>, _>>()
     };
-    let queries: Vec<Query> = rows(store, run, &of("queries")).await?;
-    let responses: Vec<Response> = rows(store, run, &of("responses")).await?;
-    let rewards: Vec<Reward> = rows(store, run, &of("rewards")).await?;
+    let queries: Vec<Query> = rows(store, run, &of("queries")?).await?;
+    let responses: Vec<Response> = rows(store, run, &of("responses")?).await?;
+    let rewards: Vec<Reward> = rows(store, run, &of("rewards")?).await?;
     let dataset = format!("{stage}.dataset");
     let kept: Vec<Example> =
         rows(store, run, &result(summary, iteration, &dataset).into_iter().collect::<Vec<_>>()).await?;

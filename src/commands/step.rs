@@ -15,10 +15,10 @@ use crate::executor::preview::{Fate, preview};
 use crate::executor::work::WorkRoot;
 use crate::executor::{UnknownStep, steps_named};
 use crate::failure::Failure;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, locate};
 use crate::plan::{Part, Plan, StepId};
 use crate::report::{count, size};
-use crate::run_record;
+use crate::run_record::{self, RunStart};
 use crate::sweep::Sweep;
 
 /// Fewer digits are not taken for the beginning of a key.
@@ -57,16 +57,25 @@ pub(crate) async fn find(
     if name.len() >= PREFIX && name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return by_key(store, name).await.map(Found::Stored);
     }
-    let (path, mut pipelines) = pipelines_of(store, file, overrides).await?;
+    let newest = |mut manifests: Vec<Manifest>| {
+        manifests.retain(|manifest| manifest.provenance.step == name);
+        let newest = manifests.into_iter().max_by(|a, b| a.provenance.started.cmp(&b.provenance.started));
+        newest.map(|manifest| Found::Stored(Box::new(manifest)))
+    };
+    let (path, mut pipelines) = match pipelines_of(store, file, overrides).await {
+        Ok(found) => found,
+        // What was executed is known without the file.
+        Err(failure) if file.is_none() => return newest(store.manifests().await?).ok_or(failure),
+        Err(failure) => return Err(failure),
+    };
     let plan = Plan::of(&pipelines);
     if let Some(id) = plan.find(name) {
         let of_part = |part: &Part| part.steps.iter().any(|(_, step)| *step == id);
         let part = plan.parts().iter().position(of_part).unwrap_or(0);
         return Ok(Found::Step(Box::new(pipelines.swap_remove(part).1), plan, id));
     }
-    let executed = store.manifests().await?.into_iter().filter(|manifest| manifest.provenance.step == name);
-    if let Some(manifest) = executed.max_by(|a, b| a.provenance.started.cmp(&b.provenance.started)) {
-        return Ok(Found::Stored(Box::new(manifest)));
+    if let Some(found) = newest(store.manifests().await?) {
+        return Ok(found);
     }
     let whole = name.split_once('/').and_then(|(whole, _)| plan.find(whole)).is_some();
     if !whole {
@@ -127,7 +136,7 @@ async fn pipelines_of(
                 hint: Some("name it after the step, for example math.yaml".to_owned()),
             })?;
             let changes = change.into_iter().map(str::to_owned).chain(overrides.iter().cloned());
-            let file = PathBuf::from(run.start.file);
+            let file = file_of(&run.start)?;
             if let Some(sweep) = run.start.sweep {
                 let mut request = sweep.request;
                 request.arguments.extend(changes);
@@ -139,6 +148,15 @@ async fn pipelines_of(
     };
     let pipeline = load(&file, &overrides)?;
     Ok((file, vec![(String::new(), pipeline)]))
+}
+
+/// The pipeline file of a run, from here or from the folder that the run was started in.
+fn file_of(start: &RunStart) -> Result<PathBuf, Failure> {
+    let file = Path::new(&start.file);
+    locate(Path::new(""), file).or_else(|_| locate(&start.folder, file)).map_err(|_| Failure::Usage {
+        message: format!("{}, the pipeline file of the latest run ({}), is not here", start.file, start.id),
+        hint: Some("name the file after the step".to_owned()),
+    })
 }
 
 /// What running would do with the steps of a plan.

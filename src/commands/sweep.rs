@@ -7,7 +7,7 @@ use crate::estimate::Past;
 use crate::event::{Event, VariantSummary};
 use crate::executor::survey::survey;
 use crate::failure::Failure;
-use crate::report::{variants_csv, variants_markdown, variants_text};
+use crate::report::{Human, Report, variants_csv, variants_markdown, variants_text};
 use crate::run_record::RunStart;
 use crate::sweep::forecast::{Forecast, forecast};
 use crate::sweep::{Refused, Request, Sweep, outcome};
@@ -51,7 +51,9 @@ pub async fn pipeline_sweep(
     let past = if left.is_empty() { Past::default() } else { Past::read(&store).await? };
     let forecast = Forecast { variants: sweep.variants.len(), seeds: sweep.seeds.len(), ..counted }
         .expecting(&plan, &left, &past, &options);
+    let notes = sweep.twins(&plan).into_iter().map(|message| Event::Note { level: "warn", message });
     if wanted.plan {
+        notes.for_each(|note| Human::default().event(&note));
         match global.format {
             Format::Text => answer(&forecast.to_string())?,
             Format::Json => answer_json(&forecast)?,
@@ -59,7 +61,7 @@ pub async fn pipeline_sweep(
         return Ok(0);
     }
     let run = Run { global, store, plan: &plan, start: &start, options };
-    let finished = carry_out(run, vec![Event::Forecast(Box::new(forecast))], |finished| {
+    let finished = carry_out(run, notes.chain([Event::Forecast(Box::new(forecast))]).collect(), |finished| {
         outcome::complete(&sweep, &finished.parts, &mut finished.summary);
     })
     .await?;

@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use crate::cli::{Format, Global, existing_store};
 use crate::commands::answer;
-use crate::commands::pipeline::typed;
 use crate::commands::runs::find_run;
 use crate::event::{Event, Recorded};
 use crate::executor::Outcome;
 use crate::failure::Failure;
-use crate::report::{Human, Report, iterations_text};
+use crate::report::{Human, Report, summary_text};
 use crate::run_record::{self, RunOutcome};
 
 /// How often a folder is asked for news.
@@ -47,7 +46,7 @@ pub async fn run_watch(global: &Global, name: &str) -> Result<u8, Failure> {
         run = run_record::read(&store, &run.start.id).await?.unwrap_or(run);
     }
     if global.format == Format::Text
-        && let Some(table) = run.summary.as_ref().and_then(iterations_text)
+        && let Some(table) = run.summary.as_ref().and_then(summary_text)
     {
         answer(&format!("\n{table}"))?;
     }
@@ -58,7 +57,7 @@ pub async fn run_watch(global: &Global, name: &str) -> Result<u8, Failure> {
         RunOutcome::Stopped => Outcome::Stopped.exit_code(),
         RunOutcome::Interrupted => {
             human.clear();
-            let message = format!("the run was cut off; to go on: {}", typed(run.start.command.into_iter()));
+            let message = format!("the run was cut off; to go on: {}", run.start.typed());
             human.event(&Event::Note { level: "warn", message });
             Outcome::Stopped.exit_code()
         }

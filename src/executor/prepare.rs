@@ -104,7 +104,7 @@ async fn resolve(shared: &Shared, pending: Pending) -> Result<Resolved, Trouble>
     let mut values = BTreeMap::new();
     for (name, given) in settings {
         let content = read_given(shared, &given).await?;
-        values.insert(name, number(&shared.store, &content.digest()).await?);
+        values.insert(name, number(&shared.store, &content).await?);
     }
     let seed = step.seed;
     let stage = if step.stage.stage().has_settings() {
@@ -150,8 +150,11 @@ async fn read_given(shared: &Shared, given: &Given) -> Result<Content, Trouble> 
 }
 
 /// Reads a one-number artifact.
-pub(crate) async fn number(store: &Store, digest: &Digest) -> Result<f64, Trouble> {
-    let bytes = store.read(digest).await?;
+pub(super) async fn number(store: &Store, content: &Content) -> Result<f64, Trouble> {
+    let Content::File(artifact) = content else {
+        return Err(StageError::invalid("a setting refers to a folder, which is not a number").into());
+    };
+    let bytes = store.read(&artifact.digest).await?;
     let value: Option<f64> = serde_json::from_slice(&bytes).ok();
     value.filter(|value| value.is_finite()).ok_or_else(|| {
         let text: String = String::from_utf8_lossy(&bytes).trim().chars().take(40).collect();

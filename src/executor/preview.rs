@@ -286,7 +286,7 @@ impl<'a> Preview<'a> {
         for (name, setting) in stage.stage_mut().settings() {
             if let Some(source) = step.settings.get(name) {
                 let content = self.content(source).await?;
-                *setting = Setting::Value(number(self.store, &content.digest()).await?);
+                *setting = Setting::Value(number(self.store, &content).await?);
             }
         }
         let mut inputs = BTreeMap::new();

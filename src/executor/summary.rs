@@ -143,6 +143,8 @@ pub(super) fn summary(run: &str, parts: &[PartSummary], states: &[State], count:
 struct Cost {
     tokens: f64,
     responses: f64,
+    /// Responses that `max_tokens` or the context cut short, and of how many that is known.
+    truncated: [f64; 2],
     charged: BTreeSet<Digest>,
 }
 
@@ -160,6 +162,10 @@ impl Cost {
         let share = new as f64 / all.max(1) as f64;
         self.tokens += share * figure("tokens");
         self.responses += share * figure("responses");
+        if manifest.metrics.contains_key("truncated") {
+            self.truncated[0] += share * figure("truncated");
+            self.truncated[1] += share * figure("responses");
+        }
     }
 }
 
@@ -255,6 +261,10 @@ impl<'a> Figures<'a> {
         if cost.tokens > 0.0 {
             row.insert("charged_tokens".to_owned(), cost.tokens.into());
             row.insert("charged_responses".to_owned(), cost.responses.into());
+        }
+        let [cut, told] = cost.truncated;
+        if told > 0.0 {
+            row.insert("truncated".to_owned(), (cut / told).into());
         }
         row.insert("seconds".to_owned(), seconds.into());
         row

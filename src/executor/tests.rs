@@ -464,7 +464,10 @@ async fn sharded_steps_run_as_their_shards_and_are_found_as_a_whole() {
         _ => None,
     });
     // Counts add up over shards; averages are left out.
-    assert_eq!(serde_json::Value::Object(whole.unwrap()), serde_json::json!({"responses": 6, "tokens": 30}));
+    assert_eq!(
+        serde_json::Value::Object(whole.unwrap()),
+        serde_json::json!({"responses": 6, "tokens": 30, "truncated": 3})
+    );
 }
 
 #[tokio::test]
@@ -537,7 +540,7 @@ async fn the_summary_of_a_loop_has_a_row_an_iteration() {
         assert_eq!((&row["temperature"], &row["threshold"]), (&0.7.into(), &0.5.into()), "{row:?}");
         // Three queries: twelve responses of five tokens each, and nine to evaluate.
         assert_eq!((&row["sampled"], &row["kept"], &row["tokens"]), (&12.into(), &3.into(), &105.into()));
-        assert_eq!(row["pass_at_1"], 1.0);
+        assert_eq!((&row["pass_at_1"], &row["truncated"]), (&1.0.into(), &0.25.into()));
         assert!(row["seconds"].as_f64() > Some(0.0) && row["tokens_per_s"].as_f64() > Some(0.0));
     }
     assert!(first.summary.results.contains_key("iteration[1].train.policy"));

@@ -267,11 +267,27 @@ fn is_merged(value: &Yaml) -> bool {
 
 /// Reads the value of an override; `Ok(Null)` stands for "remove".
 pub(crate) fn parse_value(text: &str) -> Result<Value, String> {
-    // Text that is no YAML (`%d`, `[draft`) is meant as it stands.
-    let yaml = parse(text, &Cell::new(false)).unwrap_or_else(|_| Yaml::String(text.to_owned()));
+    if text.trim().is_empty() {
+        return Err("no value is given: `null` removes it, `\"\"` is an empty text".to_owned());
+    }
+    // Text that is no YAML (`%d`, `[draft`) is meant as it stands, and so is what YAML takes for a comment.
+    let yaml = match parse(text, &Cell::new(false)) {
+        Ok(Yaml::Null | Yaml::Bool(_) | Yaml::Number(_) | Yaml::String(_)) if is_cut(text) => {
+            Yaml::String(text.trim().to_owned())
+        }
+        Ok(yaml) => yaml,
+        Err(_) => Yaml::String(text.to_owned()),
+    };
     let mut infinite = Vec::new();
     let value = to_json(yaml, &mut infinite).map_err(|refused| refused.message)?;
     if infinite.is_empty() { Ok(value) } else { Err(NOT_FINITE.to_owned()) }
+}
+
+/// Whether YAML reads a comment in a text without quotes.
+fn is_cut(text: &str) -> bool {
+    let text = text.trim();
+    let comment = |(at, _): (usize, &str)| text[..at].chars().next_back().is_none_or(char::is_whitespace);
+    !text.starts_with(['"', '\'', '|', '>']) && text.match_indices('#').any(comment)
 }
 
 struct Refused {

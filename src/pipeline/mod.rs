@@ -33,7 +33,8 @@ use document::{Document, Draft};
 use position::At;
 
 pub use diagnostic::{Diagnostic, Origin};
-pub(crate) use document::parse_value;
+pub(crate) use document::{is_within, parse_value};
+pub(crate) use locate::locate;
 pub use overrides::Override;
 pub(crate) use overrides::{Change, argument, full_path};
 pub use schema::schema;

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use bstar_stages::config::{Schedule, ScheduleShape, Sft};
-use bstar_stages::{StageConfig, hub};
+use bstar_stages::holds::Holds;
+use bstar_stages::{Output, StageConfig, hub};
 use serde_json::Value;
 
 use super::document::Draft;
@@ -34,6 +35,7 @@ pub(crate) fn check(draft: &mut Draft, parts: &Parts, base: &Path) {
             let stage = join(section, step.entry);
             for reference in step.uses.iter().filter(|reference| reference.reference.0 != PLACEHOLDER) {
                 check_use(draft, &scope, view, &stage, reference, &absent);
+                check_kind(draft, &scope, parts, view, &stage, reference);
             }
         }
         check_cycles(draft, &scope, view, section, steps);
@@ -160,6 +162,50 @@ fn check_use(
     }
 }
 
+/// What is known to be something else than what is needed.
+fn check_kind(draft: &mut Draft, scope: &Scope, parts: &Parts, view: View, stage: &str, reference: &Use) {
+    let Some(needed) = reference.needs else { return };
+    let text = &reference.reference.0;
+    let wrong = |text: &str, view: View| {
+        let Ok(Target::Stage { name, output: Some(output), .. }) = scope.resolve(text, view) else {
+            return None;
+        };
+        // Its own results are another problem.
+        if stage.split_once('.').is_some_and(|(_, own)| name.split('.').next() == Some(own)) {
+            return None;
+        }
+        let unread = (reference.setting && output.folder).then_some(Holds::Else);
+        output.holds.filter(|found| !needed.accepts(*found)).or(unread)
+    };
+    let hint = |view: View| {
+        let fits = |name: &String| match scope.resolve(name, view) {
+            Ok(Target::Stage { output: Some(Output { holds: Some(found), .. }), .. }) => {
+                needed.accepts(*found)
+            }
+            _ => false,
+        };
+        let fitting: Vec<String> = scope.visible(view).into_iter().filter(fits).collect();
+        let fitting = suggest::list(fitting.iter().map(String::as_str));
+        (!fitting.is_empty()).then(|| format!("here, {fitting} would do"))
+    };
+    if let Some(found) = wrong(text, view) {
+        let field = field_of(draft, stage, reference);
+        let message = format!("`{}` has to be {needed}: `{text}` is {found}", reference.name);
+        draft.add(&field, At::Value, message, hint(view));
+    }
+    let Ok(Target::Carried(name)) = scope.resolve(text, view) else { return };
+    for (section, values, view) in
+        [("start", &parts.start, View::Setup), ("carry", &parts.carry, View::Iteration)]
+    {
+        let Some((text, found)) = values.get(name).and_then(|text| Some((text, wrong(text, view)?))) else {
+            continue;
+        };
+        let field = join(section, name);
+        let message = format!("`{name}` has to be {needed} for `{stage}`: `{text}` is {found}");
+        draft.add(&field, At::Value, message, hint(view));
+    }
+}
+
 /// A schedule counts from the first update of an optimizer that is inherited: where it only has the length of its own
 /// stage, all of it may have passed.
 fn schedules(draft: &mut Draft, scope: &Scope, parts: &Parts, absent: &BTreeMap<String, usize>) {
@@ -281,6 +327,9 @@ fn unknown_hint(scope: &Scope, view: View, text: &str, visible: &[&str]) -> Opti
     let short = ["setup.", "iteration.", "inputs."].iter().find_map(|section| text.strip_prefix(section));
     if let Some(short) = short.filter(|short| scope.resolve(short, view).is_ok()) {
         return Some(format!("write `{short}`"));
+    }
+    if text.starts_with(['[', '{']) {
+        return Some("close the bracket, or put the text in quotes".to_owned());
     }
     let hidden = text.strip_prefix("setup.").filter(|_| view == View::Iteration);
     if let Some(hint) = hidden.and_then(|name| hides(scope, name)) {

@@ -78,7 +78,7 @@ pub fn html(run: &RunInfo, surfaces: &[Surface], failures: &[StepFailure]) -> St
         escaped(&start.started),
         start.seed,
         escaped(&start.version),
-        escaped(&start.command.join(" ")),
+        escaped(&start.typed()),
         title = escaped(&title),
     );
     failed(&mut page, failures);
@@ -175,6 +175,7 @@ fn one_pipeline(page: &mut String, summary: &Summary, surfaces: &[Surface]) {
                 ],
             ),
             ("entropy, nats a token", vec![figure("entropy", &["entropy"])]),
+            ("sampled, and cut short by max_tokens", vec![figure("truncated", &["truncated"])]),
         ],
     );
     group(
@@ -305,7 +306,7 @@ mod tests {
         let iteration = |index: usize, pass: f64| {
             row(
                 json!({"iteration": index, "pass_at_1": pass, "pass_at_k": {"8": pass + 0.1}, "temperature": 0.7,
-                "threshold": 0.0, "balance_score": 0.4, "precision": 0.9, "at": {"0.5": {"mean_accuracy": 0.625}}}),
+                "threshold": 0.0, "balance_score": 0.4, "precision": 0.9, "truncated": 0.25, "at": {"0.5": {"mean_accuracy": 0.625}}}),
             )
         };
         let summary = Summary {
@@ -327,6 +328,7 @@ mod tests {
             "<polyline",
             "<rect",
             "balance score",
+            "cut short by max_tokens",
         ] {
             assert!(page.contains(part), "{part}");
         }

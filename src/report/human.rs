@@ -12,6 +12,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value};
 
 use crate::event::{Event, Summary};
+use crate::failure::tell;
 use crate::report::{Report, count, duration};
 
 /// Bars shown at once.
@@ -108,6 +109,9 @@ fn figures(stage: &str, metrics: &Map<String, Value>, shards: Option<usize>) -> 
         _ => {}
     }
     parts.extend(number("responses").map(|responses| format!("{responses:.0} responses")));
+    if let (Some(cut @ 1.0..), Some(all)) = (number("truncated"), number("responses")) {
+        parts.push(format!("{:.1} % truncated", 100.0 * cut / all));
+    }
     parts.extend(shards.map(|shards| count(shards, "shard")));
     parts.join(", ")
 }
@@ -123,28 +127,25 @@ impl Human {
         self.print(state, &line);
     }
 
-    #[expect(clippy::print_stderr, reason = "this is where people are told")]
     fn print(&self, state: &State, text: &str) {
         if self.terminal {
-            state.bars.suspend(|| eprintln!("{text}"));
+            state.bars.suspend(|| tell(text));
         } else {
-            eprintln!("{text}");
+            tell(text);
         }
     }
 
     fn begin(&self, state: &mut State, step: &str, [done, total]: [u64; 2], unit: &str, now: Moment) {
         let bar = (self.terminal && state.live.values().filter(|live| live.bar.is_some()).count() < MAX_BARS)
             .then(|| {
-                let bar = state.bars.add(ProgressBar::new(total).with_elapsed(now.ago));
                 let style = ProgressStyle::with_template(
                     "{prefix:>12.cyan.bold} {msg} [{elapsed}] {bar:24.cyan/dim} {human_pos}/{human_len}",
                 );
+                let mut bar = ProgressBar::new(total).with_prefix("Running").with_message(step.to_owned());
                 if let Ok(style) = style {
-                    bar.set_style(style.progress_chars("━╸─"));
+                    bar = bar.with_style(style.progress_chars("━╸─"));
                 }
-                bar.set_position(done);
-                bar.set_prefix("Running");
-                bar.set_message(step.to_owned());
+                let bar = state.bars.add(bar.with_position(done).with_elapsed(now.ago));
                 bar.enable_steady_tick(Duration::from_millis(250));
                 bar
             });
@@ -379,6 +380,8 @@ mod tests {
         assert_eq!(figures("search", &search, None), "t 0.600, τ -0.100, balance 0.260");
         let sample = metrics(json!({"responses": 320}));
         assert_eq!(figures("sample", &sample, Some(4)), "320 responses, 4 shards");
+        let cut = |cut: u64| figures("sample", &metrics(json!({"responses": 320, "truncated": cut})), None);
+        assert_eq!([cut(0), cut(80)], ["320 responses", "320 responses, 25.0 % truncated"]);
         assert_eq!(figures("filter", &metrics(json!({"kept": 3, "sampled": 9})), None), "3 kept of 9");
     }
 }

@@ -15,7 +15,13 @@ pub use variants::{variants_csv, variants_markdown, variants_text};
 
 pub use bstar_stages::units::show_size as size;
 
-use crate::event::Event;
+use crate::event::{Event, Summary};
+
+/// The table that a run ends with: of its iterations, or of the variants of a sweep.
+#[must_use]
+pub fn summary_text(summary: &Summary) -> Option<String> {
+    iterations_text(summary).or_else(|| variants_text(&summary.variants))
+}
 
 /// Shows events as they happen.
 pub trait Report: Send + Sync {

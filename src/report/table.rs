@@ -70,8 +70,10 @@ fn columns(rows: &[&Row]) -> Vec<Column> {
         number(row, &["distinct_equations"]).map(|value| format!("{value:.1}"))
     }));
     columns.push(column("unique", |row| number(row, &["unique_share"]).map(percent)));
-    columns.push(column("tok/s", |row| number(row, &["tokens_per_s"]).map(|value| format!("{value:.0}"))));
-    columns.push(column("time", |row| number(row, &["seconds"]).map(duration)));
+    columns.push(column("worker tok/s", |row| {
+        number(row, &["tokens_per_s"]).map(|value| format!("{value:.0}"))
+    }));
+    columns.push(column("worker time", |row| number(row, &["seconds"]).map(duration)));
     columns
 }
 
@@ -127,7 +129,7 @@ pub(super) fn temperatures_table(summary: &Summary) -> Vec<Vec<String>> {
 #[must_use]
 pub fn iterations_text(summary: &Summary) -> Option<String> {
     let cells = iterations_table(summary);
-    let measured = cells.first()?.iter().any(|title| title != "iteration" && title != "time");
+    let measured = cells.first()?.iter().any(|title| title != "iteration" && title != "worker time");
     measured.then(|| markdown(&cells, CellAlignment::Right))?
 }
 

@@ -6,7 +6,8 @@ use std::path::Path;
 use super::names::{matches, tails};
 use super::{Refused, Request, Sweep, Variant};
 use crate::pipeline::{
-    Axis, Change, Diagnostic, Origin, Pipeline, Variations, argument, full_path, nearest, parse_value,
+    Axis, Change, Diagnostic, Origin, Pipeline, Variations, argument, full_path, is_within, nearest,
+    parse_value,
 };
 
 /// More variants than this are a slip.
@@ -38,7 +39,8 @@ impl Sweep {
         let arguments = Arguments::read(path, &request.arguments);
         let (variations, mut problems) = Pipeline::variations(text, path);
         problems.extend(arguments.problems.iter().cloned());
-        let points = points(path, &variations, &arguments, &mut problems)?;
+        let points = select(points(&variations, &arguments)?, &request.only)?;
+        problems.extend(clashes(path, &variations, &arguments, &points));
         let nothing = variations.variants.is_empty()
             && variations.grid.is_empty()
             && arguments.lists.is_empty()
@@ -54,9 +56,14 @@ impl Sweep {
                 ),
             });
         }
-        let points = select(points, &request.only)?;
         let (base, variants) = read_all(text, path, &variations, &points, &arguments.plain, problems)?;
         let seeds = match &request.seeds {
+            Some(_) if arguments.seeds.is_some() => {
+                return Err(Refused::Usage {
+                    message: "seeds are given twice: by `seed=` and by --seeds".to_owned(),
+                    hint: Some("remove one of the two".to_owned()),
+                });
+            }
             Some(text) => read_seeds(text, base.seed)?,
             None => seed_lists(&variations, &arguments).map_or_else(|| vec![base.seed], <[u64]>::to_vec),
         };
@@ -80,7 +87,8 @@ pub fn check(file: &Path, overrides: &[String]) -> Result<(Pipeline, usize), Vec
         Refused::Problems(problems) => problems,
         Refused::Usage { message, hint } => vec![Diagnostic::of_file(path.clone(), message, hint)],
     };
-    let points = points(&path, &variations, &arguments, &mut problems).map_err(failed)?;
+    let points = points(&variations, &arguments).map_err(failed)?;
+    problems.extend(clashes(&path, &variations, &arguments, &points));
     let (base, variants) =
         read_all(&text, &path, &variations, &points, &arguments.plain, problems).map_err(failed)?;
     let varied = !(variations.variants.is_empty() && variations.grid.is_empty());
@@ -151,9 +159,16 @@ impl Arguments {
         Ok(())
     }
 
+    /// Whether a value on the command line takes the place of all that is said of this field.
     fn sets(&self, path: &str) -> bool {
         let plain = self.plain.iter().filter_map(Change::path);
-        plain.chain(self.lists.iter().map(|axis| axis.path.clone())).any(|set| set == path)
+        plain.chain(self.lists.iter().map(|axis| axis.path.clone())).any(|set| is_within(path, &set))
+    }
+
+    /// The fields that vary, those of the file first.
+    fn axes<'a>(&'a self, variations: &'a Variations) -> Vec<&'a Axis> {
+        let grid = variations.grid.iter().filter(|axis| !self.sets(&axis.path));
+        grid.chain(&self.lists).collect()
     }
 }
 
@@ -207,14 +222,8 @@ fn read_seeds(text: &str, first: u64) -> Result<Vec<u64>, Refused> {
 
 /// The product of variants, grid and lists, in that order; the last changes fastest. What the command
 /// line says of a field holds for all.
-fn points(
-    path: &Path,
-    variations: &Variations,
-    arguments: &Arguments,
-    problems: &mut Vec<Diagnostic>,
-) -> Result<Vec<Point>, Refused> {
-    let grid = variations.grid.iter().filter(|axis| !arguments.sets(&axis.path));
-    let axes: Vec<&Axis> = grid.chain(&arguments.lists).collect();
+fn points(variations: &Variations, arguments: &Arguments) -> Result<Vec<Point>, Refused> {
+    let axes = arguments.axes(variations);
     let tails = tails(&axes.iter().map(|axis| axis.path.as_str()).collect::<Vec<_>>());
     let count = axes.iter().try_fold(variations.variants.len().max(1), |product, axis| {
         product.checked_mul(axis.values.len()).filter(|product| *product <= LIMIT)
@@ -228,18 +237,6 @@ fn points(
         .iter()
         .map(|(name, changes)| Point { own: name.clone(), name: name.clone(), changes: changes.clone() })
         .collect();
-    for point in &points {
-        for change in &point.changes {
-            let Some(axis) = axes.iter().find(|axis| change.path().as_ref() == Some(&axis.path)) else {
-                continue;
-            };
-            let message = format!("`{}` is varied, so variant `{}` cannot change it", axis.path, point.name);
-            let origin =
-                Origin::CommandLine(axis.values.iter().map(Change::text).collect::<Vec<_>>().join(" "));
-            let (field, hint) = (axis.path.clone(), Some("remove one of the two".to_owned()));
-            problems.push(Diagnostic { path: path.to_path_buf(), origin, field, message, hint });
-        }
-    }
     if points.is_empty() {
         points.push(Point { own: String::new(), name: String::new(), changes: Vec::new() });
     }
@@ -253,6 +250,40 @@ fn points(
         BASELINE.clone_into(&mut only.name);
     }
     Ok(points)
+}
+
+/// Changes that would undo others, so that variants of different names were the same.
+fn clashes(path: &Path, variations: &Variations, arguments: &Arguments, points: &[Point]) -> Vec<Diagnostic> {
+    let problem = |axis: &Axis, what: String| Diagnostic {
+        path: path.to_path_buf(),
+        origin: Origin::CommandLine(axis.values.iter().map(Change::text).collect::<Vec<_>>().join(" ")),
+        field: axis.path.clone(),
+        message: format!("`{}` is varied, so {what}", axis.path),
+        hint: Some("remove one of the two".to_owned()),
+    };
+    let axes = arguments.axes(variations);
+    let mut found = Vec::new();
+    let wanted = variations.variants.iter().filter(|(name, _)| points.iter().any(|point| point.own == *name));
+    for (name, changes) in wanted {
+        for axis in &axes {
+            // The axis is applied later.
+            if changes.iter().filter_map(Change::path).any(|set| is_within(&set, &axis.path)) {
+                found.push(problem(axis, format!("variant `{name}` cannot change it")));
+            }
+        }
+    }
+    for (index, axis) in axes.iter().enumerate() {
+        let before = axes[..index].iter().find(|before| is_within(&before.path, &axis.path));
+        found.extend(before.map(|before| problem(axis, format!("`{}` cannot be varied too", before.path))));
+    }
+    for axis in &arguments.lists {
+        let single = arguments.plain.iter().find(|change| {
+            change.path().is_some_and(|set| is_within(&set, &axis.path) || is_within(&axis.path, &set))
+        });
+        found
+            .extend(single.map(|change| problem(axis, format!("`{}` cannot set it for all", change.text()))));
+    }
+    found
 }
 
 impl Point {

@@ -12,10 +12,13 @@ mod paired;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use serde::{Deserialize, Serialize};
 
 use crate::pipeline::{Diagnostic, Pipeline};
-use crate::plan::Plan;
+use crate::plan::{Plan, StepId};
 
 pub use expand::check;
 
@@ -105,6 +108,27 @@ impl Sweep {
     #[must_use]
     pub fn plan(&self) -> Plan {
         Plan::of(&self.pipelines())
+    }
+
+    /// What to say of variants that do the same as one before them, as where the command line sets for all what
+    /// they differ in.
+    #[must_use]
+    pub fn twins(&self, plan: &Plan) -> Vec<String> {
+        let mut first: HashMap<Vec<StepId>, &str> = HashMap::new();
+        let mut told = Vec::new();
+        for (variant, part) in self.variants.iter().zip(plan.parts().iter().step_by(self.seeds.len().max(1)))
+        {
+            let steps = part.steps.iter().map(|(_, id)| *id).collect();
+            match first.entry(steps) {
+                Entry::Vacant(place) => _ = place.insert(&variant.name),
+                Entry::Occupied(other) => told.push(format!(
+                    "variants `{}` and `{}` are the same pipeline: all of their figures will be equal",
+                    other.get(),
+                    variant.name
+                )),
+            }
+        }
+        told
     }
 
     /// For the record of the run.

@@ -139,6 +139,50 @@ fn a_field_is_varied_in_one_place_only() {
     let sections = "grid: {iteration.search.n_star: [2, 4], iterations: [1, 2]}\n";
     let sweep = good(sections, &request(&["iteration.search.n_star=3"]));
     assert_eq!(names(&sweep), ["iterations=1", "iterations=2"]);
+    let whole = "iteration.search.thresholds={from: 0, to: 1, by: 0.5}";
+    let sections = "grid: {iteration.search.thresholds.by: [0.5, 0.25], iterations: [1, 2]}\n";
+    assert_eq!(names(&good(sections, &request(&[whole]))), ["iterations=1", "iterations=2"]);
+    // What would be undone is refused, whichever holds the other.
+    let [by, other] = ["iteration.search.thresholds.by=0.1,0.25", "iteration.search.thresholds.to=2"];
+    let ranges = "iteration.search.thresholds={from: 0, to: 1, by: 1},{from: 0, to: 2, by: 1}";
+    let n_star = ["iteration.search.n_star=2,3", "iteration.search.n_star=5"];
+    for arguments in [[whole, by], [by, whole], [ranges, other], n_star] {
+        let error = told(&load("", &request(&arguments)).unwrap_err());
+        assert!(error.contains(" is varied, so `") && error.ends_with("` cannot set it for all"), "{error}");
+    }
+    good("", &request(&[by, other]));
+    let error = told(&load("", &request(&[by, ranges])).unwrap_err());
+    assert!(error.ends_with("`iteration.search.with.thresholds.by` cannot be varied too"), "{error}");
+    assert_eq!(names(&good("", &request(&[ranges, by]))).len(), 4);
+    let seeds = Request { seeds: Some("2".to_owned()), ..request(&["seed=5,6"]) };
+    assert!(
+        told(&load("", &seeds).unwrap_err()).starts_with("seeds are given twice: by `seed=` and by --seeds")
+    );
+}
+
+#[test]
+fn variants_that_are_not_run_may_change_what_is_varied() {
+    let sections = "variants: {a: , b: {iteration.search.n_star: 3}}\n";
+    let only =
+        |name: &str| Request { only: vec![name.to_owned()], ..request(&["iteration.search.n_star=1,2"]) };
+    assert_eq!(names(&good(sections, &only("a"))), ["a · n_star=1", "a · n_star=2"]);
+    assert!(told(&load(sections, &only("b")).unwrap_err()).contains("variant `b` cannot change it"));
+    let within = "variants: {b: {iteration.search.thresholds.by: 0.5}}\n";
+    let ranges = "iteration.search.thresholds={from: 0, to: 1, by: 1},{from: 0, to: 2, by: 1}";
+    assert!(told(&load(within, &request(&[ranges])).unwrap_err()).contains("variant `b` cannot change it"));
+}
+
+#[test]
+fn variants_that_do_the_same_are_told() {
+    let sections =
+        "variants: {a: {iteration.search.n_star: 3}, b: {iteration.search.n_star: 4}, c: {iterations: 1}}\n";
+    let twins = |arguments: &[&str]| {
+        let sweep = good(sections, &request(arguments));
+        sweep.twins(&sweep.plan())
+    };
+    assert!(twins(&[]).is_empty());
+    let same = "variants `a` and `b` are the same pipeline: all of their figures will be equal";
+    assert_eq!(twins(&["iteration.search.n_star=5"]), [same]);
 }
 
 #[test]

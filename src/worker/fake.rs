@@ -97,14 +97,16 @@ fn carry_out(request: &Request, orders: &mpsc::Receiver<Order>) {
             for index in shard.start..shard.end {
                 let row = json!({
                     "query_id": query["id"], "sample_index": index, "temperature": shard.temperature,
-                    "text": "# Answer\n\n1", "tokens": 5, "logprob": -1.0, "finish_reason": "stop",
+                    "text": "# Answer\n\n1", "tokens": 5, "logprob": -1.0,
+                    "finish_reason": if index == 0 { "length" } else { "stop" },
                 });
                 rows.push_str(&format!("{row}\n"));
             }
         }
         let count = rows.lines().count();
         write(request, rows.as_bytes());
-        json!({"responses": count, "tokens": 5 * count, "mean": 0.5})
+        let cut = rows.matches("length").count();
+        json!({"responses": count, "tokens": 5 * count, "truncated": cut, "mean": 0.5})
     } else {
         // Depends on the inputs, as training does.
         let digests: Vec<String> = request.inputs.values().map(|input| input.digest.to_string()).collect();

@@ -8,6 +8,7 @@
 //! - [`protocol`]: what the engine and worker processes say to each other.
 //! - [`balance`], [`metrics`]: the arithmetic of B-STaR and of its evaluation, pure.
 //! - [`problems`]: the built-in task. [`grade`]: extraction and comparison of answers.
+//! - [`holds`]: what results are, as far as it is known before anything runs.
 //! - [`hub`]: models in the local cache of the Hugging Face Hub.
 //! - [`run`]: stages that run inside the engine's process.
 //!
@@ -22,6 +23,7 @@ pub mod config;
 pub mod device;
 pub mod files;
 pub mod grade;
+pub mod holds;
 pub mod hub;
 pub mod kind;
 pub mod metrics;

@@ -11,6 +11,7 @@ use crate::config::{
     Pretrain, Problems, Prompts, RewardModel, Sample, SampleShard, Score, ScoreShard, Search, Sft,
     StepLabels, Tokenizer,
 };
+use crate::holds::Holds;
 use crate::reference::{Reference, Setting};
 
 /// Where a stage runs.
@@ -60,19 +61,27 @@ pub struct Output {
     pub path: String,
     /// Whether `path` is a folder.
     pub folder: bool,
+    /// What it is, where that is known.
+    pub holds: Option<Holds>,
 }
 
 impl Output {
-    /// A file.
+    /// A file of a built-in stage.
     #[must_use]
     pub fn file(name: &str, path: &str) -> Self {
-        Self { name: name.to_owned(), path: path.to_owned(), folder: false }
+        Self { name: name.to_owned(), path: path.to_owned(), folder: false, holds: Holds::by_name(name) }
     }
 
-    /// A folder.
+    /// A folder of a built-in stage.
     #[must_use]
     pub fn folder(name: &str) -> Self {
-        Self { name: name.to_owned(), path: name.to_owned(), folder: true }
+        Self { name: name.to_owned(), path: name.to_owned(), folder: true, holds: Holds::by_name(name) }
+    }
+
+    /// The same output, with a name that does not tell what it is.
+    #[must_use]
+    pub fn holding(self, holds: Holds) -> Self {
+        Self { holds: Some(holds), ..self }
     }
 }
 

@@ -63,6 +63,72 @@ fn an_answer_that_cannot_be_written_is_an_error() {
 }
 
 #[test]
+fn what_cannot_be_told_ends_nothing() {
+    let space = with_good();
+    for (line, code) in [
+        (&["pipeline", "run", "good.yaml", "--force", "setup.good"][..], 0),
+        (&["pipeline", "sweep", "good.yaml", "--seeds", "2"], 0),
+        (&["run", "watch"], 0),
+        (&["pipeline", "check", "none.yaml"], 2),
+        (&["run", "list", "--store", "pipelines"], 3),
+        (&["no", "such", "command"], 2),
+    ] {
+        let full = OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+        let (_, gone) = std::io::pipe().expect("a pipe");
+        for nobody in [Stdio::from(full), Stdio::from(gone)] {
+            let said = Outcome::of(space.command(line).stderr(nobody).output().expect("bstar starts"));
+            assert_eq!(said.code, Some(code), "{line:?}");
+        }
+    }
+}
+
+#[test]
+fn a_store_is_where_it_is_meant_to_be() {
+    let space = Space::new();
+    let mistyped = space.run(&["run", "list", "--store", "s3:/bucket/results"]);
+    assert_eq!(mistyped.code, Some(2), "{}", mistyped.stderr);
+    let hint = "write `s3://bucket/results` for a URL, `./s3:/bucket/results` for a folder";
+    assert!(mistyped.stderr.contains(hint), "{}", mistyped.stderr);
+    let mut nameless = space.command(&["run", "list"]);
+    let said = Outcome::of(nameless.env("BSTAR_STORE", "").output().expect("bstar starts"));
+    assert!(said.stdout.contains("no runs in .bstar"), "{}{}", said.stdout, said.stderr);
+}
+
+#[test]
+fn steps_are_known_from_any_folder() {
+    let space = with_good();
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let from_there = |line: &[&str]| {
+        Outcome::of(space.command(line).current_dir(elsewhere.path()).output().expect("bstar starts"))
+    };
+    let log = from_there(&["step", "explain", "setup.good"]);
+    assert_eq!(log.code, Some(0), "{}", log.stderr);
+    std::fs::rename(space.path().join("good.yaml"), space.path().join("moved.yaml")).expect("a file");
+    let known = from_there(&["step", "explain", "setup.good"]);
+    assert_eq!(known.code, Some(0), "what was executed needs no file: {}", known.stderr);
+    let unknown = from_there(&["step", "explain", "setup.godo"]);
+    assert_eq!(unknown.code, Some(2), "{}", unknown.stdout);
+    for words in
+        ["good.yaml, the pipeline file of the latest run (", "), is not here", "name the file after the step"]
+    {
+        assert!(unknown.stderr.contains(words), "{words}: {}", unknown.stderr);
+    }
+}
+
+#[test]
+fn commands_to_type_again_are_quoted() {
+    let space = Space::new();
+    space.write("good.yaml", &GOOD.replace("outputs: [r]", "outputs: [r], params: {range: {}}"));
+    let range = "setup.good.params.range={from: 0, to: 1}";
+    assert_eq!(space.run(&["pipeline", "run", "good.yaml", range]).code, Some(0));
+    let command = format!("bstar pipeline run good.yaml '{range}'");
+    for line in [&["run", "show"][..], &["run", "report"]] {
+        let said = space.run(line).stdout.replace("&#39;", "'");
+        assert!(said.contains(&command), "{said}");
+    }
+}
+
+#[test]
 fn a_reader_that_has_gone_away_is_no_error() {
     let space = with_good();
     for line in [&["schema"][..], &["run", "list"], &["pipeline", "run", "good.yaml", "--format", "json"]] {

@@ -104,6 +104,10 @@ fn nine_ablations_execute_the_union_of_their_keys_and_give_the_results_of_single
     assert_eq!(executions(&together), union);
     assert_eq!(number(&summary, "executed"), union.len() - before);
 
+    let watched = together.run(&["run", "watch"]);
+    assert_eq!(watched.code, Some(0), "{}", watched.stderr);
+    assert!(watched.stdout.contains("| variant "), "it ends with the table: {}", watched.stdout);
+
     // What was said beforehand holds, and is told again as an event.
     let ran = steps_that_ran(&outcome);
     let (least, unknown) = (number(&said, "will_run"), number(&said, "unknown"));

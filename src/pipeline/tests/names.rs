@@ -150,3 +150,63 @@ fn carried_values_need_a_beginning_where_they_are_needed() {
         "49:3 `train` is the name of a stage of the iteration and of a carried value | rename one of them"
     );
 }
+
+#[test]
+fn a_result_of_another_kind_is_refused_where_it_is_written() {
+    let edited = |from: &str, to: &str| {
+        assert_eq!(GOOD.matches(from).count(), 1, "{from} must occur once");
+        brief(&GOOD.replace(from, to), &[])
+    };
+    for (from, to, expected) in [
+        (
+            "threshold: search.threshold",
+            "threshold: search.temperature",
+            "`threshold` has to be a threshold: `search.temperature` is a temperature | here, search.threshold would do",
+        ),
+        (
+            "threshold: search.threshold",
+            "threshold: responses",
+            "`threshold` has to be a threshold: `responses` is responses | here, search.threshold would do",
+        ),
+        (
+            "dataset: dataset\n",
+            "dataset: problems.train\n",
+            "`dataset` has to be prompts with completions: `problems.train` is queries | here, dataset, \
+             problems.pretrain, problems.flawed and problems.sft would do",
+        ),
+        (
+            "{policy: pretrain.policy, dataset",
+            "{policy: pretrain.log, dataset",
+            "`policy` has to be a policy: `pretrain.log` is something else | here, pretrain.policy and sft.policy \
+             would do",
+        ),
+        (
+            "  optimizer: train.optimizer\n",
+            "  optimizer: train.policy\n",
+            "`optimizer` has to be the state of an optimizer for `iteration.train`: `train.policy` is a policy | \
+             here, train.optimizer, pretrain.optimizer and sft.optimizer would do",
+        ),
+    ] {
+        let found = edited(from, to);
+        assert!(found.len() == 1 && found[0].ends_with(expected), "{to}: {found:?}\n{expected}");
+    }
+    // A policy's logits give rewards too, and a program's outputs are what they are declared to be.
+    assert!(
+        parse(
+            GOOD,
+            &[
+                "iteration.rewards.reward_model=policy",
+                "iteration.rewards.aggregate=min",
+                "iteration.rewards.reading={output: logits}"
+            ]
+        )
+        .is_ok()
+    );
+    let program = |kind: &str, setting: &str| {
+        let outputs = format!("setup.p={{uses: command, with: {{argv: [p], outputs: [{kind}]}}}}");
+        brief(GOOD, &[&outputs, &format!("iteration.responses.temperature={setting}")])
+    };
+    assert_eq!(program("t.json: number", "p"), [""; 0]);
+    assert_eq!(program("t.json", "p"), [""; 0]);
+    assert!(program("t/", "p")[0].contains("`temperature` has to be a temperature: `p` is something else"));
+}

@@ -1,5 +1,7 @@
 use bstar_stages::{OneOrMany, Setting};
 
+use serde_json::json;
+
 use super::*;
 
 #[test]
@@ -104,4 +106,25 @@ fn stages_can_be_added_and_removed_by_overrides() {
     let more = stage(&pipeline, "more");
     assert_eq!((more.config.name(), pipeline.position("setup.more")), ("draw", None));
     assert_eq!(good(&["iterations=0"]).iterations, 0);
+}
+
+#[test]
+fn values_with_a_hash_are_whole_and_no_value_is_an_error() {
+    let text = |value: &str| parse_value(value).unwrap();
+    for whole in ["# Question {question}", "Q {question} # think", "issue #7", "a\n# b", "#"] {
+        assert_eq!(text(whole), whole);
+        assert_eq!(text(&argument(&text(whole))), whole, "as it is recorded");
+    }
+    assert_eq!(text("0.5 # half"), "0.5 # half");
+    assert_eq!(text("'a # b'"), "a # b");
+    assert_eq!(text("[1, 2]"), json!([1, 2]));
+    assert_eq!(text("null"), Value::Null);
+    let refused =
+        "setup.sft.dataset= `dataset`: no value is given: `null` removes it, `\"\"` is an empty text";
+    assert_eq!(brief(GOOD, &["setup.sft.dataset="]), [refused]);
+    let open = brief(GOOD, &["iteration.responses.temperature=[0.5"]);
+    assert!(
+        open[0].ends_with("nothing here is called `[0.5` | close the bracket, or put the text in quotes"),
+        "{open:?}"
+    );
 }

@@ -158,7 +158,9 @@ def in_child(test, space, code, out):
         os.dup2(file, number)
     os.close(OUTPUT)
     budget(test["seconds"])
-    sys.stdin, sys.stdout = io.TextIOWrapper(io.FileIO(0)), io.TextIOWrapper(io.FileIO(1, "w"), write_through=False)
+    # Buffered, as Python has them.
+    sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0)))
+    sys.stdout = stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w")))
     sys.setrecursionlimit(10_000)
     status = 0
     try:
@@ -178,6 +180,11 @@ def in_child(test, space, code, out):
         sys.stdout.flush()
     except BaseException:
         status = 1
+    try:
+        # Where the program has put something else in its place.
+        stdout.flush()
+    except BaseException:
+        pass
     os._exit(status)
 
 

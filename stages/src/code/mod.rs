@@ -32,7 +32,7 @@ const HOST: &str = concat!(include_str!("values.py"), "\n", include_str!("host.p
 const JUDGE: &str = concat!(include_str!("values.py"), "\n", include_str!("judge.py"));
 
 /// The version of the verdicts; a change that can make one differ raises it.
-pub const CODE_VERSION: u32 = 2;
+pub const CODE_VERSION: u32 = 3;
 
 /// The tests of a problem.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -158,8 +158,8 @@ impl Judge {
     }
 
     /// A sandbox with the code in it; what it defines, or what was wrong with it.
-    fn host(&self, code: &str, mode: &str, tests: usize) -> Result<(Session, Value), Broken> {
-        let mut session = self.sandbox.start(HOST, self.rules.limits)?;
+    fn host(&self, code: &str, mode: &str, tests: usize, limits: Limits) -> Result<(Session, Value), Broken> {
+        let mut session = self.sandbox.start(HOST, limits)?;
         let seconds = f64::from(self.rules.seconds) * if mode == "session" { clamped(tests) } else { 1.0 };
         let request = json!({"mode": mode, "code": code, "seconds": seconds});
         let answer = session.ask(&request.to_string(), self.patience(seconds))?;
@@ -170,7 +170,11 @@ impl Judge {
         if examples.inputs.len() != examples.outputs.len() {
             return Ok(Verdict::failed(0, "the problem has not as many outputs as inputs"));
         }
-        let (mut session, answer) = self.host(code, "each", examples.inputs.len())?;
+        // What is expected fits in, however JSON spells its characters.
+        let longest = examples.outputs.iter().map(|output| compare::text(output).len()).max().unwrap_or(0);
+        let usual = self.rules.limits;
+        let limits = Limits { output: usual.output.max(longest.saturating_mul(8)), ..usual };
+        let (mut session, answer) = self.host(code, "each", examples.inputs.len(), limits)?;
         if let Some(error) = raised(&answer) {
             return Ok(Verdict::failed(0, error));
         }
@@ -204,7 +208,7 @@ impl Judge {
     }
 
     fn statements(&mut self, code: &str, tests: &[String]) -> Result<Verdict, Broken> {
-        let (mut host, answer) = self.host(code, "session", tests.len())?;
+        let (mut host, answer) = self.host(code, "session", tests.len(), self.rules.limits)?;
         if let Some(error) = raised(&answer) {
             return Ok(Verdict::failed(0, error));
         }

@@ -43,6 +43,49 @@ fn programs_read_and_print() {
     assert_eq!(reason(correct("import ctypes\nctypes.string_at(0)")), "ended by signal 11");
 }
 
+/// Byte by byte, as unbuffered streams are read, the first would take far longer than it may.
+#[test]
+fn standard_streams_are_buffered() {
+    let Some(mut judge) = judge() else { return };
+    let numbers: Vec<String> = (0..200_000).map(|at| (100_000_000 + at).to_string()).collect();
+    let input = format!("{}\n{}\n", numbers.len(), numbers.join("\n"));
+    let sum: u64 = numbers.iter().map(|number| number.parse::<u64>().unwrap()).sum();
+    let tests = examples(&[(&input, &sum.to_string())]);
+    let right = [
+        "import sys\nr = sys.stdin.buffer.readline\nprint(sum(int(r()) for _ in range(int(r()))))",
+        "import sys\nassert sys.stdin.buffer.peek(1)[:1] == b'2' and sys.stdin.buffer.raw.fileno() == 0\n\
+         print(sum(map(int, sys.stdin.read().split()[1:])))",
+        "import os, sys\nprint(sum(map(int, os.read(0, 10**7).split()[1:])))",
+        "import sys\ninput()\nsys.stdout.buffer.write(b'%d' % sum(map(int, sys.stdin)))",
+        // What was written goes out, whatever stands for standard output later.
+        "import io, sys\ninput()\nprint(sum(map(int, sys.stdin)))\nsys.stdout = io.StringIO()\nprint('more')",
+        "import io, sys\ninput()\nsys.stdout.buffer.write(b'%d' % sum(map(int, sys.stdin)))\n\
+         sys.stdout = io.TextIOWrapper(sys.stdout.detach())",
+    ];
+    for code in right {
+        let verdict = judge.judge(code, &tests).unwrap();
+        assert!(verdict.correct, "{code}\n{verdict:?}");
+    }
+}
+
+#[test]
+fn what_is_expected_may_be_long() {
+    let Some(mut judge) = judge() else { return };
+    let expected = "é234567\n".repeat(150_000);
+    let tests = examples(&[("", &expected)]);
+    let mut reason = |code: &str| judge.judge(code, &tests).unwrap().reason;
+    assert_eq!(reason("for _ in range(150_000): print('é234567')"), None);
+    assert_eq!(
+        reason("for _ in range(150_001): print('é234568')").unwrap(),
+        "the output is not the expected one"
+    );
+    assert_eq!(reason("while True: print('é234567' * 1000)").unwrap(), Ended::Output.to_string());
+    // Of no other problem.
+    let short = examples(&[("", "1")]);
+    let verdict = judge.judge("for _ in range(150_000): print('é234567')", &short).unwrap();
+    assert_eq!(verdict.reason.unwrap(), Ended::Output.to_string());
+}
+
 #[test]
 fn functions_are_called() {
     let Some(mut judge) = judge() else { return };

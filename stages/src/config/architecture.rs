@@ -83,6 +83,19 @@ impl Architecture {
                 format!("a head of {} dimensions cannot be rotated in pairs", width / heads),
                 "choose an even number of dimensions a head",
             );
+        } else if !(width / heads).is_multiple_of(4) {
+            checks.refuse(
+                "model.num_attention_heads",
+                format!("a head of {} dimensions is not a multiple of 4", width / heads),
+                "choose other numbers: kernels round rows that are not aligned by where they lie",
+            );
+        }
+        if !self.intermediate_size.is_multiple_of(4) {
+            checks.refuse(
+                "model.intermediate_size",
+                format!("{} is not a multiple of 4", self.intermediate_size),
+                "choose another number: kernels round rows that are not aligned by where they lie",
+            );
         }
         if heads % groups != 0 {
             checks.refuse(

@@ -14,6 +14,7 @@ use super::score::{Aggregate, Scale, Score};
 use super::select::{Objective, Search};
 use super::thresholds::Grid;
 use crate::grade::Conventions;
+use crate::holds::Holds;
 use crate::reference::{OneOrMany, Reference, References, Setting};
 use crate::stage::{Input, Output, Problem, Runner, Stage, StageConfig};
 
@@ -283,7 +284,8 @@ impl Stage for Halve {
     }
 
     fn outputs(&self) -> Vec<Output> {
-        let temperature = |index| Output::file(&format!("t{index}"), &format!("t{index}.json"));
+        let temperature =
+            |index| Output::file(&format!("t{index}"), &format!("t{index}.json")).holding(Holds::Temperature);
         (1..=self.keep).map(temperature).chain([Output::file("surface", "surface.jsonl")]).collect()
     }
 

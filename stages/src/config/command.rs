@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::check::Checks;
 use super::declared::{self, Declared};
+use crate::holds::Holds;
 use crate::reference::Reference;
 use crate::stage::{Input, Output, Problem, Runner, Stage};
 use crate::units::{parse_duration, parse_size};
@@ -105,7 +106,8 @@ impl Stage for Command {
             .iter()
             .map(|output| {
                 let name = output.name().to_owned();
-                Output { path: name.clone(), folder: output.folder(), name }
+                let holds = output.kind.and_then(Holds::of_kind);
+                Output { path: name.clone(), folder: output.folder(), name, holds }
             })
             .collect()
     }

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::Checks;
+use crate::holds::Holds;
 use crate::reference::Reference;
 use crate::stage::{Input, Output, Problem, Runner, Stage};
 
@@ -91,9 +92,10 @@ impl Stage for Problems {
     }
 
     fn outputs(&self) -> Vec<Output> {
-        ["pretrain", "flawed", "sft", "train", "validation", "test"]
-            .map(|name| Output::file(name, &format!("{name}.jsonl")))
-            .into()
+        let file = |name: &str, holds| Output::file(name, &format!("{name}.jsonl")).holding(holds);
+        let examples = ["pretrain", "flawed", "sft"].map(|name| file(name, Holds::Dataset));
+        let queries = ["train", "validation", "test"].map(|name| file(name, Holds::Queries));
+        [examples, queries].concat()
     }
 
     fn identity(&self) -> Ingredient {
@@ -137,7 +139,7 @@ impl Stage for Draw {
     }
 
     fn outputs(&self) -> Vec<Output> {
-        vec![Output::file("queries", "queries.jsonl")]
+        vec![Output { holds: None, ..Output::file("queries", "queries.jsonl") }]
     }
 
     fn identity(&self) -> Ingredient {

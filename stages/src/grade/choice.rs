@@ -3,9 +3,10 @@
 use serde_json::Value;
 
 use super::Verdict;
+use super::words::withdraw;
 
 /// The version of how a choice is found; part of the key of every result that was judged by it, from 2 on.
-pub const CHOICE_VERSION: u32 = 1;
+pub const CHOICE_VERSION: u32 = 2;
 
 /// The letter that [`choice_prompt`] gives to a position; `None` beyond `Z`.
 #[must_use]
@@ -115,27 +116,58 @@ fn named(choices: &[(String, String)], clause: &str) -> Option<usize> {
     for command in ["\\textbf{", "\\text{", "\\mathrm{"] {
         inner = inner.strip_prefix(command).unwrap_or(inner).trim_start_matches('(');
     }
-    let end = inner.find(|c: char| !c.is_alphanumeric()).unwrap_or(inner.len());
-    let (token, rest) = inner.split_at(end);
+    let (token, rest) = token(inner);
     // "A planet …" is an article, "A" and "A) …" are a choice.
     let ends = rest.trim_start_matches([')', ']', '}', '*', '.', ':', '$', '"']);
     let alone = ends.trim().is_empty() || ends.len() < rest.len() || ends.starts_with(['\n', ',', ';']);
     if alone || (token.len() == 1 && rest.starts_with(" is ")) {
         let label = choices.iter().position(|(label, _)| label.eq_ignore_ascii_case(token));
-        let lettered = || match token.as_bytes() {
-            [letter] if letter.is_ascii_alphabetic() => Some(usize::from(letter.to_ascii_uppercase() - b'A'))
-                .filter(|position| *position < choices.len()),
-            [digit @ b'1'..=b'9'] => {
-                Some(usize::from(digit - b'1')).filter(|position| *position < choices.len())
-            }
-            _ => None,
-        };
         // "3" may be what a choice says, rather than the third choice.
-        if let Some(choice) = label.or_else(|| saying(choices, token)).or_else(lettered) {
+        let choice = label.or_else(|| saying(choices, token)).or_else(|| lettered(choices, token));
+        if let Some(choice) = choice.filter(|choice| !hedged(choices, *choice, ends)) {
             return Some(choice);
         }
     }
     saying(choices, clause)
+}
+
+/// The letters and digits that a text begins with, and what follows them.
+fn token(text: &str) -> (&str, &str) {
+    text.split_at(text.find(|c: char| !c.is_alphanumeric()).unwrap_or(text.len()))
+}
+
+/// The choice at the place that a letter or a digit names.
+fn lettered(choices: &[(String, String)], token: &str) -> Option<usize> {
+    let position = match token.as_bytes() {
+        [letter] if letter.is_ascii_alphabetic() => letter.to_ascii_uppercase() - b'A',
+        [digit @ b'1'..=b'9'] => digit - b'1',
+        _ => return None,
+    };
+    Some(usize::from(position)).filter(|position| *position < choices.len())
+}
+
+/// What stands between two choices.
+const JOINTS: [&str; 6] = [",", ";", "/", "&", "or ", "and "];
+
+/// Whether what follows a choice takes it back, or joins another one to it: "B or C", "B is wrong".
+fn hedged(choices: &[(String, String)], choice: usize, rest: &str) -> bool {
+    let normal = |text: &str| super::words::normal(&text.to_lowercase());
+    let rest = rest.trim_start_matches(' ');
+    // A choice's own words may be "cannot be seen".
+    if choices.get(choice).is_some_and(|(_, words)| normal(rest).starts_with(&normal(words))) {
+        return false;
+    }
+    let mut other = rest;
+    while let Some(after) = JOINTS.iter().find_map(|joint| other.strip_prefix(joint)) {
+        other = after.trim_start_matches(' ');
+    }
+    let inner = other.trim_start_matches(['(', '[', '{', '*', '$', '"']);
+    let (token, after) = token(inner);
+    // "B, a planet"
+    let article = matches!(token, "a" | "A" | "I") && inner.len() == other.len() && after.starts_with(' ');
+    let label = || choices.iter().any(|(label, _)| label.eq_ignore_ascii_case(token));
+    let another = other.len() < rest.len() && !article && (label() || lettered(choices, token).is_some());
+    withdraw(rest) || another && !withdraw(after)
 }
 
 /// The only choice with these words.

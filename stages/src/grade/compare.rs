@@ -115,7 +115,10 @@ impl Comparison<'_> {
             (Expr::List(Joint::Or, items), other) | (other, Expr::List(Joint::Or, items))
                 if other.is_scalar() =>
             {
-                items.len() <= MAX_ITEMS && items.iter().all(|item| self.same(item, other))
+                let one = |item: &Expr| items.iter().all(|same| self.same(same, item));
+                // `0.5 or 50%` is also `50`.
+                items.len() <= MAX_ITEMS
+                    && (one(other) || items.iter().any(|item| self.same(item, other) && one(item)))
             }
             _ => self.real_sets(a, b),
         }

@@ -2,7 +2,7 @@
 
 use super::complex::Complex;
 use super::expr::{Constant, Expr, Function, Name};
-use super::modular::{self, Residue};
+use super::modular::Residue;
 use super::rational::Rational;
 use super::work::Work;
 
@@ -41,10 +41,7 @@ pub(super) fn exact(expr: &Expr, work: &Work) -> Option<Rational> {
         }
         Expr::Percent(inner) => exact(inner, work)?.over(Rational::integer(100)),
         Expr::Factorial(inner) => {
-            let last = exact(inner, work)?.as_integer()?;
-            if !(0..=MAX_FACTORIAL).contains(&last) {
-                return None;
-            }
+            let last = whole(exact(inner, work)?, MAX_FACTORIAL)?;
             let product = (1..=last).try_fold(1_i128, i128::checked_mul)?;
             Some(Rational::integer(product))
         }
@@ -92,10 +89,8 @@ fn exact_call(function: Function, arguments: &[Expr], work: &Work) -> Option<Rat
             Some(Rational::integer(result))
         }
         Function::Binomial => {
-            let (n, k) = (first.as_integer()?, values.get(1)?.as_integer()?);
-            if !(0..=MAX_FACTORIAL).contains(&n) || !(0..=n).contains(&k) {
-                return None;
-            }
+            let n = whole(first, MAX_FACTORIAL)?;
+            let k = whole(*values.get(1)?, n)?;
             let k = k.min(n - k);
             (0..k)
                 .try_fold(1_i128, |product, at| Some(product.checked_mul(n - at)? / (at + 1)))
@@ -144,11 +139,33 @@ pub(super) fn residue(expr: &Expr, point: u64, work: &Work) -> Option<Residue> {
             let power = base.power(exponent.unsigned_abs());
             if exponent < 0 { power.inverse() } else { Some(power) }
         }
-        Expr::Factorial(_) | Expr::Call(Function::Binomial, _) => modular::of_rational(exact(expr, work)?),
+        Expr::Factorial(inner) => {
+            let last = whole(exact(inner, work)?, MAX_FACTORIAL)?;
+            product(1, last, work)
+        }
+        Expr::Call(Function::Binomial, arguments) => {
+            let [n, k] = arguments.as_slice() else { return None };
+            let n = whole(exact(n, work)?, MAX_FACTORIAL)?;
+            let k = whole(exact(k, work)?, n)?;
+            let k = k.min(n - k);
+            Some(product(n - k + 1, n, work)?.times(product(1, k, work)?.inverse()?))
+        }
         Expr::Percent(inner) => Some(residue(inner, point, work)?.times(Residue::of_integer(100).inverse()?)),
         Expr::Quantity(inner, _) => residue(inner, point, work),
         _ => None,
     }
+}
+
+/// A whole number from 0 to `most`.
+fn whole(value: Rational, most: i128) -> Option<i128> {
+    value.as_integer().filter(|value| (0..=most).contains(value))
+}
+
+/// The product of all whole numbers from the first to the last, in the prime field: most are too long for a
+/// [`Rational`].
+fn product(first: i128, last: i128, work: &Work) -> Option<Residue> {
+    work.spend(u32::try_from(last - first + 1).ok()?)?;
+    Some((first..=last).fold(Residue::ONE, |product, factor| product.times(Residue::of_integer(factor))))
 }
 
 /// Points from here on have negative and whole coordinates too.

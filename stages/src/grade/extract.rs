@@ -1,8 +1,8 @@
 //! Finds the answer in a response.
 //!
-//! In this order: what follows `# Answer` on a line of its own, the last `#### …` line, the last
+//! In this order: what follows `# Answer` on a line of its own, the last `#### …` line that is no heading, the last
 //! `\boxed{…}` (several, when they are joined by "and", "or" or a comma), what follows "the answer is".
-//! A "final answer" stated after a box counts more than the box. Without any of these the whole response
+//! A value after a box, marked by `####` or as the "final answer", counts more than the box. Without any of these the whole response
 //! is the answer, if it can be read as one; [`last_value`] finds the last formula or number otherwise.
 
 mod last;
@@ -11,7 +11,7 @@ use std::borrow::Cow;
 
 pub(super) use last::last_value;
 
-use super::lex::braced;
+use super::lex::{TYPES, braced};
 use crate::config::AnswerStyle;
 
 /// The version of how answers are found in a style; part of the key of every result that holds answers in that
@@ -20,7 +20,7 @@ use crate::config::AnswerStyle;
 pub fn style_version(style: AnswerStyle) -> u32 {
     match style {
         AnswerStyle::Section | AnswerStyle::Hashes | AnswerStyle::Boxed => 1,
-        AnswerStyle::Any => 3,
+        AnswerStyle::Any => 4,
     }
 }
 
@@ -45,14 +45,16 @@ pub(super) fn answer(response: &str) -> Found<'_> {
         };
         return Found { text, announced: true };
     }
-    let hash = hash_line(response);
     if let Some((boxes, end)) = boxes(response) {
         let after = &response[end..];
-        let text =
-            hash.and_then(|_| hash_line(after)).or_else(|| final_phrase(after)).map_or(boxes, Cow::Borrowed);
-        return Found { text, announced: true };
+        // "The final answer is correct" says nothing else than the box.
+        let later = || {
+            phrases(after, true).find(|phrase| has_value(phrase) || !has_value(&boxes) && !is_remark(phrase))
+        };
+        let text = marked(after, true).or_else(later).map(Cow::Borrowed);
+        return Found { text: text.unwrap_or(boxes), announced: true };
     }
-    match hash.or_else(|| phrase(response)).or_else(|| reply(response)) {
+    match marked(response, false).or_else(|| phrase(response)).or_else(|| reply(response)) {
         Some(text) => Found { text: Cow::Borrowed(text), announced: true },
         None => Found { text: Cow::Borrowed(response.trim()), announced: false },
     }
@@ -120,6 +122,63 @@ fn hash_line(response: &str) -> Option<&str> {
         before.is_empty() || before.trim_end_matches(' ').ends_with('\n') || !before.ends_with('#');
     let heading = line.ends_with(':') || (line.len() > 60 && !line.contains('\\'));
     (own_line && !line.is_empty() && !heading).then_some(line)
+}
+
+/// What the last `####` marks that is no heading: a value, or whatever the response ends with, if that may be words.
+fn marked(response: &str, only_values: bool) -> Option<&str> {
+    let mut end = response.len();
+    for _ in 0..MAX_TRIES {
+        let at = response[..end].rfind("####")?;
+        let ends = end == response.len() && !response[at..].trim_end().contains('\n');
+        if let Some(line) = hash_line(&response[..end])
+            && (ends && !only_values || is_value(line))
+        {
+            return Some(line);
+        }
+        end = at;
+    }
+    None
+}
+
+/// The words of a text that are not names of commands, and where they begin.
+fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        loop {
+            at += text[at..].find(char::is_alphabetic)?;
+            let start = at;
+            at += text[start..].find(|c: char| !c.is_alphabetic()).unwrap_or(text.len() - start);
+            let word = &text[start..at];
+            if word.chars().nth(1).is_some() && !text[..start].ends_with('\\') {
+                return Some((start, word));
+            }
+        }
+    })
+}
+
+/// Whether it has a number or a formula in it, or is no more than letters.
+fn has_value(text: &str) -> bool {
+    let formula = |command: &str| {
+        let name = command.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or("");
+        !name.is_empty() && !TYPES.contains(&name)
+    };
+    text.contains(|c: char| c.is_ascii_digit() || c == '$')
+        || text.split('\\').skip(1).any(formula)
+        || words(text).next().is_none()
+}
+
+/// Whether a line is a value, perhaps with what it counts: `$18` or `18 eggs`, but not `Step 4`, `4. Sum` or `4 Cases`.
+fn is_value(line: &str) -> bool {
+    let numbered = line.trim_start_matches(|c: char| c.is_ascii_digit());
+    let numbered =
+        numbered.len() < line.len() && [". ", ") ", ": "].iter().any(|sign| numbered.starts_with(sign));
+    let title = |word: &str| {
+        let mut letters = word.chars();
+        letters.next().is_some_and(char::is_uppercase) && letters.next().is_some_and(char::is_lowercase)
+    };
+    let mut words = words(line).peekable();
+    let counts = words.peek().is_none_or(|(start, _)| line[..*start].contains(|c: char| c.is_ascii_digit()));
+    counts && !numbered && words.all(|(_, word)| !title(word)) && line.contains(char::is_alphanumeric)
 }
 
 /// The last box with its end, and those before it that are joined to it.
@@ -237,32 +296,29 @@ fn reply(response: &str) -> Option<&str> {
     line.strip_prefix("A:").map(str::trim)
 }
 
-/// What follows the last "answer is" or "answer:", up to the end of its sentence.
+/// Begins what is said of an answer, and is none.
+const REMARKS: [&str; 9] =
+    ["correct", "right", "in ", "as ", "see ", "above", "clear", "verified", "reasonable"];
+
+fn is_remark(phrase: &str) -> bool {
+    !has_value(phrase) && REMARKS.iter().any(|remark| phrase.starts_with(remark))
+}
+
+/// What follows the last "answer is" or "answer:", up to the end of its sentence. Where something was said before it,
+/// a remark on that does not count.
 fn phrase(response: &str) -> Option<&str> {
-    announced(response, false)
+    phrases(response, false).find(|phrase| !is_remark(phrase)).or_else(|| phrases(response, false).next())
 }
 
-/// The same, where it says "final answer".
-fn final_phrase(response: &str) -> Option<&str> {
-    announced(response, true)
-}
-
-fn announced(text: &str, only_final: bool) -> Option<&str> {
-    let bytes = text.as_bytes();
-    let word = b"nswer";
-    let mut end = bytes.len();
-    for _ in 0..MAX_TRIES {
-        let at = find_back(&bytes[..end], word)?;
-        end = at;
-        let Some(before) = text[..at].strip_suffix(['a', 'A']) else { continue };
-        let is_final = {
-            let tail = before.trim_end();
-            tail.len() >= 5
-                && tail.is_char_boundary(tail.len() - 5)
-                && tail[tail.len() - 5..].eq_ignore_ascii_case("final")
-        };
+/// What follows every "answer is" and "answer:", from the last one back; or where it says "final answer".
+fn phrases(text: &str, only_final: bool) -> impl Iterator<Item = &str> {
+    text.rmatch_indices("nswer").take(MAX_TRIES).filter_map(move |(at, word)| {
+        let before = text[..at].strip_suffix(['a', 'A'])?.trim_end();
+        let is_final = before.len() >= 5
+            && before.is_char_boundary(before.len() - 5)
+            && before[before.len() - 5..].eq_ignore_ascii_case("final");
         if only_final && !is_final {
-            continue;
+            return None;
         }
         let rest = text[at + word.len()..].trim_start_matches(['*', '_']).trim_start();
         let after = [
@@ -283,22 +339,14 @@ fn announced(text: &str, only_final: bool) -> Option<&str> {
             rest.strip_prefix("to ")
                 .and_then(|rest| sentence(rest).split_once(" is "))
                 .map(|(_, after)| after)
-        });
-        let Some(after) = after else { continue };
+        })?;
         let after = after.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ':' | '*' | '_'));
         let after =
             after.strip_prefix("therefore").unwrap_or(after).trim_start_matches([' ', ':', '\n', ',']);
         let clause = sentence(after).trim().trim_end_matches(['*', '_']);
         let negated = clause.starts_with("not ");
-        if !clause.is_empty() && !negated {
-            return Some(corrected(clause));
-        }
-    }
-    None
-}
-
-fn find_back(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack.windows(needle.len()).rposition(|window| window == needle)
+        (!clause.is_empty() && !negated).then(|| corrected(clause))
+    })
 }
 
 /// What remains of a clause after the speaker corrected himself.

@@ -132,7 +132,7 @@ const SPACING: &[&str] = &[
 ];
 
 /// Commands that set their argument in another type.
-const TYPES: &[&str] = &[
+pub(super) const TYPES: &[&str] = &[
     "text",
     "textbf",
     "textit",
@@ -280,6 +280,10 @@ impl<'a> Lexer<'a> {
         if let Some(glued) = name.strip_prefix("quad").filter(|glued| !glued.is_empty()) {
             return Some((&body[name.len() - glued.len()..], false));
         }
+        if matches!(name, "quad" | "qquad") && self.ends_value() && starts_value(rest) {
+            self.push(Token::Symbol(','), spaced, name)?;
+            return Some((rest, true));
+        }
         if SPACING.contains(&name) && !rest.trim_start().starts_with('{') {
             // `\left.` and `\right.` are no brackets.
             let rest = match (name, rest.strip_prefix('.')) {
@@ -347,6 +351,10 @@ impl<'a> Lexer<'a> {
     /// Whether this is inside an environment, where `\\` ends a row: `\\x` is not a command there.
     fn in_environment(&self, rest: &str) -> bool {
         let single = ["frac", "sqrt", "dfrac", "tfrac", "end", "begin", "text", "pi", "infty"];
+        self.environment() && !single.iter().any(|name| rest.starts_with(name))
+    }
+
+    fn environment(&self) -> bool {
         let open = |name: &str| {
             self.out
                 .tokens
@@ -354,7 +362,18 @@ impl<'a> Lexer<'a> {
                 .filter(|lexed| matches!(lexed.token, Token::Command(n) if n == name))
                 .count()
         };
-        open("begin") > open("end") && !single.iter().any(|name| rest.starts_with(name))
+        open("begin") > open("end")
+    }
+
+    /// Whether a value ends here that a wide space would part from the next one. In an environment `&` does that.
+    fn ends_value(&self) -> bool {
+        let value = |token| match token {
+            Token::Number(_) | Token::Letter(_) | Token::Superscript(_) => true,
+            Token::Symbol(symbol) => matches!(symbol, ')' | ']' | '}' | '!' | '%'),
+            Token::Command(name) => matches!(name, "}" | "pi" | "infty"),
+            _ => false,
+        };
+        self.out.tokens.last().is_some_and(|last| value(last.token)) && !self.environment()
     }
 
     /// The content of `\text{…}`: mathematics when there are no words in it.
@@ -395,6 +414,34 @@ impl<'a> Lexer<'a> {
             Token::Text(content)
         };
         self.push(token, spaced, content)
+    }
+}
+
+/// Whether a number, a fraction, a root or a relation of a name begins here: `-5`, `\frac{1}{2}`, `x_1 = 5`.
+fn starts_value(text: &str) -> bool {
+    let text = text.trim_start();
+    let number = text.strip_prefix('-').unwrap_or(text);
+    let commands = ["\\frac", "\\dfrac", "\\tfrac", "\\sqrt"];
+    if number.starts_with(|c: char| c.is_ascii_digit())
+        || commands.iter().any(|name| number.starts_with(name))
+    {
+        return true;
+    }
+    let Some(after) = text.strip_prefix(|c: char| c.is_ascii_alphabetic()) else { return false };
+    let after = match after.strip_prefix('_') {
+        Some(index) => match braced(index) {
+            Some((_, after)) => after,
+            None => index.trim_start_matches(|c: char| c.is_ascii_alphanumeric()),
+        },
+        None => after,
+    };
+    let after = after.trim_start();
+    match after.strip_prefix('\\') {
+        Some(command) => {
+            let name = command.split(|c: char| !c.is_ascii_alphabetic()).next();
+            matches!(name, Some("in" | "le" | "leq" | "ge" | "geq" | "ne" | "neq"))
+        }
+        None => after.starts_with(['=', '<', '>']),
     }
 }
 

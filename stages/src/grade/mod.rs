@@ -11,11 +11,12 @@
 //!
 //! - **Percent.** `50%` equals `50` and `0.5`, never `500` or `0.005`.
 //! - **Order.** Lists and sets have none (`1, 2` is `2, 1`); tuples, vectors and matrices do. Values that are
-//!   named keep their names: `x = 2, y = 3` is not `x = 3, y = 2`.
+//!   named keep their names: `x = 2, y = 3` is not `x = 3, y = 2`, nor is `(x, y) = (2, 3)` `(y, x) = (2, 3)`.
 //! - **Brackets.** `(1,2)` is not `[1,2]`.
 //! - **Decimals.** A decimal equals a value without end when it is that value rounded or cut, has at least
 //!   four digits, and differs by at most 1/10,000: `0.3333` is `1/3`, `9.42` is not `3π`. Two decimals are
-//!   equal when they are the same number: `3.14` is not `3.14159`. `0.333...` goes on and is `1/3`.
+//!   equal when they are the same number: `3.14` is not `3.14159`. `0.333...` goes on and is `1/3`. A value with
+//!   an end is no other number: `1.2346 × 10⁵` is not `123456`.
 //! - **Chains.** Of `3 + 4 = 7` the last side is the answer; whether the equation holds is not judged.
 //! - **Ratios.** `3:4` is `6:8` and `3/4`, but `3:1` is not `3`, nor `5:2` `2.5`.
 //! - **Units.** A missing unit does not matter. Two known ones are converted (`60 min` is `1 h`, `10 m/s` is
@@ -33,7 +34,7 @@
 //! - **Text** is compared without case, type and final punctuation; lists of words have no order. In formulas
 //!   case counts: `\pi R^2` is not `\pi r^2`. A choice is its letter, or its text where the reference says both.
 //! - **Words around a value** that take it back or make it a bound count: "not 7", "at least 7" and "7 or more" are
-//!   not `7`.
+//!   not `7`. Joined values are one answer: "3 or 5" and "from 3 to 5" are not `5`, but "1/2 or 50%" is `1/2`.
 //!
 //! The `official` grader is that of the published B-STaR code, string by string; `exact` compares
 //! characters.
@@ -78,7 +79,7 @@ use crate::config::Grader;
 
 /// The version of the `math` grader; part of the key of every result that it judged. A change that can
 /// make a verdict differ raises it.
-pub const GRADER_VERSION: u32 = 4;
+pub const GRADER_VERSION: u32 = 5;
 
 /// A judgement and its reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,7 +215,15 @@ fn math_within(gold: &str, response: &str, comparison: &Comparison<'_>) -> Verdi
             return Verdict::of(true, "equal values");
         }
     }
-    if prose && let Some(text) = extract::last_value(answer) {
+    // Nor is `3 \text{ and } 5`, which is a formula with words in it.
+    let only = |text: &str| {
+        let before = answer[..text.as_ptr().addr() - answer.as_ptr().addr()].trim_end();
+        before.ends_with('=') || !before.contains(|c: char| c.is_ascii_digit())
+    };
+    if prose
+        && let Some(text) = extract::last_value(answer)
+        && (only(text) || answer.len() > MAX_ANSWER || spoken(answer))
+    {
         if plain::same(gold, text) {
             return Verdict::of(true, "same text");
         }
@@ -232,6 +241,27 @@ fn math_within(gold: &str, response: &str, comparison: &Comparison<'_>) -> Verdi
         return Verdict::of(true, "same number in words");
     }
     Verdict::of(false, "no answer that can be read")
+}
+
+/// Whether it has words outside of commands, which `3 \quad 5` and `3 \text{ or } 5` have not.
+fn spoken(text: &str) -> bool {
+    let mut rest = text;
+    while let Some(at) = rest.find(|c: char| c == '\\' || c.is_alphabetic()) {
+        rest = &rest[at..];
+        if let Some(command) = rest.strip_prefix('\\') {
+            let length = command.bytes().take_while(u8::is_ascii_alphabetic).count();
+            let (name, after) = command.split_at(length);
+            let argument = if lex::TYPES.contains(&name) { lex::braced(after) } else { None };
+            rest = argument.map_or(after, |(_, after)| after);
+            continue;
+        }
+        let word = &rest[..rest.find(|c: char| !c.is_alphabetic()).unwrap_or(rest.len())];
+        if word.chars().nth(1).is_some() {
+            return true;
+        }
+        rest = &rest[word.len()..];
+    }
+    false
 }
 
 impl Comparison<'_> {

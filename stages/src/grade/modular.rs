@@ -3,10 +3,11 @@
 
 use super::rational::Rational;
 
-/// 2⁶¹ − 1, a prime.
-const PRIME: u64 = (1 << 61) - 1;
+/// The first prime after 10¹⁸π of which half, rounded down, is a prime too. So the powers of every number but 0 and ±1
+/// go through at least half of the field before they repeat: no two powers that anyone writes are the same one.
+const PRIME: u64 = 3_141_592_653_589_794_659;
 
-/// A number modulo 2⁶¹ − 1.
+/// A number modulo [`PRIME`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Residue(u64);
 
@@ -37,11 +38,9 @@ impl Residue {
     }
 
     pub(super) fn times(self, other: Self) -> Self {
-        // The prime is 2⁶¹ − 1: the high part counts as much as the low one.
         let product = u128::from(self.0) * u128::from(other.0);
-        let low = u64::try_from(product & u128::from(PRIME)).unwrap_or(0);
-        let high = u64::try_from(product >> 61).unwrap_or(0);
-        Self((low + high) % PRIME)
+        // Smaller than the prime: fits.
+        Self(u64::try_from(product % u128::from(PRIME)).unwrap_or(0))
     }
 
     pub(super) fn power(self, mut exponent: u128) -> Self {

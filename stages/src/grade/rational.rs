@@ -117,6 +117,17 @@ impl Rational {
         Self::new(sign * numerator, denominator)
     }
 
+    /// Whether it can be written as a decimal with an end: its denominator has no factors but 2 and 5.
+    pub(super) fn ends(self) -> bool {
+        let mut rest = self.denominator;
+        for factor in [2, 5] {
+            while rest % factor == 0 {
+                rest /= factor;
+            }
+        }
+        rest == 1
+    }
+
     #[expect(clippy::cast_precision_loss, reason = "the nearest number is asked for")]
     pub(super) fn to_f64(self) -> f64 {
         self.numerator as f64 / self.denominator as f64

@@ -118,6 +118,12 @@ fn choices_are_named_by_letter_label_or_text() {
         "\\boxed{B}",
         "I think so.\nFinal answer: [B]",
         "The answer is the moon.",
+        "Final answer: (B), not (C)",
+        "Final answer: B, because C is no moon",
+        "Final answer: B; a planet is larger",
+        "Final answer: (B), (C) is wrong",
+        "Final answer: B\nC is wrong",
+        "B is the best choice",
     ] {
         assert!(choose(&letters, "B", right).correct, "{right}");
         assert!(choose(&digits, "2", right).correct, "{right}");
@@ -128,6 +134,24 @@ fn choices_are_named_by_letter_label_or_text() {
     {
         assert!(!choose(&letters, "B", wrong).correct, "{wrong}");
     }
+    for hedged in [
+        "Final answer: (B) or (C)",
+        "Final answer: B, C",
+        "Final answer: B; C",
+        "Final answer: (B), and D",
+        "Final answer: (B) / (A)",
+        "Final answer: (B) & (2)",
+        "Final answer: B, or A",
+        "Final answer: B is wrong",
+        "Final answer: (B) is not right",
+        "(B) is incorrect",
+    ] {
+        assert!(!choose(&letters, "B", hedged).correct, "{hedged}");
+    }
+    // Its own words, not what is said of it.
+    let words = ["is not soluble", "cannot melt"].map(|text| (text[..1].to_owned(), text.to_owned()));
+    assert!(choose(&words, "i", "Final answer: (A) is not soluble").correct);
+    assert!(choose(&words, "c", "The answer is (B) cannot melt.").correct);
     assert!(!choose(&letters, "Z", "B").correct);
     assert_eq!(choose(&letters, "A", "Final answer: The").reason, "no choice found");
 }

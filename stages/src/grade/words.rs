@@ -330,35 +330,49 @@ pub(super) fn number(text: &str) -> Option<i128> {
     if let Some(at) = ORDINALS.iter().position(|ordinal| *ordinal == lower) {
         return i128::try_from(at + 1).ok();
     }
-    let (mut total, mut group, mut any) = (0_i128, 0_i128, false);
+    if lower == SMALL[0] {
+        return Some(0);
+    }
     let index = |list: &[&str], word: &str| {
         list.iter().position(|entry| *entry == word).and_then(|at| i128::try_from(at).ok())
     };
+    // What is added has to be less than `room`: "one two" and "one twenty" are no numbers.
+    let (mut total, mut group, mut room, mut least) = (0_i128, 0_i128, 100, i128::MAX);
+    let (mut any, mut joined) = (false, false);
     for word in lower.split([' ', '-']) {
-        if let Some(value) = index(&SMALL, word) {
-            group += value;
-        } else if let Some(at) = index(&TENS, word) {
-            group += 20 + 10 * at;
-        } else {
-            match word {
-                "and" if any => continue,
-                "hundred" => group = group.max(1).checked_mul(100)?,
-                "thousand" | "million" | "billion" | "trillion" => {
-                    let scale = match word {
-                        "thousand" => 1_000,
-                        "million" => 1_000_000,
-                        "billion" => 1_000_000_000,
-                        _ => 1_000_000_000_000,
-                    };
-                    total = total.checked_add(group.max(1).checked_mul(scale)?)?;
-                    group = 0;
-                }
-                _ => return None,
+        let value = index(&SMALL, word).or_else(|| index(&TENS, word).map(|at| 20 + 10 * at));
+        let counted = (group > 0 || !any) && !joined;
+        match (value, word) {
+            (Some(value), _) if (1..room).contains(&value) => {
+                group += value;
+                room = if value < 20 { 0 } else { 10 };
+                joined = false;
             }
+            // After "hundred", "thousand" and so on.
+            (None, "and") if any && room == 100 && !joined => joined = true,
+            (None, "hundred") if counted && group < 100 => {
+                group = 100 * group.max(1);
+                room = 100;
+            }
+            (None, word) => {
+                let scale = match word {
+                    "thousand" => 1_000,
+                    "million" => 1_000_000,
+                    "billion" => 1_000_000_000,
+                    "trillion" => 1_000_000_000_000,
+                    _ => return None,
+                };
+                if !counted || scale >= least {
+                    return None;
+                }
+                total += scale * group.max(1);
+                (group, room, least) = (0, 100, scale);
+            }
+            (Some(_), _) => return None,
         }
         any = true;
     }
-    any.then_some(total.checked_add(group)?)
+    (!joined).then_some(total + group)
 }
 
 /// The number that a sentence without digits says: "There are twenty-five ways".

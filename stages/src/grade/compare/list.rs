@@ -7,19 +7,14 @@ use super::{Comparison, MAX_ITEMS, values};
 impl Comparison<'_> {
     pub(super) fn lists(&self, a: (Joint, &[Expr]), b: (Joint, &[Expr])) -> bool {
         let ((joint, items), (other_joint, others)) = (a, b);
-        let (names, other_names) = (distinct_names(items), distinct_names(others));
-        match (names, other_names) {
-            (Some(names), Some(other_names)) if same_names(&names, &other_names) => {
-                return names.iter().zip(items).all(|(name, item)| {
-                    let at = other_names.iter().position(|other| other.hash == name.hash);
-                    at.and_then(|at| others.get(at)).is_some_and(|other| self.same(item, other))
-                });
-            }
-            // `x = 2, y = 3` is not `3, 2`; but which root is `x_1` does not matter.
-            (Some(names), None) | (None, Some(names)) if !names.iter().any(|name| name.indexed) => {
-                return self.in_order(&values(items), &values(others));
-            }
-            _ => {}
+        if let Some(equal) = self.by_name(items, others) {
+            return equal;
+        }
+        // `x = 2, y = 3` is not `3, 2`; but which root is `x_1` does not matter.
+        if let (Some(names), None) | (None, Some(names)) = (distinct_names(items), distinct_names(others))
+            && !names.iter().any(|name| name.indexed)
+        {
+            return self.in_order(&values(items), &values(others));
         }
         if self.conventions.list_order {
             return self.in_order(items, others);
@@ -32,6 +27,17 @@ impl Comparison<'_> {
         }
         let either = joint == Joint::Or || other_joint == Joint::Or;
         self.any_order(items, others, either) || self.any_order(&values(items), &values(others), either)
+    }
+
+    /// Whether lists that give values to the same names give each the same one; `None` for other lists.
+    pub(super) fn by_name(&self, items: &[Expr], others: &[Expr]) -> Option<bool> {
+        let (names, other_names) = (distinct_names(items)?, distinct_names(others)?);
+        same_names(&names, &other_names).then(|| {
+            names.iter().zip(items).all(|(name, item)| {
+                let at = other_names.iter().position(|other| other.hash == name.hash);
+                at.and_then(|at| others.get(at)).is_some_and(|other| self.same(item, other))
+            })
+        })
     }
 
     /// Whether every item has a counterpart. Repeated ones count once where the items are alternatives.

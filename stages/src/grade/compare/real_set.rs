@@ -173,9 +173,8 @@ fn real_set(expr: &Expr, work: &Work) -> Option<RealSet> {
             match joint {
                 _ if !relations => union(),
                 Joint::Or => union(),
-                Joint::And => both(),
-                // `x < 1, x > 3` can only mean "or".
-                Joint::Comma => both().filter(|set| !set.0.is_empty()).or_else(union),
+                // `x < 1, x > 3` and `x = 1 and x = 3` can only mean "or".
+                Joint::Comma | Joint::And => both().filter(|set| !set.0.is_empty()).or_else(union),
             }
         }
         Expr::Relation(sides, relations) => {

@@ -191,6 +191,11 @@ impl Comparison<'_> {
         if kinds == other_kinds && self.in_order(sides, others) {
             return true;
         }
+        if let (Some(each), Some(others)) = (one_by_one(a), one_by_one(b))
+            && let Some(equal) = self.by_name(&each, &others)
+        {
+            return equal;
+        }
         if let (Some(modulus), Some(other_modulus)) = (modulus(a), modulus(b)) {
             let (answers, others) = (answers(a), answers(b));
             let ([answer], [other]) = (answers.as_slice(), others.as_slice()) else { return false };

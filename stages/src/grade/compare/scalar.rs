@@ -105,6 +105,9 @@ impl Comparison<'_> {
     /// Whether floats agree: at one point for constants, at several otherwise.
     fn at_points(&self, a: &Expr, b: &Expr) -> bool {
         let constant = a.is_constant() && b.is_constant();
+        // What is left of a sum or a function that should be 0. Products, powers and roots lose nothing, however
+        // small they are.
+        let left_over = if cancels(a) || cancels(b) { 1e-14 } else { 0.0 };
         let mut agreed = 0;
         for point in 0..POINTS {
             let (Some(left), Some(right)) = (float(a, point, &self.work), float(b, point, &self.work)) else {
@@ -118,8 +121,7 @@ impl Comparison<'_> {
             }
             let size = left.modulus().max(right.modulus());
             let difference = left.minus(right).modulus();
-            // Values that should be 0 are what rounding left of them.
-            if difference > TOLERANCE * size && difference > 1e-14 {
+            if difference > TOLERANCE * size && difference > left_over {
                 return false;
             }
             agreed += 1;
@@ -168,6 +170,9 @@ impl Comparison<'_> {
     }
 
     fn rounds_to(&self, value: &Expr, decimal: Written, digits: u32, relative: f64) -> bool {
+        if exact(value, &self.work).is_some_and(Rational::ends) {
+            return false;
+        }
         let Some(value) = float(value, 0, &self.work).filter(|value| value.is_real() && value.is_finite())
         else {
             return false;
@@ -180,6 +185,11 @@ impl Comparison<'_> {
         let cut = decimal_value.abs() <= value.abs() && difference < decimal.unit * 0.999_999;
         decimal.digits >= digits && (rounded || cut) && difference <= relative * value.abs()
     }
+}
+
+/// Whether rounding may leave something of a value that is 0.
+fn cancels(expr: &Expr) -> bool {
+    expr.any(&|part| matches!(part, Expr::Sum(_) | Expr::Call(..)))
 }
 
 /// Whether it has a function that is made of pieces.

@@ -2,25 +2,97 @@
 
 use super::super::words;
 
-/// The last formula or number of a text, whichever ends later; `None` where the words around it say that the
-/// answer is another one.
+/// How many values before the last one are looked at, whether they are joined to it.
+const MAX_JOINED: usize = 16;
+
+/// The last formula or number of a text, whichever ends later, with those that are joined to it: the last value of
+/// "either 3 or 5" is `3 or 5`. `None` where it ends a range, or where the words around it say that the answer is
+/// another one.
 pub(in crate::grade) fn last_value(text: &str) -> Option<&str> {
-    let whole = text;
-    let text = without_remark(text);
-    let formula = last_formula(text);
-    let number = last_number(text);
-    let (_, value) = match (formula, number) {
+    let (_, value) = last(without_remark(text))?;
+    let start = value.as_ptr().addr() - text.as_ptr().addr();
+    let end = start + value.len();
+    let mut first = start;
+    for _ in 0..MAX_JOINED {
+        let Some((before, joint)) = joined(&text[..first]) else { break };
+        let Some(earlier) = ending(before).filter(|earlier| left_side(earlier) == left_side(value)) else {
+            break;
+        };
+        if joint == Joint::Range {
+            return None;
+        }
+        first = earlier.as_ptr().addr() - text.as_ptr().addr();
+    }
+    (!words::deny(&text[..first]) && !words::withdraw(&text[end..])).then_some(&text[first..end])
+}
+
+/// How a value is joined to the one before it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Joint {
+    /// As another one, or as an alternative.
+    List,
+    /// As the other end.
+    Range,
+}
+
+/// What stands before the word or sign that joins a value to an earlier one on the same line.
+fn joined(before: &str) -> Option<(&str, Joint)> {
+    let before = before.trim_end_matches([' ', '$', '*', '(', '\\']);
+    let joints = [
+        (",", Joint::List),
+        ("\\quad", Joint::List),
+        ("\\qquad", Joint::List),
+        ("and", Joint::List),
+        ("or", Joint::List),
+        ("to", Joint::Range),
+        ("-", Joint::Range),
+        ("–", Joint::Range),
+        ("−", Joint::Range),
+    ];
+    joints.iter().find_map(|(joint, kind)| {
+        let rest = before.strip_suffix(joint)?;
+        // The end of "for" is no "or".
+        let word = joint.starts_with(char::is_alphabetic) && rest.ends_with(char::is_alphanumeric);
+        (!word).then_some((rest, *kind))
+    })
+}
+
+/// The value that a text ends with, before punctuation: a number or a formula without unknowns, and no part of a
+/// calculation, as 2 is in "10 - 2 or 8".
+fn ending(text: &str) -> Option<&str> {
+    let text = text.trim_end_matches([' ', '*', ',']);
+    let (_, value) = last(text).filter(|(end, _)| *end == text.len())?;
+    let unknown = |part: &str| part.contains(char::is_alphabetic);
+    let mut parts = value.rsplit('=').next()?.split('\\');
+    let constant = !parts.next().is_some_and(unknown)
+        && !parts.any(|command| unknown(command.trim_start_matches(|c: char| c.is_ascii_alphabetic())));
+    let touching = &text[..value.as_ptr().addr() - text.as_ptr().addr()];
+    let before = touching.trim_end_matches([' ', '$', '(', '\\']);
+    let product = before.trim_end_matches('*').trim_end();
+    let part = touching.ends_with(char::is_alphanumeric)
+        || before.ends_with(['+', '-', '−', '/', '^', '_', '×', '·'])
+        || ["\\times", "\\cdot", "\\div"].iter().any(|sign| before.ends_with(sign))
+        || product.len() < before.len() && product.ends_with(|c: char| c.is_ascii_digit());
+    (constant && !part).then_some(value)
+}
+
+/// What stands before the first `=`, if there is one.
+fn left_side(value: &str) -> Option<&str> {
+    value.split_once('=').map(|(left, _)| left.trim())
+}
+
+/// The last formula or number, and where it ends.
+fn last(text: &str) -> Option<(usize, &str)> {
+    let (formula, number) = (last_formula(text), last_number(text));
+    match (formula, number) {
         // A number inside of the last formula is a part of it.
         (Some((end, formula)), Some((number_end, _)))
             if number_end <= end && number_end + formula.len() >= end =>
         {
-            (end, formula)
+            Some((end, formula))
         }
-        _ => formula.into_iter().chain(number).max_by_key(|(end, _)| *end)?,
-    };
-    let start = value.as_ptr().addr() - whole.as_ptr().addr();
-    let (before, after) = (&whole[..start], &whole[start + value.len()..]);
-    (!words::deny(before) && !words::withdraw(after)).then_some(value)
+        _ => formula.into_iter().chain(number).max_by_key(|(end, _)| *end),
+    }
 }
 
 /// Without a remark in brackets at the end: `5 (since 5 - 2 = 3)`.

@@ -91,13 +91,25 @@ impl Imports {
     /// The digest of a file or folder that steps find where it is: it is not put into the store.
     pub(super) async fn digest(&self, path: &Path) -> Result<Content, Trouble> {
         let cell = self.cell(path, false);
-        let hash = async {
-            let (path, stamps) = (path.to_owned(), Arc::clone(&self.stamps));
-            let (sender, receiver) = tokio::sync::oneshot::channel();
-            tokio::task::spawn_blocking(move || sender.send(hash(&path, &stamps)));
-            receiver.await.unwrap_or_else(|_| Err(StageError::failed("reading a file was cut off").into()))
-        };
-        cell.get_or_try_init(|| hash).await.cloned()
+        cell.get_or_try_init(|| self.hash(path)).await.cloned()
+    }
+
+    /// Whether a file or folder that was read before still has that content.
+    pub(super) async fn still(&self, path: &Path, digest: &Digest) -> bool {
+        // Mostly a single file that is known: no other thread is needed for that.
+        if let (Ok(full), Ok(metadata)) = (std::path::absolute(path), std::fs::metadata(path))
+            && self.stamps.recall(&full, &metadata).is_some_and(|artifact| artifact.digest == *digest)
+        {
+            return true;
+        }
+        self.hash(path).await.is_ok_and(|content| content.digest() == *digest)
+    }
+
+    async fn hash(&self, path: &Path) -> Result<Content, Trouble> {
+        let (path, stamps) = (path.to_owned(), Arc::clone(&self.stamps));
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        tokio::task::spawn_blocking(move || sender.send(hash(&path, &stamps)));
+        receiver.await.unwrap_or_else(|_| Err(StageError::failed("reading a file was cut off").into()))
     }
 
     /// The user's file or folder that has this content.
@@ -181,7 +193,11 @@ fn hash(path: &Path, stamps: &Stamps) -> Result<Content, Trouble> {
 }
 
 fn is_folder(path: &Path) -> Result<bool, Trouble> {
-    std::fs::metadata(path).map(|metadata| metadata.is_dir()).map_err(|error| unreadable(path, &error))
+    let kind = std::fs::metadata(path).and_then(|metadata| {
+        let neither = || std::io::Error::other("it is neither a file nor a folder");
+        if metadata.is_dir() || metadata.is_file() { Ok(metadata.is_dir()) } else { Err(neither()) }
+    });
+    kind.map_err(|error| unreadable(path, &error))
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Trouble {
@@ -189,7 +205,8 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Trouble {
     error.hint("paths are relative to the pipeline file").into()
 }
 
-/// All files below a folder, by their relative path with `/`, sorted. Links are followed.
+/// All files below a folder, by their relative path with `/`, sorted. Links are followed. What cannot be read to an
+/// end, as a pipe that waits for somebody to write to it, is an error.
 pub(super) fn files_below(folder: &Path) -> std::io::Result<Vec<(String, PathBuf)>> {
     let mut files = Vec::new();
     let mut open = vec![(String::new(), folder.to_owned())];
@@ -203,10 +220,13 @@ pub(super) fn files_below(folder: &Path) -> std::io::Result<Vec<(String, PathBuf
                 )
             })?;
             let name = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
-            if std::fs::metadata(entry.path())?.is_dir() {
+            let metadata = std::fs::metadata(entry.path())?;
+            if metadata.is_dir() {
                 open.push((name, entry.path()));
-            } else {
+            } else if metadata.is_file() {
                 files.push((name, entry.path()));
+            } else {
+                return Err(std::io::Error::other(format!("`{name}` is neither a file nor a folder")));
             }
         }
     }

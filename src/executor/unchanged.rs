@@ -2,6 +2,7 @@
 //!
 //! Inputs may share their storage with blobs, and so with the inputs of other steps; what `files` lists is read where
 //! people edit it. A look at size and time says that nothing has happened. Where something has, the content decides.
+//! A program that removes an input, or puts another file in its place, changes nobody's but its own.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -17,8 +18,8 @@ use super::prepare::{IN_PLACE, Resolved};
 /// So many files are looked at on the spot: handing them to another thread takes longer.
 const FEW: usize = 64;
 
-/// What changes about a file when its content does, or when another takes its place. Not the time of its last change
-/// of any kind: that is also when another step's input became one more name of it.
+/// What changes about a file when its content does. Not the time of its last change of any kind: that is also when
+/// another step's input became one more name of it.
 #[derive(Debug, PartialEq, Eq)]
 struct Look {
     inode: u64,
@@ -41,14 +42,14 @@ struct Seen {
 }
 
 impl Seen {
+    /// Whether nobody has written to it, or it is no longer there.
     fn looks_the_same(&self) -> bool {
-        Look::at(&self.path).is_some_and(|look| look == self.look)
+        Look::at(&self.path).is_none_or(|look| look == self.look || look.inode != self.look.inode)
     }
 
-    /// Whether it still is a file with that content. A blob that is renewed gets a new time, and nothing else.
+    /// Whether its content is what it was. A blob that is renewed gets a new time, and nothing else.
     fn is_the_same(&self) -> bool {
-        let same = || Digest::of_file(&self.path).is_ok_and(|digest| digest == self.digest);
-        self.looks_the_same() || (Look::at(&self.path).is_some() && same())
+        self.looks_the_same() || Digest::of_file(&self.path).is_ok_and(|digest| digest == self.digest)
     }
 }
 
@@ -106,11 +107,7 @@ impl Inputs {
 /// The first that has changed.
 pub(super) async fn files_unchanged(imports: &Imports, resolved: &Resolved) -> Result<(), StageError> {
     for (file, path) in &resolved.files {
-        let is_the_same = match resolved.action.inputs.get(file) {
-            Some(digest) => imports.still(path, digest).await,
-            None => false,
-        };
-        if !is_the_same {
+        if !imports.still(path).await {
             let name = file.strip_prefix(IN_PLACE).unwrap_or(file);
             let message = format!("`{name}`, which is listed under `files`, changed while the run went on");
             return Err(StageError::failed(message)

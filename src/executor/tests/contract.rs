@@ -157,7 +157,7 @@ setup:
 }
 
 #[tokio::test]
-async fn an_input_that_is_only_touched_is_as_it_was() {
+async fn an_input_that_is_touched_or_moved_by_its_own_program_is_as_it_was() {
     let bench = Bench::new().await;
     let yaml = r#"
 name: toy
@@ -165,8 +165,12 @@ seed: 7
 setup:
   src: {uses: command, with: {argv: [sh, -c, "echo original > {out}/r"], outputs: [r]}}
   touch: {uses: command, with: {argv: [sh, -c, "touch {in.a}; ln {in.a} {out}/r"], inputs: {a: src.r}, outputs: [r]}}
+  move: {uses: command, with: {argv: [sh, -c, "mv {in.a} {out}/r; mkfifo {in.a}"], inputs: {a: src.r}, outputs: [r]}}
+  other: {uses: command, with: {argv: [sh, -c, "echo other > new; mv -f new {in.a}; cat {in.a} > {out}/r"], inputs: {a: src.r}, outputs: [r]}}
 "#;
-    assert_eq!(bench.executed(yaml, &[]).await, ["setup.src", "setup.touch"]);
+    let finished = bench.run(yaml, &[]).await;
+    assert!(matches!(finished.outcome, Outcome::Done), "{:?}", finished.outcome);
+    assert_eq!(bench.text(&finished, "setup.move.r").await, "original\n");
 }
 
 #[tokio::test]

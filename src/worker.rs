@@ -271,7 +271,8 @@ impl Worker {
         self.order(&Order::Run(Box::new(request))).await?;
         let (mut stopping, mut late) = (false, None);
         let mut deadline = None;
-        let limit = patience.limit.map(|limit| (limit, Instant::now() + limit));
+        // A limit beyond the end of time is none.
+        let limit = patience.limit.and_then(|limit| Some((limit, Instant::now().checked_add(limit)?)));
         loop {
             let over = async {
                 match deadline {

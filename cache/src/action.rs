@@ -32,6 +32,8 @@ pub enum Ingredient {
     Bool(bool),
     /// A whole number.
     Int(i64),
+    /// A whole number that is too large for [`Ingredient::Int`]: every number has one form.
+    Unsigned(u64),
     /// A finite number; negative zero counts as zero.
     Float(f64),
     /// Text.
@@ -56,6 +58,7 @@ impl Ingredient {
             Self::Absent => bytes.push(b'0'),
             Self::Bool(value) => bytes.extend([b'b', u8::from(*value)]),
             Self::Int(value) => encode_number(bytes, b'i', value.to_le_bytes()),
+            Self::Unsigned(value) => encode_number(bytes, b'u', value.to_le_bytes()),
             // Adding zero turns -0.0, which equals 0.0, into 0.0.
             Self::Float(value) => encode_number(bytes, b'f', (value + 0.0).to_le_bytes()),
             Self::Text(value) => {
@@ -105,6 +108,7 @@ ingredient_from! {
     bool => Self::Bool,
     i64 => Self::Int,
     u32 => |value| Self::Int(i64::from(value)),
+    u64 => |value| i64::try_from(value).map_or(Self::Unsigned(value), Self::Int),
     usize => |value| Self::Int(i64::try_from(value).unwrap_or(i64::MAX)),
     // Configurations refuse NaN and infinities when read.
     f64 => |value| Self::Float(value + 0.0),

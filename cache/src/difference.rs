@@ -30,6 +30,7 @@ impl fmt::Display for Ingredient {
             Self::Absent => formatter.write_str("none"),
             Self::Bool(value) => value.fmt(formatter),
             Self::Int(value) => value.fmt(formatter),
+            Self::Unsigned(value) => value.fmt(formatter),
             Self::Float(value) => value.fmt(formatter),
             Self::Text(value) => write!(formatter, "{value:?}"),
             Self::Digest(value) => formatter.write_str(&value.short()),

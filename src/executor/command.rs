@@ -6,7 +6,7 @@
 //!
 //! | variable | `argv` | what |
 //! |---|---|---|
-//! | `BSTAR_IN_NAME` (`NAME` as written, and in capitals) | `{in.NAME}` | an input, read-only |
+//! | `BSTAR_IN_NAME` (`NAME` as written, with `_` for `-` and `.`; in capitals too, where that is one input only) | `{in.NAME}` | an input, read-only |
 //! | `BSTAR_OUT` | `{out}` | the folder to write the outputs to |
 //! | `BSTAR_SCRATCH` | `{scratch}` | a folder that survives crashes until the step is done |
 //! | `BSTAR_PARAMS` | `{params}` | `params` as a JSON file |
@@ -19,8 +19,8 @@
 //!   is read row by row ([`bstar_stages::kind`]); links that leave the folder are refused; what is not
 //!   listed is a note.
 //! - **End**: exit code 0 is success, 75 asks for another attempt (after a while, at most `retries` times), any
-//!   other is a failure. What the program left running in its process group is killed.
-//! - **Stop and timeout**: the group gets SIGTERM, and has the grace to save its progress to the scratch folder;
+//!   other is a failure. What the program left running is killed, also in sessions of their own (`programs`).
+//! - **Stop and timeout**: all of it gets SIGTERM, and has the grace to save its progress to the scratch folder;
 //!   then it is killed. A stopped step goes on in the next run; one over its limit has failed.
 //! - **Resources**: `cpu`, `gpu` and `memory` are what the scheduler keeps free for it; nothing is enforced.
 //! - **Log**: standard output and standard error go to `logs/KEY.log` in the work folder, a new one for every
@@ -39,17 +39,16 @@ use std::time::Duration;
 use bstar_stages::config::Command;
 use bstar_stages::protocol::{FailureKind, StageError};
 use bstar_stages::units::show_duration;
-use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
+use rustix::process::Signal;
 use tokio::time::Instant;
 
+use super::programs::Programs;
 use super::{Level, Stop};
 
 /// `EX_TEMPFAIL` of sysexits.h.
 const TRY_AGAIN: i32 = 75;
 /// Lines of the program's output in the error message.
 const TAIL: usize = 20;
-/// How often it is looked whether what a program started has ended.
-const POLL: Duration = Duration::from_millis(50);
 
 /// How long a program is waited for.
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +94,7 @@ pub(super) async fn run(
         StageError::failed(format!("cannot start `{program}`: {error}"))
             .hint("a name with a `/` is looked for in the folder of the pipeline file, others in PATH")
     })?;
-    let mut group = Group::of(&child);
+    let programs = Programs::of(&child, places.output);
     let limit = async {
         match patience.limit {
             Some(limit) => {
@@ -121,22 +120,22 @@ pub(super) async fn run(
             return Err(StageError::failed(format!("cannot wait for the program: {error}")));
         }
         End::TimedOut(_) | End::Stopped => {
-            group.signal(Signal::TERM);
+            programs.signal(Signal::TERM);
             let deadline = Instant::now() + patience.grace;
             let status = tokio::time::timeout_at(deadline, child.wait()).await;
-            // What the program started may take longer to save its progress than the program itself.
-            while status.is_ok() && group.lives() && Instant::now() < deadline {
-                tokio::time::sleep(POLL).await;
-            }
-            group.signal(Signal::KILL);
-            if status.is_err() {
-                drop(child.wait().await);
+            match &status {
+                // What the program started may take longer to save its progress than the program itself.
+                Ok(_) => programs.wait(deadline).await,
+                Err(_) => {
+                    programs.signal(Signal::KILL);
+                    drop(child.wait().await);
+                }
             }
             status.ok().and_then(Result::ok)
         }
     };
     // What it left running must not write to outputs that are being stored.
-    group.end();
+    programs.end().await;
     let error = |kind, message: String| StageError {
         kind,
         message: message + &tail(places.log, start),
@@ -188,13 +187,15 @@ fn process(
 }
 
 fn variables(places: &Places<'_>, attempt: u32) -> BTreeMap<String, OsString> {
-    let mut variables: BTreeMap<String, OsString> = BTreeMap::new();
-    for (name, path) in places.inputs {
-        let plain: String =
-            name.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' }).collect();
-        variables.insert(format!("BSTAR_IN_{}", plain.to_ascii_uppercase()), path.into());
-        variables.insert(format!("BSTAR_IN_{plain}"), path.into());
+    let written = places.inputs.iter().map(|(name, path)| (Command::variable(name), path));
+    let mut capitals: BTreeMap<String, Option<&PathBuf>> = BTreeMap::new();
+    for (variable, path) in written.clone() {
+        // What could be one input or another is none, so that nobody reads the wrong one.
+        capitals.entry(variable.to_ascii_uppercase()).and_modify(|path| *path = None).or_insert(Some(path));
     }
+    let alone = capitals.into_iter().filter_map(|(variable, path)| Some((variable, path?)));
+    let mut variables: BTreeMap<String, OsString> =
+        alone.chain(written).map(|(variable, path)| (variable, path.into())).collect();
     variables.insert("BSTAR_OUT".to_owned(), places.output.into());
     variables.insert("BSTAR_SCRATCH".to_owned(), places.scratch.into());
     variables.insert("BSTAR_PARAMS".to_owned(), places.params.into());
@@ -261,48 +262,6 @@ fn tail(log: &Path, start: u64) -> String {
     lines[lines.len().saturating_sub(TAIL)..].iter().map(|line| format!("\n  {line}")).collect()
 }
 
-/// The process group of a program: killed as a whole when dropped before the program has ended.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn of(child: &tokio::process::Child) -> Self {
-        Self(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)))
-    }
-
-    fn signal(&self, signal: Signal) {
-        if let Some(pid) = self.0 {
-            let _may_be_gone = kill_process_group(pid, signal);
-        }
-    }
-
-    /// Whether any program of the group still runs; one that has ended and that nobody has asked for its
-    /// exit code (a zombie) does not.
-    fn lives(&self) -> bool {
-        let Some(pid) = self.0.filter(|pid| test_kill_process_group(*pid).is_ok()) else { return false };
-        let Ok(processes) = std::fs::read_dir("/proc") else { return true };
-        let group = pid.as_raw_nonzero().get().to_string();
-        processes.flatten().any(|entry| {
-            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-            // PID (NAME) STATE PARENT GROUP …, where the name may hold anything.
-            let mut facts = stat.rsplit(") ").next().unwrap_or_default().split(' ');
-            let state = facts.next().unwrap_or_default();
-            facts.nth(1) == Some(group.as_str()) && state != "Z"
-        })
-    }
-
-    /// Kills what is left. From now on the number may belong to another program.
-    fn end(&mut self) {
-        self.signal(Signal::KILL);
-        self.0 = None;
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.signal(Signal::KILL);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -322,5 +281,35 @@ mod tests {
         assert_eq!(fill("x={in.a},{out}/r.txt", &places), "x=/in/{out},/out/r.txt");
         assert_eq!(fill("{scratch}{params}", &places), "/scratch/params.json");
         assert_eq!(fill("{} {in.b} {{out} {", &places), "{} {in.b} {/out {");
+    }
+
+    #[test]
+    fn a_variable_names_the_input_that_is_written_so_and_never_another() {
+        let names = ["A", "a", "b-c", "dE", "De", "F.g"];
+        let inputs = names.map(|name| (name.to_owned(), Path::new("/in").join(name))).into();
+        let path = Path::new;
+        let places = Places {
+            base: path("/base"),
+            inputs: &inputs,
+            output: path("/out"),
+            scratch: path("/scratch"),
+            params: path("/params.json"),
+            log: path("/log"),
+        };
+        let mut variables = variables(&places, 1);
+        variables.retain(|name, _| name.starts_with("BSTAR_IN_"));
+        let named = [
+            ("A", "A"),
+            ("a", "a"),
+            ("b_c", "b-c"),
+            ("B_C", "b-c"),
+            ("dE", "dE"),
+            ("De", "De"),
+            ("F_g", "F.g"),
+            ("F_G", "F.g"),
+        ];
+        let named =
+            named.map(|(name, input)| (format!("BSTAR_IN_{name}"), Path::new("/in").join(input).into()));
+        assert_eq!(variables, BTreeMap::from(named));
     }
 }

@@ -100,6 +100,19 @@ impl Imports {
         cell.get_or_try_init(|| hash).await.cloned()
     }
 
+    /// Whether a file or folder whose digest was asked for is what it was then.
+    pub(super) async fn still(&self, path: &Path) -> bool {
+        let Some(then) = self.cell(path, false).get().cloned() else { return false };
+        // Mostly a single file that is known: no other thread is needed for that.
+        if let (Ok(full), Ok(metadata)) = (std::path::absolute(path), std::fs::metadata(path))
+            && self.stamps.recall(&full, &metadata).is_some_and(|artifact| artifact.digest == then.digest())
+        {
+            return true;
+        }
+        let (path, stamps) = (path.to_owned(), Arc::clone(&self.stamps));
+        tokio::task::spawn_blocking(move || is_still(&path, &then, &stamps)).await.unwrap_or(false)
+    }
+
     /// The user's file or folder that has this content.
     pub(super) fn origin(&self, digest: &Digest) -> Option<PathBuf> {
         let contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
@@ -161,27 +174,56 @@ async fn import_file(store: &Store, path: &Path, stamps: &Stamps) -> Result<Arti
 }
 
 fn hash(path: &Path, stamps: &Stamps) -> Result<Content, Trouble> {
-    let file = |path: &Path| {
-        let path = std::path::absolute(path)?;
-        let metadata = std::fs::metadata(&path)?;
-        if let Some(artifact) = stamps.recall(&path, &metadata) {
-            return Ok(artifact);
-        }
-        let artifact = Artifact { digest: Digest::of_file(&path)?, size: metadata.len() };
-        stamps.remember(&path, &metadata, artifact);
-        Ok(artifact)
-    };
     if !is_folder(path)? {
-        return file(path).map(Content::File).map_err(|error| unreadable(path, &error));
+        return hash_file(path, stamps).map(Content::File).map_err(|error| unreadable(path, &error));
     }
     let files = files_below(path).and_then(|files| {
-        files.into_iter().map(|(name, path)| Ok((name, file(&path)?))).collect::<std::io::Result<_>>()
+        let file = |(name, path): (String, PathBuf)| Ok((name, hash_file(&path, stamps)?));
+        files.into_iter().map(file).collect::<std::io::Result<_>>()
     });
     files.map(Content::folder).map_err(|error| unreadable(path, &error))
 }
 
+fn hash_file(path: &Path, stamps: &Stamps) -> std::io::Result<Artifact> {
+    let path = std::path::absolute(path)?;
+    let metadata = std::fs::metadata(&path)?;
+    if let Some(artifact) = stamps.recall(&path, &metadata) {
+        return Ok(artifact);
+    }
+    if !metadata.is_file() {
+        return Err(neither("it"));
+    }
+    let artifact = Artifact { digest: Digest::of_file(&path)?, size: metadata.len() };
+    stamps.remember(&path, &metadata, artifact);
+    Ok(artifact)
+}
+
+/// Whether what was hashed is what it was then. In a folder, what Python compiles does not count, since programs
+/// that run from there write it, nor hidden files that are new, since editors make them.
+fn is_still(path: &Path, then: &Content, stamps: &Stamps) -> bool {
+    let Content::Folder { files, .. } = then else {
+        return matches!(hash(path, stamps), Ok(Content::File(now)) if now.digest == then.digest());
+    };
+    let compiled = |name: &str| name.split('/').any(|part| part == "__pycache__");
+    let hidden = |name: &str| name.split('/').any(|part| part.starts_with('.'));
+    let same = |(name, artifact): &(String, Artifact)| {
+        compiled(name) || hash_file(&path.join(name), stamps).is_ok_and(|now| now.digest == artifact.digest)
+    };
+    let known = |name: &str| files.binary_search_by(|(known, _)| known.as_str().cmp(name)).is_ok();
+    let new = |(name, _): &(String, PathBuf)| !known(name) && !compiled(name) && !hidden(name);
+    files.iter().all(same) && !files_below(path).unwrap_or_default().iter().any(new)
+}
+
 fn is_folder(path: &Path) -> Result<bool, Trouble> {
-    std::fs::metadata(path).map(|metadata| metadata.is_dir()).map_err(|error| unreadable(path, &error))
+    let kind = std::fs::metadata(path).and_then(|metadata| {
+        if metadata.is_dir() || metadata.is_file() { Ok(metadata.is_dir()) } else { Err(neither("it")) }
+    });
+    kind.map_err(|error| unreadable(path, &error))
+}
+
+/// What cannot be read to an end, as a pipe that waits for somebody to write to it.
+fn neither(name: &str) -> std::io::Error {
+    std::io::Error::other(format!("{name} is neither a file nor a folder"))
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Trouble {
@@ -203,10 +245,13 @@ pub(super) fn files_below(folder: &Path) -> std::io::Result<Vec<(String, PathBuf
                 )
             })?;
             let name = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
-            if std::fs::metadata(entry.path())?.is_dir() {
+            let metadata = std::fs::metadata(entry.path())?;
+            if metadata.is_dir() {
                 open.push((name, entry.path()));
-            } else {
+            } else if metadata.is_file() {
                 files.push((name, entry.path()));
+            } else {
+                return Err(neither(&format!("`{name}`")));
             }
         }
     }
@@ -233,6 +278,35 @@ mod tests {
         let files: Vec<String> =
             files_below(folder.path()).unwrap().into_iter().map(|(name, _)| name).collect();
         assert_eq!(files, ["b/a", "b/c/d", "z"]);
+    }
+
+    #[test]
+    fn a_folder_is_still_the_same_whatever_python_and_editors_put_into_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        std::fs::create_dir_all(folder.path().join("a/__pycache__")).unwrap();
+        write("a/tool.py", "one");
+        write("a/__pycache__/tool.pyc", "one");
+        write(".env", "one");
+        let stamps = Stamps::default();
+        let then = hash(folder.path(), &stamps).unwrap();
+        let still = || is_still(folder.path(), &then, &stamps);
+        write("a/__pycache__/tool.pyc", "two");
+        write("a/__pycache__/other.pyc", "two");
+        write(".tool.py.swp", "two");
+        std::os::unix::fs::symlink("/nowhere", folder.path().join(".#tool.py")).unwrap();
+        assert!(still());
+        std::fs::remove_file(folder.path().join(".#tool.py")).unwrap();
+        for (name, text, before) in [("a/tool.py", "two", "one"), (".env", "two", "one")] {
+            write(name, text);
+            assert!(!still(), "{name}");
+            write(name, before);
+            assert!(still(), "{name}");
+        }
+        write("a/new.py", "");
+        assert!(!still());
+        std::fs::rename(folder.path().join("a/new.py"), folder.path().join("a/tool.py")).unwrap();
+        assert!(!still());
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::prepare::{Answer, Given, Pending, Resolved, prepare};
 use super::retention::{self, Remaining};
 use super::summary::{self, Count, Made, PartSummary};
 use super::work::WorkRoot;
-use super::{Executor, Failure, Finished, Level, Outcome, Shared, Trouble};
+use super::{Executor, Failure, Finished, Level, Outcome, Shared, Trouble, survived};
 use crate::event::Event;
 use crate::plan::{Plan, Section, Source, StepId};
 use crate::run_record::host;
@@ -228,10 +228,11 @@ impl Pass {
                 }
                 message = self.tasks.join_next(), if !self.tasks.is_empty() => match message {
                     Some(Ok(message)) => self.take(message),
-                    // A task never panics on its own account; one that did has lost its step.
+                    // The work for a step reports its panics itself; what is left belongs to none.
                     Some(Err(error)) => {
                         self.scheduler.halt();
                         let error = StageError::failed(format!("the engine broke off: {error}"));
+                        self.tell(Event::Note { level: "warn", message: error.message.clone() });
                         self.failures.push(Failure { step: "?".to_owned(), error });
                     }
                     None => {}
@@ -277,7 +278,7 @@ impl Pass {
             let (shared, name) = (Arc::clone(&self.shared), self.plan.step(id).name.clone());
             let policy = self.plan.step(id).policy;
             self.tasks.spawn(async move {
-                let outcome = execute(&shared, &name, policy, &resolved).await;
+                let outcome = survived(execute(&shared, &name, policy, &resolved)).await;
                 Message::Executed(id, resolved, outcome)
             });
         }
@@ -289,7 +290,7 @@ impl Pass {
             Ok(pending) => {
                 let shared = Arc::clone(&self.shared);
                 self.lookups += 1;
-                let mut answer = Box::pin(async move { prepare(&shared, pending).await });
+                let mut answer = Box::pin(async move { survived(prepare(&shared, pending)).await });
                 // A store on a local disk answers at once: a task would cost more than that. One that has
                 // to wait is asked again by a task.
                 match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -359,7 +360,7 @@ impl Pass {
                 let forced = shared.forced.wants(&name, &resolved.key);
                 Ok(publish(&shared, manifest, forced).await?)
             };
-            Message::Gathered(id, gathered.await)
+            Message::Gathered(id, survived(gathered).await)
         });
     }
 

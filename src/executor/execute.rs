@@ -17,6 +17,7 @@ use super::content::create_folder;
 use super::outputs::{RESPONSES, store_outputs};
 use super::prepare::Resolved;
 use super::spare::AttemptFolder;
+use super::unchanged::{Inputs, files_unchanged};
 use super::{Level, Shared, Trouble, claim};
 use crate::event::Event;
 use crate::pipeline::Policy;
@@ -134,10 +135,13 @@ async fn attempt(
     let output = folder.output();
     let scratch = shared.work.scratch(&resolved.key);
     shared.work.spares().take_scratch(&scratch).map_err(failed)?;
+    files_unchanged(&shared.imports, resolved).await?;
     let mut inputs = BTreeMap::new();
+    let mut seen = Inputs::below(folder.place(""));
     for (input, content) in &resolved.inputs {
         let path = folder.input(input, content.is_folder()).map_err(failed)?;
         content.materialise(&shared.store, &path).await?;
+        seen.look_at(&path, content)?;
         inputs.insert(input.clone(), InputPath { path, digest: content.digest() });
     }
     let outputs = resolved.stage.stage().outputs();
@@ -160,6 +164,8 @@ async fn attempt(
     };
     let metrics = metrics.map_err(|trouble| in_the_users_words(trouble, shared, resolved, &folder))?;
     let wall_s = clock.elapsed().as_secs_f64();
+    seen.unchanged().await?;
+    files_unchanged(&shared.imports, resolved).await?;
     let outputs = store_outputs(shared, name, &resolved.stage, &output, responses).await?;
     let provenance = provenance(shared, name, started, wall_s);
     Ok(Manifest::new(resolved.action.clone(), outputs, metrics, provenance))

@@ -4,7 +4,8 @@
 //! - [`preview`]: what a run would do, without doing it; [`survey`]: how much.
 //! - [`prepare`]: from known inputs to the key, the lookup, and the shards of a sharded step.
 //! - `execute`: one step from a miss to a published manifest; `command`: any program as a stage;
-//!   [`adopt`]: results made elsewhere.
+//!   `programs`: all that one has started; [`adopt`]: results made elsewhere.
+//! - `unchanged`: what a step reads is what its key says until it has ended.
 //! - `outputs`: what a step wrote, checked and stored; `force`: steps that execute in any case.
 //! - `claim`: who may execute a key, of all who want to; `guard`: no program outlives its engine.
 //! - `retention`: outputs that are deleted when later iterations no longer need them.
@@ -26,6 +27,7 @@ mod guard;
 mod outputs;
 pub mod prepare;
 pub mod preview;
+mod programs;
 mod retention;
 mod spare;
 mod stamps;
@@ -34,9 +36,11 @@ mod summary;
 pub mod survey;
 #[cfg(test)]
 mod tests;
+mod unchanged;
 pub mod work;
 
 use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -45,6 +49,7 @@ use bstar_cache::{LeaseOptions, Store, StoreError};
 use bstar_stages::protocol::{FailureKind, StageError};
 use bstar_stages::units::memory_of_machine;
 use bstar_stages::{Device, Runner, StageConfig};
+use futures::FutureExt;
 
 pub use self::force::{UnknownStep, steps_named};
 pub use self::stop::{Level, Stop};
@@ -228,6 +233,17 @@ impl Shared {
     fn next_request(&self) -> u64 {
         self.requests.fetch_add(1, Ordering::Relaxed)
     }
+}
+
+/// What the work for a step comes to; a panic in it is the step's failure, so that somebody hears of it.
+async fn survived<T>(work: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+    // Nothing of what was in the middle of its work is used again.
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+        let error = StageError::failed(format!("the engine broke off: {text}"));
+        Err(error.hint("this is a defect of bstar: please report it with what is above").into())
+    })
 }
 
 /// Why a step has no result.

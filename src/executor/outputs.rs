@@ -32,6 +32,9 @@ pub(super) fn files_of(folder: &Path, output: &Output) -> Result<Files, String> 
         return Err(format!("did not write {what}`{name}`"));
     };
     match (output.folder, metadata.is_dir()) {
+        (_, false) if !metadata.is_file() => {
+            Err(format!("wrote `{name}`, which is neither a file nor a folder"))
+        }
         (false, false) => Ok(vec![(name.clone(), path)]),
         (false, true) => Err(format!("wrote a folder where the file `{name}` is declared")),
         (true, false) => Err(format!("wrote a file where the folder `{name}` is declared")),

@@ -14,7 +14,7 @@ use super::{Shared, Trouble};
 use crate::plan::Step;
 
 /// Inputs whose name begins so are part of the key, and found by the program where they are.
-const IN_PLACE: &str = "file:";
+pub(super) const IN_PLACE: &str = "file:";
 
 /// What decides the result of a use of `stage`: `inputs` and settings are resolved.
 #[must_use]
@@ -73,6 +73,8 @@ pub(super) struct Resolved {
     pub(super) key: ActionKey,
     /// Inputs that are written into the work folder.
     pub(super) inputs: BTreeMap<String, Content>,
+    /// Inputs that the program finds where they are.
+    pub(super) files: Vec<(String, PathBuf)>,
 }
 
 /// What the store says of a step.
@@ -114,10 +116,12 @@ async fn resolve(shared: &Shared, pending: Pending) -> Result<Resolved, Trouble>
     };
     let mut digests = BTreeMap::new();
     let mut contents = BTreeMap::new();
+    let mut files = Vec::new();
     for (name, given) in inputs {
         if let (true, Given::File(path)) = (name.starts_with(IN_PLACE), &given) {
             let content = shared.imports.digest(path).await?;
-            digests.insert(name, content.digest());
+            digests.insert(name.clone(), content.digest());
+            files.push((name, path.clone()));
             continue;
         }
         let content = read_given(shared, &given).await?;
@@ -125,7 +129,7 @@ async fn resolve(shared: &Shared, pending: Pending) -> Result<Resolved, Trouble>
         contents.insert(name, content);
     }
     let action = action(&stage, seed, digests);
-    Ok(Resolved { key: action.key(), stage, seed, action, inputs: contents })
+    Ok(Resolved { key: action.key(), stage, seed, action, inputs: contents, files })
 }
 
 /// The stage with its references replaced.

@@ -26,6 +26,8 @@ struct Bench {
     force: &'static [&'static str],
     /// Asked to stop when a step of this name runs.
     stop_at: Option<(&'static str, Level)>,
+    /// The engine panics when a step of this name runs.
+    panics_at: Option<&'static str>,
     lease_ttl: Duration,
     run: &'static str,
     events: Arc<Mutex<Vec<Event>>>,
@@ -53,6 +55,7 @@ impl Bench {
             grace: Duration::from_secs(10),
             force: &[],
             stop_at: None,
+            panics_at: None,
             lease_ttl: LeaseOptions::default().ttl,
             run: "0123abcd",
             events: Arc::default(),
@@ -92,8 +95,11 @@ impl Bench {
         };
         let stop = Stop::default();
         let (handle, stop_at, events) = (stop.clone(), self.stop_at, Arc::clone(&self.events));
+        let panics_at = self.panics_at;
         events.lock().unwrap().clear();
         let listen = move |event: Event| {
+            let runs = |name| matches!(&event, Event::Running { step, .. } if step == name);
+            assert!(!panics_at.is_some_and(runs), "no such step");
             if let (Event::Running { step, .. }, Some((name, level))) = (&event, stop_at)
                 && step == name
             {

@@ -18,16 +18,13 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use bstar_cache::placement::create_spread_folder;
 use bstar_cache::{ActionKey, Store};
-use rustix::process::{Pid, Signal, kill_process};
 
+use super::programs::end_programs;
 use super::spare::Spares;
-
-/// How long a killed process may take to disappear.
-const DYING: Duration = Duration::from_secs(5);
 
 /// The folder that holds all of the above.
 #[derive(Debug, Clone)]
@@ -149,33 +146,6 @@ impl WorkRoot {
         std::fs::set_permissions(&no_params, Permissions::from_mode(0o444))?;
         self.1.keep_in(&path);
         Ok(RunFolder { path, no_params, _lock: lock })
-    }
-}
-
-/// Ends the programs that a dead run left behind, and returns when they are gone. They are known by their
-/// environment, which says that they work below `folder`; without `/proc` they go on.
-fn end_programs(variable: &str, folder: &Path) {
-    let work = [variable.as_bytes(), b"=", folder.as_os_str().as_encoded_bytes()].concat();
-    let below = |rest: &[u8]| rest.is_empty() || rest.starts_with(b"/");
-    let mine = |environment: &[u8]| {
-        environment.split(|byte| *byte == 0).any(|set| set.strip_prefix(&*work).is_some_and(below))
-    };
-    let deadline = Instant::now() + DYING;
-    loop {
-        let mut found = false;
-        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
-            let Some(pid) = number.and_then(Pid::from_raw) else { continue };
-            if std::fs::read(entry.path().join("environ")).is_ok_and(|environment| mine(&environment)) {
-                found = true;
-                let _may_be_gone = kill_process(pid, Signal::KILL);
-            }
-        }
-        // One that was being started while others were killed is found by the next look.
-        if !found || Instant::now() > deadline {
-            return;
-        }
-        std::thread::yield_now();
     }
 }
 

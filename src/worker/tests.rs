@@ -50,6 +50,11 @@ impl Place {
 }
 
 #[tokio::test]
+async fn a_limit_beyond_the_end_of_time_is_none() {
+    Place::new(&[]).run_within(1, "a", Some(Duration::MAX)).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_step_goes_to_the_worker_that_has_its_policy() {
     let log = tempfile::NamedTempFile::new().unwrap();
     let place = Place::new(&[("FAKE_LOG", log.path().to_str().unwrap())]);

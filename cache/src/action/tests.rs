@@ -16,6 +16,7 @@ fn ingredient() -> impl Strategy<Value = Ingredient> {
         Just(Ingredient::Absent),
         any::<bool>().prop_map(Ingredient::Bool),
         any::<i64>().prop_map(Ingredient::Int),
+        any::<u64>().prop_map(Ingredient::from),
         number().prop_map(Ingredient::Float),
         "[ab]{0,3}".prop_map(Ingredient::Text),
         digest().prop_map(Ingredient::Digest),
@@ -47,6 +48,9 @@ fn variations(ingredient: &Ingredient) -> Vec<Ingredient> {
         Ingredient::Bool(value) => vec![Ingredient::Bool(!value), Ingredient::Int(i64::from(*value))],
         Ingredient::Int(value) => {
             vec![Ingredient::Int(value ^ 1), Ingredient::Float(f64::from_bits(*value as u64))]
+        }
+        Ingredient::Unsigned(value) => {
+            vec![Ingredient::from(value ^ 1), Ingredient::Int(*value as i64), value.to_string().into()]
         }
         Ingredient::Float(value) => {
             vec![Ingredient::Float(-value - 1.0), Ingredient::Int(value.to_bits() as i64)]

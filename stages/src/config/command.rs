@@ -21,7 +21,7 @@ use crate::units::{parse_duration, parse_size};
 pub struct Command {
     /// The program and its arguments.
     pub argv: Vec<String>,
-    /// Its inputs.
+    /// Its inputs. Names are of letters, digits, `_`, `-` and `.`.
     #[serde(default)]
     pub inputs: BTreeMap<String, Reference>,
     /// Programs and other files whose content is part of the identity, relative to the pipeline file.
@@ -32,7 +32,8 @@ pub struct Command {
     #[serde(deserialize_with = "declared::read")]
     #[schemars(with = "declared::Entries")]
     pub outputs: Vec<Declared>,
-    /// Its environment, added to that of the engine; only this part is in the key.
+    /// Its environment, added to that of the engine; only this part is in the key. Names that begin with
+    /// `BSTAR_` are the engine's.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     /// Written as JSON to `{params}`.
@@ -52,16 +53,33 @@ pub struct Command {
     pub memory: Option<String>,
 }
 
+/// Bytes of a file's name, on most file systems.
+const LONGEST: usize = 255;
+
 fn one() -> usize {
     1
 }
 
 impl Command {
+    /// The variable that names an input to the program, with `_` for what cannot stand in such a name.
+    #[must_use]
+    pub fn variable(input: &str) -> String {
+        let plain = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '_' };
+        format!("BSTAR_IN_{}", input.chars().map(plain).collect::<String>())
+    }
+
     /// Most time it may take, where `timeout` is set and readable.
     #[must_use]
     pub fn time_limit(&self) -> Option<Duration> {
         self.timeout.as_deref().and_then(time_limit)
     }
+}
+
+/// Whether an input can have that name: it is that of a file, in `argv` it stands between braces, and the engine
+/// gives names with a colon to `files`.
+fn is_input_name(name: &str) -> bool {
+    let plain = |letter: char| letter.is_alphanumeric() || "_-.".contains(letter);
+    !matches!(name, "" | "." | "..") && name.len() <= LONGEST && name.chars().all(plain)
 }
 
 /// Some time.
@@ -79,10 +97,11 @@ pub(super) fn ingredient(value: &Value) -> Ingredient {
     match value {
         Value::Null => Ingredient::Absent,
         Value::Bool(value) => (*value).into(),
-        Value::Number(number) => match (number.as_i64(), number.as_f64()) {
-            (Some(value), _) => value.into(),
-            (None, Some(value)) if number.is_f64() => value.into(),
-            _ => number.to_string().into(),
+        Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
+            (Some(value), _, _) => value.into(),
+            (None, Some(value), _) => value.into(),
+            (None, None, Some(value)) => value.into(),
+            (None, None, None) => number.to_string().into(),
         },
         Value::String(text) => text.as_str().into(),
         Value::Array(items) => Ingredient::List(items.iter().map(ingredient).collect()),
@@ -157,6 +176,23 @@ impl Stage for Command {
                 checks.refuse(&field, format!("`{path}` is listed twice"), "remove one");
             }
         }
+        let mut variables: BTreeMap<String, &str> = BTreeMap::new();
+        for name in self.inputs.keys() {
+            let (field, variable) = (format!("inputs.{name}"), Self::variable(name));
+            if !is_input_name(name) {
+                checks.refuse(
+                    &field,
+                    format!("`{name}` cannot be the name of an input"),
+                    "write letters, digits, `_`, `-` and `.`, at most 255 bytes",
+                );
+            } else if let Some(other) = variables.insert(variable.clone(), name) {
+                checks.refuse(
+                    &field,
+                    format!("the inputs `{other}` and `{name}` have the same variable, {variable}"),
+                    "rename one: in variables everything but A-Z, a-z and 0-9 becomes `_`",
+                );
+            }
+        }
         for text in &self.argv {
             for name in
                 text.split("{in.").skip(1).filter_map(|rest| rest.split_once('}')).map(|(name, _)| name)
@@ -172,6 +208,13 @@ impl Stage for Command {
         }
         if self.env.keys().any(|name| name.is_empty() || name.contains(['=', '\0'])) {
             checks.refuse("env", "env has a name that is empty or contains `=`", "write NAME: value");
+        }
+        for name in self.env.keys().filter(|name| name.starts_with("BSTAR_")) {
+            checks.refuse(
+                &format!("env.{name}"),
+                format!("env sets {name}, but names that begin with `BSTAR_` are the engine's"),
+                "use another name",
+            );
         }
         if let Some(timeout) = &self.timeout
             && time_limit(timeout).is_none()

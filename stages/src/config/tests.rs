@@ -327,6 +327,28 @@ fn settings_that_matter_are_identity() {
 }
 
 #[test]
+fn numbers_and_texts_of_the_same_digits_are_told_apart() {
+    let digits = ["9223372036854775807", "9223372036854775808", "18446744073709551615"];
+    let mut values: Vec<Value> = digits.iter().map(|digits| serde_json::from_str(digits).unwrap()).collect();
+    values.extend(digits.map(Value::from));
+    values.extend([
+        json!(-1),
+        json!(18446744073709551615.0),
+        json!({"unsigned": digits[2]}),
+        json!([digits[2]]),
+    ]);
+    let identity = |value: &Value| {
+        let command = stage("command", json!({"argv": ["x"], "outputs": ["r"], "params": {"id": value}}));
+        command.stage().identity()
+    };
+    for (index, value) in values.iter().enumerate() {
+        for other in &values[..index] {
+            assert_ne!(identity(value), identity(other), "{value} and {other}");
+        }
+    }
+}
+
+#[test]
 fn the_settings_that_may_be_references_can_be_set() {
     let mut sampled = sample(&json!({"temperature": "search.temperature"}));
     for (name, setting) in sampled.stage_mut().settings() {

@@ -111,6 +111,17 @@ fn commands_out_of_range_are_refused() {
     };
     assert_eq!(command(&json!({"argv": []})), ["argv"]);
     assert_eq!(command(&json!({"argv": ["./x", "{in.a}"]})), ["argv"]);
+    for name in ["", ".", "..", "../../evil", "/evil", "a/b", "file:x", "a}", "a b", "a\0", &"a".repeat(256)]
+    {
+        assert_eq!(command(&json!({"inputs": {name: "x.r"}})), [format!("inputs.{name}")]);
+    }
+    assert_eq!(command(&json!({"inputs": {"a-b": "x.r", "a_b": "x.r"}})), ["inputs.a_b"]);
+    assert_eq!(command(&json!({"inputs": {"A": "x.r", "a": "x.r", "ab.c-d_2": "x.r", "é": "x.r"}})), [""; 0]);
+    assert_eq!(
+        command(&json!({"env": {"": "", "BSTAR_IN_X": "", "BSTAR_OUT": "/tmp"}})),
+        ["env", "env.BSTAR_IN_X", "env.BSTAR_OUT"]
+    );
+    assert_eq!(command(&json!({"env": {"BSTAR": "1", "bstar_out": "2"}})), [""; 0]);
     assert_eq!(command(&json!({"outputs": []})), ["outputs"]);
     assert_eq!(command(&json!({"outputs": ["../r"]})), ["outputs[0]"]);
     assert_eq!(command(&json!({"outputs": ["/r"]})), ["outputs[0]"]);

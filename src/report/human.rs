@@ -1,7 +1,7 @@
 //! Lines for people on standard error: one for every finished step, and bars while a terminal watches.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -123,13 +123,10 @@ impl Human {
         self.print(state, &line);
     }
 
-    #[expect(clippy::print_stderr, reason = "this is where people are told")]
     fn print(&self, state: &State, text: &str) {
-        if self.terminal {
-            state.bars.suspend(|| eprintln!("{text}"));
-        } else {
-            eprintln!("{text}");
-        }
+        // A terminal that was closed takes nothing; the run goes on to its checkpoints.
+        let print = || drop(writeln!(std::io::stderr(), "{text}"));
+        if self.terminal { state.bars.suspend(print) } else { print() }
     }
 
     fn begin(&self, state: &mut State, step: &str, [done, total]: [u64; 2], unit: &str, now: Moment) {
@@ -216,6 +213,12 @@ impl Human {
 impl Report for Human {
     fn event(&self, event: &Event) {
         self.show(event, Moment { time: self.began.elapsed(), ago: Duration::ZERO });
+    }
+
+    /// What follows on the terminal is not for bars to draw over.
+    fn end(&self) -> std::io::Result<()> {
+        self.clear();
+        Ok(())
     }
 }
 

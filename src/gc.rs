@@ -9,6 +9,7 @@ use bstar_cache::{ActionKey, Inventory, Manifest, Store, StoreError, timestamp};
 
 pub use policy::{Policy, Retention};
 
+pub use crate::run_record::Retirees;
 use crate::run_record::{self, Needed, Pin, RunInfo, RunOutcome, host};
 
 /// A run on another machine gives a sign of life every two minutes.
@@ -58,15 +59,9 @@ pub struct Roots {
 pub async fn roots(store: &Store, policy: &Policy, now: SystemTime) -> Result<Roots, StoreError> {
     let pins = run_record::pins(store).await?;
     let runs = run_record::list(store).await?;
-    let mut signs: BTreeMap<String, SystemTime> = BTreeMap::new();
-    for object in store.list_times("runs").await? {
-        let Some(id) = object.name.split('/').nth(1) else { continue };
-        let sign = signs.entry(id.to_owned()).or_insert(object.modified);
-        *sign = object.modified.max(*sign);
-    }
-    let since = |age: Duration| now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
-    let heard = |id: &str, age: Duration| signs.get(id).is_some_and(|sign| *sign >= since(age));
-    let keep_since = timestamp(since(policy.keep));
+    let signs = signs(store).await?;
+    let heard = |id: &str, age: Duration| signs.get(id).is_some_and(|sign| sign.is_since(now, age));
+    let keep_since = timestamp(before(now, policy.keep));
     let mut seen: BTreeMap<(String, bool), usize> = BTreeMap::new();
     let mut roots = Roots::default();
     let known: BTreeSet<String> = runs.iter().map(|run| run.start.id.clone()).collect();
@@ -78,9 +73,7 @@ pub async fn roots(store: &Store, policy: &Policy, now: SystemTime) -> Result<Ro
             *count <= policy.keep_last
         };
         let last = is_last(false) | (run.outcome == RunOutcome::Done && is_last(true));
-        // Here the process was asked for.
-        let live = run.outcome == RunOutcome::Running
-            && (run.start.host == host() || heard(&run.start.id, policy.grace.max(SILENCE)));
+        let live = is_live(&run, || heard(&run.start.id, policy.grace.max(SILENCE)));
         let why = if let Some(pin) = pins.get(&run.start.id) {
             Why::Pinned(pin.clone())
         } else if live {
@@ -121,6 +114,88 @@ pub async fn refresh(store: &Store, roots: &mut Roots) -> Result<(), StoreError>
     Ok(())
 }
 
+/// The last sign of life of a run.
+#[derive(Debug, Clone, Copy)]
+struct Sign {
+    time: SystemTime,
+    /// It has said how it ended.
+    ended: bool,
+}
+
+impl Sign {
+    fn is_since(&self, now: SystemTime, age: Duration) -> bool {
+        self.time >= before(now, age)
+    }
+}
+
+/// The signs of life of all runs, by their ids.
+async fn signs(store: &Store) -> Result<BTreeMap<String, Sign>, StoreError> {
+    let mut signs: BTreeMap<String, Sign> = BTreeMap::new();
+    for object in store.list_times("runs").await? {
+        let Some(id) = object.name.split('/').nth(1) else { continue };
+        let sign = signs.entry(id.to_owned()).or_insert(Sign { time: object.modified, ended: false });
+        sign.time = object.modified.max(sign.time);
+        sign.ended |= object.name.ends_with("/summary.json");
+    }
+    Ok(signs)
+}
+
+fn before(now: SystemTime, age: Duration) -> SystemTime {
+    now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// Whether a run goes on: on this machine its process was asked for, elsewhere it was `heard` of lately.
+fn is_live(run: &RunInfo, heard: impl FnOnce() -> bool) -> bool {
+    run.outcome == RunOutcome::Running && (run.start.host == host() || heard())
+}
+
+/// Takes out of `retirees` what a pinned run needs, and what one of those that are `live` needs still; gives what
+/// was taken out.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn spare(store: &Store, retirees: &mut Retirees, live: &[String]) -> Result<Retirees, StoreError> {
+    let mut spared = Retirees::new();
+    for run in run_record::pins(store).await?.keys() {
+        for key in keys(store, run).await? {
+            spared.extend(retirees.remove_entry(&key));
+        }
+    }
+    for run in live {
+        let released = run_record::released(store, run).await?;
+        for key in keys(store, run).await? {
+            let Some(paths) = retirees.remove(&key) else { continue };
+            let is_free = |path: &String| released.get(&key).is_some_and(|paths| paths.contains(path));
+            let (free, needed): (BTreeSet<String>, BTreeSet<String>) = paths.into_iter().partition(is_free);
+            for (some, whither) in [(free, &mut *retirees), (needed, &mut spared)] {
+                if !some.is_empty() {
+                    whither.entry(key).or_default().extend(some);
+                }
+            }
+        }
+    }
+    Ok(spared)
+}
+
+/// The runs that go on, but for `own`.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn live(store: &Store, own: &str) -> Result<Vec<String>, StoreError> {
+    let mut signs = signs(store).await?;
+    signs.retain(|id, sign| id != own && !sign.ended);
+    // Mostly there is none, and the clock need not be asked for.
+    let now = if signs.is_empty() { SystemTime::UNIX_EPOCH } else { store.now().await? };
+    let mut live = Vec::new();
+    for (id, sign) in signs {
+        let run = run_record::read(store, &id).await?;
+        if run.is_some_and(|run| is_live(&run, || sign.is_since(now, SILENCE))) {
+            live.push(id);
+        }
+    }
+    Ok(live)
+}
+
 async fn keys(store: &Store, run: &str) -> Result<Vec<ActionKey>, StoreError> {
     Ok(run_record::needed(store, run).await?.into_iter().map(|needed| needed.key).collect())
 }
@@ -137,10 +212,10 @@ pub async fn retirees(
     inventory: &Inventory,
     roots: &Roots,
     retain: &Retention,
-) -> Result<BTreeMap<ActionKey, BTreeSet<String>>, StoreError> {
+) -> Result<Retirees, StoreError> {
     let (mut old, mut held) = (BTreeMap::new(), BTreeSet::new());
     if retain.is_empty() {
-        return Ok(BTreeMap::new());
+        return Ok(Retirees::new());
     }
     let kept = roots.kept.iter().map(|(run, why)| (run, matches!(why, Why::Live | Why::Pinned(_))));
     for (run, whole) in kept.chain(roots.others.iter().map(|run| (run, false))) {
@@ -158,7 +233,7 @@ pub async fn retirees(
         }
     }
     let retired = store.retired().await?;
-    let mut retirees: BTreeMap<ActionKey, BTreeSet<String>> = BTreeMap::new();
+    let mut retirees = Retirees::new();
     for manifest in inventory.manifests() {
         for output in old.get(&manifest.key).into_iter().flatten() {
             if held.contains(&(manifest.key, *output)) {

@@ -5,12 +5,14 @@
 //! | `runs/ID/run.json` | [`RunStart`] | when the run starts |
 //! | `runs/ID/events.jsonl` | all events | soon after they happen in a local store, else with the keys |
 //! | `runs/ID/keys` | the results it needs: a key and a step's name a line | every few seconds (local), every 30 seconds |
+//! | `runs/ID/released` | outputs that it needs no more ([`Retirees`]), though other runs may | when it retires outputs beside another run |
 //! | `runs/ID/live` | nothing: its time is a sign of life | every two minutes without other news, until the end |
 //! | `runs/ID/summary.json` | [`Summary`] | in the end: without it, the run was cut off |
 //! | `pins/ID.json` | [`Pin`] | on request: the run's results are kept |
 
 mod pins;
 mod pulse;
+mod released;
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -30,6 +32,7 @@ use crate::sweep::SweepRecord;
 pub use pins::{Pin, pin, pins, unpin};
 use pulse::Pulse;
 pub use pulse::{Needed, needed};
+pub use released::{Retirees, release, released};
 
 /// Records that are read at once.
 const AT_ONCE: usize = 32;

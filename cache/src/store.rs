@@ -91,6 +91,8 @@ const CONCURRENCY: usize = 16;
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
+    /// Whether results that are found become young again.
+    renews: bool,
 }
 
 struct Inner {
@@ -190,7 +192,7 @@ impl Store {
                 return Err(StoreError::Unsupported { location, scheme });
             }
         };
-        let store = Self { inner: Arc::new(inner) };
+        let store = Self { inner: Arc::new(inner), renews: false };
         store.check_format().await?;
         Ok(store)
     }
@@ -217,11 +219,18 @@ impl Store {
         };
         let objects = Patient::new(objects, retries, endpoint);
         remote::probe(location, &objects).await?;
-        let store = Self { inner: Arc::new(Inner::remote(location, objects, tier)) };
+        let store = Self { inner: Arc::new(Inner::remote(location, objects, tier)), renews: false };
         if let Place::There(remote) = &store.inner.place {
             remote.begin_sending().await;
         }
         Ok(store)
+    }
+
+    /// The same store, for a run, which relies on what it finds: an old result that [`Store::lookup`] finds
+    /// becomes young again, so that a collection leaves it. Whoever only looks has no need of that.
+    #[must_use]
+    pub fn renewing(&self) -> Self {
+        Self { renews: true, ..self.clone() }
     }
 
     async fn check_format(&self) -> Result<(), StoreError> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
-use bstar_cache::{ActionKey, Artifact, Collected, Collection, Freed, Inventory, Object, Store, StoreError};
+use bstar_cache::{Artifact, Collected, Collection, Freed, Inventory, Object, Store, StoreError};
 use bstar_stages::units::{parse_duration, parse_size};
 use clap::Args;
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use crate::executor::abandoned::{Abandoned, abandoned, remove};
 use crate::executor::work::WorkRoot;
 use crate::failure::Failure;
 use crate::gc::policy::parse_retain;
-use crate::gc::{Policy, Retention, Roots, refresh, retirees, roots};
+use crate::gc::{Policy, Retention, Retirees, Roots, live, refresh, retirees, roots, spare};
 use crate::pipeline::nearest;
 use crate::report::{count, size};
 
@@ -50,7 +50,7 @@ pub struct Gc {
 struct Plan {
     roots: Roots,
     collection: Collection,
-    retirees: BTreeMap<ActionKey, BTreeSet<String>>,
+    retirees: Retirees,
     /// What `retirees` are at most.
     retired_bytes: u64,
     abandoned: Vec<Abandoned>,
@@ -155,7 +155,7 @@ async fn shrink(global: &Global, store: &Store, bound: u64, apply: bool) -> Resu
     Ok(0)
 }
 
-fn retired_bytes(inventory: &Inventory, retirees: &BTreeMap<ActionKey, BTreeSet<String>>) -> u64 {
+fn retired_bytes(inventory: &Inventory, retirees: &Retirees) -> u64 {
     let mut contents: BTreeSet<Artifact> = BTreeSet::new();
     for manifest in inventory.manifests() {
         let paths = retirees.get(&manifest.key).into_iter().flatten();
@@ -167,9 +167,14 @@ fn retired_bytes(inventory: &Inventory, retirees: &BTreeMap<ActionKey, BTreeSet<
 impl Plan {
     async fn apply(&self, store: &Store, inventory: &Inventory, work: &WorkRoot) -> Result<Done, StoreError> {
         let collected = store.collect(inventory, &self.collection).await?;
-        let freed = match self.retirees.is_empty() {
+        let mut retirees = self.retirees.clone();
+        if !retirees.is_empty() {
+            // Runs have gone on since these were planned, and others have begun.
+            spare(store, &mut retirees, &live(store, "").await?).await?;
+        }
+        let freed = match retirees.is_empty() {
             true => Freed::default(),
-            false => store.retire(&self.retirees, "cache gc").await?,
+            false => store.retire(&retirees, "cache gc").await?,
         };
         if self.runs {
             for run in &self.roots.others {

@@ -17,6 +17,7 @@ mod plan;
 mod report;
 mod runs;
 mod samples;
+mod signals;
 mod step;
 mod sweep;
 mod watch;

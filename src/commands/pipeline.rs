@@ -8,6 +8,7 @@ use bstar_cache::Store;
 use serde_json::{Value, json};
 
 use crate::cli::{Execution, Format, Global, Source, open_store};
+use crate::commands::signals::watch_signals;
 use crate::commands::step::forced;
 use crate::commands::{answer, answer_json, unwritten};
 use crate::event::{Event, Summary};
@@ -17,9 +18,12 @@ use crate::failure::{Failure, tell};
 use crate::gc::Retention;
 use crate::pipeline::{Diagnostic, Origin, Pipeline};
 use crate::plan::Plan;
-use crate::report::{Human, Json, Report, count, iterations_text};
+use crate::report::{Aside, Human, Json, Report, count, iterations_text};
 use crate::run_record::{RunRecord, RunStart, typed};
 use crate::sweep;
+
+/// How long the end of a run may take that was asked to stop, or whose store has failed.
+const LAST_WORD: Duration = Duration::from_secs(5);
 
 /// Reads a pipeline file.
 pub(crate) fn load(file: &Path, overrides: &[String]) -> Result<Pipeline, Failure> {
@@ -141,13 +145,14 @@ pub(crate) async fn carry_out(
     complete: impl FnOnce(&mut Finished),
 ) -> Result<Finished, Failure> {
     let Run { global, store, plan, start, options } = run;
-    let record = Arc::new(RunRecord::begin(&store, start).await?);
-    let report: Arc<dyn Report> = match global.format {
-        Format::Text => Arc::new(Human::default()),
-        Format::Json => Arc::new(Json::new(std::io::stdout())),
+    let report = match global.format {
+        Format::Text => Aside::new(Human::default()),
+        Format::Json => Aside::new(Json::new(std::io::stdout())),
     };
-    let stop = Stop::default();
-    let signals = tokio::spawn(watch_signals(stop.clone(), Arc::clone(&report)));
+    let report = report.map_err(|error| Failure::usage(format!("cannot start a thread: {error}")))?;
+    let (report, stop) = (Arc::new(report), Stop::default());
+    let record = Arc::new(RunRecord::begin(&store, start).await?);
+    watch_signals(stop.clone(), Arc::clone(&report));
     let flushes = tokio::spawn(flush_often(Arc::clone(&record), Arc::clone(&report)));
     let events = {
         let (record, report) = (Arc::clone(&record), Arc::clone(&report));
@@ -161,14 +166,25 @@ pub(crate) async fn carry_out(
     };
     first.into_iter().for_each(&events);
     let mut finished = Executor::new(store, options, stop.clone(), events).run(plan).await;
-    signals.abort();
+    let asked = stop.level() >= Level::Stop;
+    // Nothing is left to be saved: the next signal ends the process.
+    stop.stop();
     flushes.abort();
     complete(&mut finished);
     let summary = Event::Summary(Box::new(finished.summary.clone()));
     record.event(&summary);
-    let recorded = record.end(&finished.summary).await;
+    let recorded = record.end(&finished.summary);
+    let recorded = if matches!(finished.outcome, Outcome::Store(_)) {
+        // The store is not what it should be, and people wait to hear it.
+        drop(tokio::time::timeout(LAST_WORD, recorded).await);
+        Ok(())
+    } else {
+        recorded.await
+    };
     report.event(&summary);
-    let told = report.end();
+    // Who was asked to stop does not wait for a reader that does not read, and tells it nothing more.
+    let told = if asked { report.end_within(LAST_WORD) } else { Some(report.end()) };
+    let Some(told) = told else { return Err(Failure::Reported(finished.outcome.exit_code())) };
     if !matches!(finished.outcome, Outcome::Store(_)) {
         recorded?;
         told.or_else(|error| unwritten(&error))?;
@@ -214,38 +230,11 @@ fn same_command() -> String {
 }
 
 /// Events are written together, but none waits for long.
-async fn flush_often(record: Arc<RunRecord>, report: Arc<dyn Report>) {
+async fn flush_often(record: Arc<RunRecord>, report: Arc<Aside>) {
     let mut tick = tokio::time::interval(Duration::from_millis(100));
     loop {
         tick.tick().await;
         record.flush();
         report.flush();
-    }
-}
-
-/// The first signal asks the run to stop, the second ends the process.
-async fn watch_signals(stop: Stop, report: Arc<dyn Report>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::user_defined1()];
-    let (Ok(mut interrupt), Ok(mut terminate), Ok(mut user)) =
-        (signal(kinds[0]), signal(kinds[1]), signal(kinds[2]))
-    else {
-        return;
-    };
-    loop {
-        let code = tokio::select! {
-            _ = interrupt.recv() => 130,
-            _ = terminate.recv() => 143,
-            _ = user.recv() => 143,
-        };
-        if stop.level() == Level::Go {
-            // The executor tells of it.
-            stop.stop();
-        } else {
-            stop.kill();
-            report.flush();
-            // Workers die with this process: they end when their standard input does.
-            std::process::exit(code);
-        }
     }
 }

@@ -18,12 +18,12 @@ use super::force::Forced;
 use super::gather::{joined, sum};
 use super::guard::Guard;
 use super::prepare::{Answer, Given, Pending, Resolved, prepare};
-use super::retention::{self, Remaining};
+use super::retention::Retirement;
 use super::summary::{self, Count, Made, PartSummary};
 use super::work::WorkRoot;
 use super::{Executor, Failure, Finished, Level, Outcome, Shared, Trouble, survived};
 use crate::event::Event;
-use crate::plan::{Plan, Section, Source, StepId};
+use crate::plan::{Plan, Source, StepId};
 use crate::run_record::host;
 use crate::scheduler::{Scheduler, State};
 use crate::worker::WorkerPool;
@@ -70,7 +70,7 @@ pub(super) async fn run(executor: Executor, plan: &Plan) -> Finished {
         host,
         claims,
         requests: AtomicU64::new(1),
-        store,
+        store: store.renewing(),
         options,
         stop,
         events,
@@ -80,7 +80,7 @@ pub(super) async fn run(executor: Executor, plan: &Plan) -> Finished {
     let mut lost: BTreeMap<Digest, usize> = BTreeMap::new();
     // Content that was retired and then needed is not retired again while others may need it too.
     let mut recalls = false;
-    let (pass, outcome) = loop {
+    let (mut pass, outcome) = loop {
         let mut pass = Pass::new(Arc::clone(&shared), plan.clone(), std::mem::take(&mut count));
         pass.retires = !recalls;
         let outcome = pass.run().await;
@@ -151,7 +151,6 @@ enum Message {
     Prepared(StepId, Result<Answer, Trouble>),
     Executed(StepId, Box<Resolved>, Result<Executed, Trouble>),
     Gathered(StepId, Result<Manifest, Trouble>),
-    Retired,
 }
 
 /// One walk through the plan.
@@ -159,7 +158,7 @@ struct Pass {
     shared: Arc<Shared>,
     plan: Plan,
     scheduler: Scheduler,
-    remaining: Remaining,
+    retirement: Retirement,
     /// Whether outputs are retired as soon as an iteration is complete.
     retires: bool,
     /// Results, by step.
@@ -186,7 +185,7 @@ impl Pass {
         let mut scheduler = Scheduler::new(shared.options.capacity(), shared.options.keep_going);
         scheduler.grow(&plan, |step| shared.options.needs(step));
         Self {
-            remaining: Remaining::of(&plan),
+            retirement: Retirement::of(&plan, &shared.options.retain),
             retires: true,
             shared,
             plan,
@@ -215,8 +214,12 @@ impl Pass {
                 self.tell(Event::Stopping);
             }
             let more = self.advance();
+            if self.retires && !self.stopped {
+                self.retire();
+            }
             // When nothing more starts, there is nothing to wait for others for.
-            if self.tasks.is_empty() && !more && (self.waits.is_empty() || self.scheduler.halted()) {
+            let idle = self.tasks.is_empty() && !more && (self.waits.is_empty() || self.scheduler.halted());
+            if idle && (self.stopped || !self.retirement.goes_on()) {
                 break;
             }
             tokio::select! {
@@ -237,6 +240,7 @@ impl Pass {
                     }
                     None => {}
                 },
+                Some(()) = self.retirement.over() => {}
                 () = tokio::task::yield_now(), if more => {}
                 () = stop.reached(Level::Stop), if !self.stopped => {}
                 () = stop.reached(Level::Kill) => {
@@ -246,6 +250,7 @@ impl Pass {
                 }
             }
         }
+        self.retirement.end(&self.shared.stop, self.shared.options.grace).await;
         if let Some(error) = self.broken.take() {
             return Outcome::Store(error);
         }
@@ -395,7 +400,6 @@ impl Pass {
                 (Ok(_), None) => {}
                 (Err(trouble), _) => self.trouble(id, trouble),
             },
-            Message::Retired => {}
         }
     }
 
@@ -461,33 +465,18 @@ impl Pass {
         }
         self.made[id.index()] = Some(Made { stage: resolved.stage, manifest: Arc::new(manifest) });
         self.scheduler.finished(id, cached);
-        if let Some(iteration) = self.remaining.done(self.plan.step(id)) {
-            self.retire(iteration);
-        }
+        self.retirement.done(self.plan.step(id), id);
     }
 
-    /// Retires what nobody needs now that an iteration is complete.
-    fn retire(&mut self, iteration: usize) {
-        let retain = &self.shared.options.retain;
-        if retain.is_empty() || !self.retires {
-            return;
-        }
-        let due = retention::due(&self.plan, self.scheduler.states(), &self.made, retain, iteration);
-        let shared = Arc::clone(&self.shared);
-        self.tasks.spawn(async move {
-            retention::retire(&shared, due).await;
-            Message::Retired
-        });
+    /// Begins to retire what nobody needs any more.
+    fn retire(&mut self) {
+        self.retirement.begin(&self.shared, &self.plan, self.scheduler.states(), &self.made);
     }
 
     /// Retires what nobody needs at the end of a run.
-    async fn retire_all(&self) {
-        let sections = self.plan.ids().map(|id| self.plan.step(id).section);
-        if let Some(Section::Iteration(last)) = sections.max() {
-            let (retain, states) = (&self.shared.options.retain, self.scheduler.states());
-            let due = retention::due(&self.plan, states, &self.made, retain, last);
-            retention::retire(&self.shared, due).await;
-        }
+    async fn retire_all(&mut self) {
+        self.retire();
+        self.retirement.end(&self.shared.stop, self.shared.options.grace).await;
     }
 
     fn trouble(&mut self, id: StepId, trouble: Trouble) {

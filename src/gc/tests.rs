@@ -147,3 +147,34 @@ async fn outputs_of_old_iterations_are_to_retire_unless_another_run_holds_them()
     pin(&bench.store, "2", None).await.unwrap();
     assert_eq!(retire().await, BTreeMap::from([(2, paths)]));
 }
+
+#[tokio::test]
+async fn what_runs_need_by_now_is_not_retired() {
+    let bench = Bench::new().await;
+    let mut retirees = Retirees::new();
+    for number in 0..5 {
+        let key = bench.result(number, "iteration[0].train", &[]).await;
+        retirees.insert(key, BTreeSet::from(["optimizer.bin".to_owned()]));
+    }
+    let keys: Vec<ActionKey> = retirees.keys().copied().collect();
+    let of = |number: usize| [(keys[number], "iteration[0].train")];
+    bench.run("own", "math", 0, None, &of(0)).await;
+    bench.run("began", "math", 0, None, &of(1)).await;
+    bench.run("ended", "math", 0, Some("done"), &of(2)).await;
+    bench.run("pinned", "math", 0, Some("done"), &of(3)).await;
+    pin(&bench.store, "pinned", None).await.unwrap();
+    let live = live(&bench.store, "own").await.unwrap();
+    assert_eq!(live, ["began"]);
+    let all = retirees.clone();
+    let spared = spare(&bench.store, &mut retirees, &live).await.unwrap();
+    assert_eq!(spared.into_keys().collect::<BTreeSet<_>>(), BTreeSet::from([keys[1], keys[3]]));
+    assert_eq!(retirees.into_keys().collect::<BTreeSet<_>>(), BTreeSet::from([keys[0], keys[2], keys[4]]));
+    // What the live run has no more need of is not spared for its sake.
+    run_record::release(&bench.store, "began", &Retirees::from([(keys[1], all[&keys[1]].clone())]))
+        .await
+        .unwrap();
+    let mut retirees = all;
+    let spared = spare(&bench.store, &mut retirees, &live).await.unwrap();
+    assert_eq!(spared.into_keys().collect::<Vec<_>>(), [keys[3]]);
+    assert_eq!(retirees.len(), 4);
+}

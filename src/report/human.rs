@@ -128,11 +128,7 @@ impl Human {
     }
 
     fn print(&self, state: &State, text: &str) {
-        if self.terminal {
-            state.bars.suspend(|| tell(text));
-        } else {
-            tell(text);
-        }
+        if self.terminal { state.bars.suspend(|| tell(text)) } else { tell(text) }
     }
 
     fn begin(&self, state: &mut State, step: &str, [done, total]: [u64; 2], unit: &str, now: Moment) {
@@ -217,6 +213,12 @@ impl Human {
 impl Report for Human {
     fn event(&self, event: &Event) {
         self.show(event, Moment { time: self.began.elapsed(), ago: Duration::ZERO });
+    }
+
+    /// What follows on the terminal is not for bars to draw over.
+    fn end(&self) -> std::io::Result<()> {
+        self.clear();
+        Ok(())
     }
 }
 

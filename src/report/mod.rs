@@ -1,5 +1,6 @@
 //! Shows a run's events: to people, or as JSON lines.
 
+mod aside;
 mod chart;
 mod html;
 mod human;
@@ -7,6 +8,7 @@ mod json;
 mod table;
 mod variants;
 
+pub use aside::Aside;
 pub use html::{Point, Surface, html};
 pub use human::Human;
 pub use json::Json;

@@ -21,6 +21,7 @@ mod race;
 mod reuse;
 #[path = "../../cache/tests-support/servers.rs"]
 mod servers;
+mod signals;
 mod steps;
 mod support;
 mod sweep;

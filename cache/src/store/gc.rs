@@ -4,10 +4,10 @@
 //! [`Store::collect`] deletes: manifests first, so that no manifest names a blob that is gone, then the blobs
 //! that no remaining manifest names.
 //!
-//! Writers need not stop. What is younger than the grace period stays, and a blob that a writer finds
-//! in a local store becomes young again. In an object store it does not: there a result published at
-//! this very moment may lose a blob that it shares with a deleted one, which makes it a miss, and it
-//! is computed again.
+//! Writers need not stop. What is younger than the grace period stays, a result that a run finds becomes young
+//! again, and so does a blob that a writer finds in a local store. In an object store a blob does not: there
+//! a result published at this very moment may lose a blob that it shares with a deleted one, which makes it
+//! a miss, and it is computed again.
 
 mod tier;
 
@@ -240,14 +240,17 @@ impl Store {
         collection: &Collection,
     ) -> Result<Collected, StoreError> {
         let mut collected = Collected::default();
-        let manifests = collection.results.iter().map(|result| layout::manifest(&result.key));
-        let unreadable = collection.unreadable.iter().map(|object| object.name.clone());
-        self.delete_all(manifests.chain(unreadable).collect()).await?;
-        collected.results = collection.results.len() as u64;
-        let notes = collection.results.iter().filter(|result| inventory.retired.contains_key(&result.key));
+        let before = collection.before.unwrap_or(SystemTime::UNIX_EPOCH);
+        // A run may have found one since.
+        let results: Vec<&Unneeded> = self
+            .delete_all_older(&collection.results, |result| layout::manifest(&result.key), before)
+            .await?;
+        let unreadable: Vec<&Object> =
+            self.delete_all_older(&collection.unreadable, |object| object.name.clone(), before).await?;
+        collected.results = results.len() as u64;
+        let notes = results.iter().filter(|result| inventory.retired.contains_key(&result.key));
         self.delete_all(notes.map(|result| layout::retired(&result.key)).collect()).await?;
         let wanted = self.named_since(inventory).await?;
-        let before = collection.before.unwrap_or(SystemTime::UNIX_EPOCH);
         let mut deletions = stream::iter(&collection.blobs)
             .map(async |object| {
                 let named = layout::parse_blob(&object.name).is_none_or(|digest| wanted.contains(&digest));
@@ -265,7 +268,7 @@ impl Store {
         }
         self.delete_all(collection.debris.iter().map(|object| object.name.clone()).collect()).await?;
         (_, collected.tier_bytes) = self.clear_tier(&collection.tier, &wanted, before).await?;
-        let others = collection.unreadable.iter().chain(&collection.debris);
+        let others = unreadable.into_iter().chain(&collection.debris);
         collected.bytes += others.map(|object| object.size).sum::<u64>();
         Ok(collected)
     }
@@ -288,6 +291,26 @@ impl Store {
     async fn delete_all(&self, names: Vec<String>) -> Result<(), StoreError> {
         let paths = stream::iter(names).map(ObjectPath::from);
         paths.map(Ok).try_for_each_concurrent(CONCURRENCY, async |path| self.remove(&path).await).await
+    }
+
+    /// Deletes objects that were not written since; gives those that it did.
+    async fn delete_all_older<'a, T: Sync>(
+        &self,
+        all: &'a [T],
+        name: impl Fn(&T) -> String,
+        before: SystemTime,
+    ) -> Result<Vec<&'a T>, StoreError> {
+        let mut deleted = Vec::new();
+        let named = all.iter().map(|one| (one, name(one)));
+        let mut deletions = stream::iter(named)
+            .map(async |(one, name)| Ok::<_, StoreError>((one, self.delete_older(&name, before).await?)))
+            .buffer_unordered(CONCURRENCY);
+        while let Some((one, gone)) = deletions.try_next().await? {
+            if gone {
+                deleted.push(one);
+            }
+        }
+        Ok(deleted)
     }
 
     /// Deletes an object unless it was written since; whether it did.

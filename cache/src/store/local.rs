@@ -26,8 +26,8 @@ const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 /// A file changed again within this time may keep its modification time: it is not remembered.
 const RACY: Duration = Duration::from_secs(1);
 
-/// A blob of this age is renewed when it is stored again.
-const YOUNG: Duration = Duration::from_secs(3600);
+/// A blob of this age is renewed when it is stored again, and a manifest when a run finds it.
+pub(crate) const YOUNG: Duration = Duration::from_secs(3600);
 /// Most manifests are shorter.
 const SHORT: usize = 1 << 13;
 
@@ -115,19 +115,14 @@ impl Local {
         if !self.has(artifact)? {
             return Ok(false);
         }
-        let renewed = File::open(self.blob(&artifact.digest)).and_then(|blob| {
-            let age = blob.metadata()?.modified()?.elapsed().unwrap_or_default();
-            // Not each time: a blob that was touched is verified again.
-            if age > YOUNG { blob.set_modified(SystemTime::now()) } else { Ok(()) }
-        });
-        match renewed {
+        match File::open(self.blob(&artifact.digest)).and_then(|blob| make_young(&blob)) {
             // Gone since: it is stored again.
             Err(error) if absent(&error) => Ok(false),
             Err(error) => {
                 tracing::debug!(blob = %artifact.digest, %error, "cannot renew a blob");
                 Ok(true)
             }
-            Ok(()) => Ok(true),
+            Ok(_) => Ok(true),
         }
     }
 
@@ -231,7 +226,7 @@ impl Local {
     }
 
     /// Does something with the content of an object that is mostly small.
-    pub(crate) fn with_short<T>(&self, object: &str, work: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
+    pub(crate) fn with_short<T>(&self, object: &str, work: impl FnOnce(&[u8], &File) -> T) -> io::Result<T> {
         let mut file = File::open(self.path(object))?;
         // Thousands are read in turn, and clearing memory for each would take as long as reading it.
         BUFFER.with_borrow_mut(|buffer| {
@@ -244,11 +239,11 @@ impl Local {
             };
             if length < SHORT {
                 // Less than was asked for is all there is.
-                return Ok(work(&buffer[..length]));
+                return Ok(work(&buffer[..length], &file));
             }
             let mut content = buffer.clone();
             file.read_to_end(&mut content)?;
-            Ok(work(&content))
+            Ok(work(&content, &file))
         })
     }
 
@@ -435,6 +430,16 @@ pub(crate) fn absent(error: &io::Error) -> bool {
 pub(crate) fn hash(path: &Path) -> io::Result<Artifact> {
     let (digest, size) = Digest::and_length_of(path)?;
     Ok(Artifact { digest, size })
+}
+
+/// Makes a file that is old look as if it was written now; whether it was old. Not each time: what was touched
+/// is read again.
+pub(crate) fn make_young(file: &File) -> io::Result<bool> {
+    let old = file.metadata()?.modified()?.elapsed().is_ok_and(|age| age > YOUNG);
+    if old {
+        file.set_modified(SystemTime::now())?;
+    }
+    Ok(old)
 }
 
 /// Whether moving the file away takes nothing from anybody: a plain file with this one name. A file

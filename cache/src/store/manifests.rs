@@ -7,7 +7,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::ObjectStoreExt;
 use object_store::path::Path as ObjectPath;
 
-use super::local::{Local, absent};
+use super::local::{Local, absent, make_young};
 use super::remote::tier::Tier;
 use super::{CONCURRENCY, Place, Store, StoreError, blocking, layout, short};
 use crate::action::ActionKey;
@@ -49,9 +49,10 @@ impl Store {
         let found = match self.inner.place.clone() {
             Place::Here(local) => {
                 let key = *key;
-                short(&local.clone(), 0, move || find(&local, &key)).await?
+                let renews = self.renews;
+                short(&local.clone(), 0, move || find(&local, &key, renews)).await?
             }
-            Place::There(remote) => remote.find(key).await?,
+            Place::There(remote) => remote.find(key, self.renews).await?,
         };
         match found {
             Found::Nothing => Ok(None),
@@ -163,7 +164,7 @@ impl Store {
             Place::There(_) => {
                 let read = async |(key, object): (ActionKey, String)| {
                     if let Some(tier) = tier
-                        && let Some(manifest) = tier.manifest(&key).await?
+                        && let Some((manifest, _)) = tier.manifest(&key, false).await?
                     {
                         return Ok((object, Some(Ok(manifest))));
                     }
@@ -190,12 +191,15 @@ impl Store {
         Ok((manifests, unreadable))
     }
 
-    async fn read_manifest(&self, key: &ActionKey) -> Result<Option<Result<Manifest, Unusable>>, StoreError> {
+    pub(super) async fn read_manifest(
+        &self,
+        key: &ActionKey,
+    ) -> Result<Option<Result<Manifest, Unusable>>, StoreError> {
         match &self.inner.place {
-            Place::There(remote) => remote.read_manifest(key).await,
+            Place::There(remote) => remote.read_manifest(key, false).await,
             Place::Here(local) => {
                 let (folder, key) = (Arc::clone(local), *key);
-                short(local, 0, move || read(&folder, &key)).await
+                short(local, 0, move || read(&folder, &key, false)).await
             }
         }
     }
@@ -235,16 +239,28 @@ type Read = (String, Option<Result<Manifest, Unusable>>);
 async fn read_runs(local: &Arc<Local>, listed: &[(ActionKey, String)]) -> Result<Vec<Read>, StoreError> {
     let runs = listed.chunks(RUN).map(|run| {
         let (local, run) = (Arc::clone(local), run.to_vec());
-        blocking(move || run.into_iter().map(|(key, object)| Ok((object, read(&local, &key)?))).collect())
+        blocking(move || {
+            run.into_iter().map(|(key, object)| Ok((object, read(&local, &key, false)?))).collect()
+        })
     });
     let read: Vec<Vec<Read>> = stream::iter(runs).buffered(CONCURRENCY).try_collect().await?;
     Ok(read.into_iter().flatten().collect())
 }
 
-/// What is stored under a key, if anything is.
-fn read(local: &Local, key: &ActionKey) -> Result<Option<Result<Manifest, Unusable>>, StoreError> {
+/// What is stored under a key, if anything is; with `renews`, it becomes young again.
+fn read(
+    local: &Local,
+    key: &ActionKey,
+    renews: bool,
+) -> Result<Option<Result<Manifest, Unusable>>, StoreError> {
     let object = layout::manifest(key);
-    match local.with_short(&object, |stored| Manifest::from_stored(stored, key)) {
+    let read = local.with_short(&object, |stored, file| {
+        if renews && let Err(error) = make_young(file) {
+            tracing::debug!(object, %error, "cannot renew a manifest");
+        }
+        Manifest::from_stored(stored, key)
+    });
+    match read {
         Ok(found) => Ok(Some(found)),
         Err(error) if absent(&error) => Ok(None),
         Err(error) => Err(StoreError::io(|| format!("read {object}"))(error)),
@@ -252,8 +268,8 @@ fn read(local: &Local, key: &ActionKey) -> Result<Option<Result<Manifest, Unusab
 }
 
 /// [`Store::lookup`] without a detour: a run in which nothing is left to do is nothing but lookups.
-fn find(local: &Local, key: &ActionKey) -> Result<Found, StoreError> {
-    let manifest = match read(local, key)? {
+fn find(local: &Local, key: &ActionKey, renews: bool) -> Result<Found, StoreError> {
+    let manifest = match read(local, key, renews)? {
         Some(Ok(manifest)) => manifest,
         Some(Err(reason)) => return Ok(Found::Unusable(reason)),
         None => return Ok(Found::Nothing),

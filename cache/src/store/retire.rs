@@ -128,8 +128,8 @@ impl Store {
         Ok(())
     }
 
-    /// Takes back that content was retired: results that miss it are misses from now on, and are
-    /// computed again. Gives the keys of those results.
+    /// Takes back that content was retired: results that miss it are deleted, and computed again. Gives the keys
+    /// of those results.
     ///
     /// # Errors
     /// When the store cannot be used.
@@ -138,6 +138,13 @@ impl Store {
         for (key, note) in self.retired().await? {
             if note.outputs.values().any(|artifact| artifact.digest == *digest) {
                 self.remove(&ObjectPath::from(layout::retired(&key))).await?;
+                // Not left for the next lookup, which would take it for damaged. Another process may have recalled
+                // the result before, and computed it again.
+                if let Some(Ok(manifest)) = self.read_manifest(&key).await?
+                    && self.first_absent(&manifest).await?.is_some()
+                {
+                    self.remove(&ObjectPath::from(layout::manifest(&key))).await?;
+                }
                 recalled.push(key);
             }
         }

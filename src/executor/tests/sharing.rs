@@ -1,6 +1,7 @@
 //! Runs that share a store, and what is kept of their results.
 
 use super::*;
+use crate::run_record::RunStart;
 
 /// Two machines: two work roots, one store in memory. Or two runs on one: one store in a folder.
 async fn pairs() -> [[Bench; 2]; 2] {
@@ -189,4 +190,58 @@ async fn what_a_pinned_run_needs_is_not_retired() {
     crate::run_record::pin(&bench.store, "4567cdef", None).await.unwrap();
     bench.run(TRAINS, &["retain={optimizer: 1}"]).await;
     assert_eq!(optimizers(&bench, &first).await, [1, 5]);
+}
+
+#[tokio::test]
+async fn what_a_live_run_needs_is_retired_when_it_has_ended() {
+    for bench in [Bench::new().await, Bench::in_memory().await] {
+        let first = bench.run(TRAINS, &[]).await;
+        let done = bench.names(|event| match event {
+            Event::Done { key, step, .. } if step == "iteration[1].train" => Some(key.to_string()),
+            _ => None,
+        });
+        // A run of this process, which lives.
+        let start = RunStart::now("toy", "toy.yaml", Vec::new(), 7, serde_json::Value::Null);
+        let object = |name: &str| format!("runs/{}/{name}", start.id);
+        let put =
+            async |name: &str, bytes: Vec<u8>| bench.store.put_object(&object(name), bytes).await.unwrap();
+        put("run.json", serde_json::to_vec(&start).unwrap()).await;
+        put("keys", done.join("\n").into()).await;
+        let retain = ["retain={optimizer: 1}"];
+        bench.run(TRAINS, &retain).await;
+        assert_eq!(optimizers(&bench, &first).await, [1, 5]);
+        // It is told that this one is done with it.
+        let released = crate::run_record::released(&bench.store, bench.run).await.unwrap();
+        assert!(done.iter().all(|key| released.contains_key(&key.parse().unwrap())), "{released:?}");
+        let summary = Summary { outcome: "done".to_owned(), ..Summary::default() };
+        put("summary.json", serde_json::to_vec(&summary).unwrap()).await;
+        bench.run(TRAINS, &retain).await;
+        assert_eq!(optimizers(&bench, &first).await, [5]);
+    }
+}
+
+#[tokio::test]
+async fn what_is_due_at_the_same_time_is_retired_together() {
+    let bench = Bench::new().await;
+    let first = bench.run(TRAINS, &[]).await;
+    bench.run(TRAINS, &["retain={optimizer: 1}"]).await;
+    let notes = bench.names(|event| match event {
+        Event::Note { message, .. } => Some(message.clone()),
+        _ => None,
+    });
+    let [note] = notes.as_slice() else { panic!("one: {notes:?}") };
+    assert!(note.starts_with("retired outputs of 5 results"), "{note}");
+    assert_eq!(optimizers(&bench, &first).await, [5]);
+}
+
+#[tokio::test]
+async fn an_output_that_is_read_for_long_is_retired_in_the_end() {
+    let bench = Bench::new().await;
+    // The first iteration is the last to be complete.
+    let look = "  look: {uses: command, with: {argv: [sh, -c, 'test $(wc -l < {in.o}) = 2 && sleep 1; wc -c < {in.o} > \
+                {out}/r'], inputs: {o: train.optimizer}, outputs: [r]}}\n";
+    let yaml = TRAINS.replace("carry:", &format!("{look}carry:"));
+    let first = bench.run(&yaml, &["retain={optimizer: 1}"]).await;
+    assert_eq!(first.summary.executed, 19, "{:?}", first.outcome);
+    assert_eq!(optimizers(&bench, &first).await, [5]);
 }

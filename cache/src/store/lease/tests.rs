@@ -39,7 +39,10 @@ fn far(objects: &Arc<InMemory>, latency: Duration) -> Store {
     let endpoint = Endpoint { address: location.to_owned(), variable: None };
     // Leases are small objects: nothing of them goes past `objects`.
     let near = Patient::new(Arc::<InMemory>::clone(objects), Retries::default(), endpoint);
-    Store { inner: Arc::new(Inner { objects: throttled, ..Inner::remote(location, near, None) }) }
+    Store {
+        inner: Arc::new(Inner { objects: throttled, ..Inner::remote(location, near, None) }),
+        renews: false,
+    }
 }
 
 async fn store() -> Store {

@@ -23,7 +23,7 @@ use object_store::{Error as ObjectError, ObjectStore, PutMode};
 use tokio::task::JoinHandle;
 
 use super::super::gc::each;
-use super::super::local::{Local, absent, in_folder_of};
+use super::super::local::{Local, absent, in_folder_of, make_young};
 use super::super::manifests::{ATTEMPTS, Found, Published, incomplete};
 use super::super::{CONCURRENCY, Place, Store, StoreError, blocking, layout, short};
 use super::Remote;
@@ -114,22 +114,29 @@ impl Tier {
         &self.local
     }
 
-    /// The manifest in the folder, if there is one that can be read.
-    pub(crate) async fn manifest(&self, key: &ActionKey) -> Result<Option<Manifest>, StoreError> {
+    /// The manifest in the folder, if there is one that can be read; with `renews`, it becomes young again. With it,
+    /// whether it was old.
+    pub(crate) async fn manifest(
+        &self,
+        key: &ActionKey,
+        renews: bool,
+    ) -> Result<Option<(Manifest, bool)>, StoreError> {
         let (local, key) = (Arc::clone(&self.local), *key);
         short(&self.local, 0, move || {
             let object = layout::manifest(&key);
-            let stored = match std::fs::read(local.path(&object)) {
-                Ok(stored) => stored,
-                Err(error) if absent(&error) => return Ok(None),
-                Err(error) => return Err(StoreError::io(|| format!("read {object}"))(error)),
-            };
-            let manifest = Manifest::from_stored(&stored, &key).ok();
-            if manifest.is_none() {
-                // It is a copy: the bucket is asked instead.
-                drop(std::fs::remove_file(local.path(&object)));
+            let read = local.with_short(&object, |stored, file| {
+                (Manifest::from_stored(stored, &key).ok(), renews && make_young(file).unwrap_or(false))
+            });
+            match read {
+                Ok((Some(manifest), old)) => Ok(Some((manifest, old))),
+                Ok((None, _)) => {
+                    // It is a copy: the bucket is asked instead.
+                    drop(std::fs::remove_file(local.path(&object)));
+                    Ok(None)
+                }
+                Err(error) if absent(&error) => Ok(None),
+                Err(error) => Err(StoreError::io(|| format!("read {object}"))(error)),
             }
-            Ok(manifest)
         })
         .await
     }
@@ -274,11 +281,15 @@ impl Remote {
         Ok(None)
     }
 
-    /// What is stored under a key, in the tier or in the bucket.
-    pub(crate) async fn find(&self, key: &ActionKey) -> Result<Found, StoreError> {
-        let Some(tier) = &self.tier else { return self.find_settled(key, None).await };
-        if let Some(manifest) = tier.manifest(key).await? {
+    /// What is stored under a key, in the tier or in the bucket; with `renews`, what is old becomes young again.
+    pub(crate) async fn find(&self, key: &ActionKey, renews: bool) -> Result<Found, StoreError> {
+        let Some(tier) = &self.tier else { return self.find_settled(key, None, renews).await };
+        if let Some((manifest, old)) = tier.manifest(key, renews).await? {
             if self.first_missed(&manifest, Some(tier)).await?.is_none() {
+                if old {
+                    // What is in the folder is found, whatever becomes of what the bucket has.
+                    drop(self.read_manifest(key, true).await);
+                }
                 return Ok(Found::Usable(Box::new(manifest)));
             }
             tier.forget(key).await?;
@@ -286,7 +297,7 @@ impl Remote {
         if let Some(manifest) = self.send_pending(tier, key).await? {
             return Ok(Found::Usable(Box::new(manifest)));
         }
-        let found = self.find_settled(key, Some(tier)).await?;
+        let found = self.find_settled(key, Some(tier), renews).await?;
         if let Found::Usable(manifest) = &found {
             tier.keep(manifest).await?;
         }
@@ -295,11 +306,16 @@ impl Remote {
 
     /// What the bucket has under a key. Blobs that a manifest names are there before it is, but some
     /// servers show new objects late: a manifest without them gets a second look.
-    async fn find_settled(&self, key: &ActionKey, tier: Option<&Tier>) -> Result<Found, StoreError> {
-        match self.find_object(key, tier).await? {
+    async fn find_settled(
+        &self,
+        key: &ActionKey,
+        tier: Option<&Tier>,
+        renews: bool,
+    ) -> Result<Found, StoreError> {
+        match self.find_object(key, tier, renews).await? {
             Found::Unusable(_) | Found::Incomplete(..) => {
                 tokio::time::sleep(self.objects.retries().pause * 2).await;
-                self.find_object(key, tier).await
+                self.find_object(key, tier, renews).await
             }
             found => Ok(found),
         }
@@ -307,11 +323,16 @@ impl Remote {
 
     /// Whether the bucket has a usable result.
     pub(crate) async fn has_result(&self, key: &ActionKey) -> Result<bool, StoreError> {
-        Ok(matches!(self.find_object(key, None).await?, Found::Usable(_)))
+        Ok(matches!(self.find_object(key, None, false).await?, Found::Usable(_)))
     }
 
-    async fn find_object(&self, key: &ActionKey, tier: Option<&Tier>) -> Result<Found, StoreError> {
-        let manifest = match self.read_manifest(key).await? {
+    async fn find_object(
+        &self,
+        key: &ActionKey,
+        tier: Option<&Tier>,
+        renews: bool,
+    ) -> Result<Found, StoreError> {
+        let manifest = match self.read_manifest(key, renews).await? {
             None => return Ok(Found::Nothing),
             Some(Err(reason)) => return Ok(Found::Unusable(reason)),
             Some(Ok(manifest)) => manifest,
@@ -415,7 +436,7 @@ impl Remote {
             match self.objects.put_opts(&path, text.to_owned().into(), PutMode::Create.into()).await {
                 Ok(_) => return Ok(Published { manifest, adopted: false }),
                 Err(error @ ObjectError::AlreadyExists { .. }) => {
-                    match self.find_settled(&key, None).await? {
+                    match self.find_settled(&key, None, false).await? {
                         Found::Usable(manifest) => {
                             return Ok(Published { manifest: *manifest, adopted: true });
                         }

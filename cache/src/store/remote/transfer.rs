@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
@@ -18,6 +19,7 @@ use tempfile::NamedTempFile;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
+use super::super::local::YOUNG;
 use super::super::{StoreError, blocking, layout};
 use super::Remote;
 use crate::action::ActionKey;
@@ -35,14 +37,27 @@ const IN_FLIGHT: usize = 4;
 pub(crate) const ROOM: usize = 64;
 /// How often a blob is read whose content is wrong in a different way each time.
 const READINGS: usize = 4;
+/// How long an old manifest is tried to be written again.
+const RENEWAL: Duration = Duration::from_secs(5);
 
 /// The object at `path`, if there is one.
 pub(crate) async fn fetch(
     objects: &dyn ObjectStore,
     path: &ObjectPath,
 ) -> Result<Option<Vec<u8>>, ObjectError> {
+    Ok(fetch_dated(objects, path).await?.map(|(bytes, _)| bytes))
+}
+
+/// The object at `path`, if there is one, and when it was written.
+async fn fetch_dated(
+    objects: &dyn ObjectStore,
+    path: &ObjectPath,
+) -> Result<Option<(Vec<u8>, SystemTime)>, ObjectError> {
     match objects.get_opts(path, GetOptions::default()).await {
-        Ok(object) => Ok(Some(object.bytes().await?.into())),
+        Ok(object) => {
+            let written = object.meta.last_modified.into();
+            Ok(Some((object.bytes().await?.into(), written)))
+        }
         Err(ObjectError::NotFound { .. }) => Ok(None),
         Err(error) => Err(error),
     }
@@ -169,26 +184,41 @@ impl Remote {
         Arc::clone(&self.room).acquire_many_owned(u32::try_from(permits).unwrap_or(1)).await.ok()
     }
 
-    /// Reads a manifest. One that cannot be used is believed to be so once two readings gave the same.
+    /// Reads a manifest. One that cannot be used is believed to be so once two readings gave the same. With
+    /// `renews`, an old one is written again, as it is, so that a collection takes it for young.
     pub(crate) async fn read_manifest(
         &self,
         key: &ActionKey,
+        renews: bool,
     ) -> Result<Option<Result<Manifest, Unusable>>, StoreError> {
         let object = layout::manifest(key);
         let path = ObjectPath::from(object.as_str());
         let mut before = None;
         for _ in 0..READINGS {
-            let read = fetch(&self.objects, &path).await;
-            let Some(text) = read.map_err(StoreError::objects(|| format!("read {object}")))? else {
+            let read = fetch_dated(&self.objects, &path).await;
+            let Some((text, written)) = read.map_err(StoreError::objects(|| format!("read {object}")))?
+            else {
                 return Ok(None);
             };
             let found = Digest::of(&text);
             match Manifest::from_stored(&text, key) {
                 Err(_) if before.replace(found) != Some(found) => {}
-                manifest => return Ok(Some(manifest)),
+                manifest => {
+                    if renews && manifest.is_ok() && written.elapsed().is_ok_and(|age| age > YOUNG) {
+                        self.write_again(&path, text).await;
+                    }
+                    return Ok(Some(manifest));
+                }
             }
         }
         Err(unsteady(&object))
+    }
+
+    /// Writes an object again. Who may only read, or is in a hurry, does without.
+    async fn write_again(&self, path: &ObjectPath, bytes: Vec<u8>) {
+        if let Err(error) = self.objects.for_at_most(RENEWAL).put(path, bytes.into()).await {
+            tracing::debug!(%path, %error, "cannot renew a manifest");
+        }
     }
 
     /// Sends a blob.

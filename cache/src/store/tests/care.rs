@@ -216,6 +216,7 @@ async fn retired_content_that_is_needed_is_a_miss(store: &Store) {
     assert_eq!(recalled, [one.key]);
     assert!(store.lookup(&one.key).await.unwrap().is_none());
     assert!(store.lookup(&two.key).await.unwrap().is_some());
+    assert_eq!(names(store, layout::QUARANTINE).await, [""; 0], "nothing is damaged");
     // Computed again, it is whole.
     let again = trained(store, 1).await;
     assert_eq!(again, one);
@@ -258,6 +259,32 @@ async fn a_blob_that_a_writer_finds_becomes_young() {
     let collected = store.collect(&inventory, &plan).await.unwrap();
     assert_eq!((collected.blobs, collected.spared), (1, 1));
     assert!(store.read(&found.digest).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_result_that_a_run_finds_while_it_is_collected_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().to_str().unwrap()).await.unwrap();
+    let (found, seen) = (trained(&store, 1).await, trained(&store, 2).await);
+    retire(&store, &found).await;
+    for name in [layout::MANIFESTS, layout::BLOBS, layout::RETIRED] {
+        for object in names(&store, name).await {
+            let file = std::fs::File::open(folder.path().join(object)).unwrap();
+            file.set_modified(SystemTime::now() - 9 * DAY).unwrap();
+        }
+    }
+    let inventory = store.inventory().await.unwrap();
+    let plan = inventory.plan(&BTreeSet::new(), SystemTime::now(), DAY);
+    assert_eq!(plan.results.len(), 2);
+    // A run relies on the one; somebody looks at the other.
+    assert!(store.renewing().lookup(&found.key).await.unwrap().is_some());
+    assert!(store.lookup(&seen.key).await.unwrap().is_some());
+    let collected = store.collect(&inventory, &plan).await.unwrap();
+    assert_eq!((collected.results, collected.blobs, collected.spared), (1, 2, 1));
+    assert_eq!(store.lookup(&found.key).await.unwrap(), Some(found.clone()));
+    assert!(store.read(&found.outputs["policy"].digest).await.is_ok());
+    assert_eq!(store.retired().await.unwrap().into_keys().collect::<Vec<_>>(), [found.key]);
+    assert_eq!(store.lookup(&seen.key).await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -193,3 +193,41 @@ async fn damage_on_the_server_is_still_damage() {
     assert!(objects.calls() - before >= 3, "read twice, then moved aside");
     assert_eq!(names(&store, "quarantine/blobs").await.len(), 1);
 }
+
+/// When a run finds an old result, the bucket has it written again, once an hour, from wherever it is found.
+#[tokio::test]
+async fn an_old_result_that_a_run_finds_is_written_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let objects = Faulty::new(|_| None);
+    let published = {
+        let store = open(&objects, Some(folder.path())).await.unwrap();
+        publish(&store, 1, "content").await
+    };
+    let object = layout::manifest(&published.key);
+    let path = ObjectPath::from(object.as_str());
+    let written = async || objects.inner.head(&path).await.unwrap().e_tag;
+    for tier in [None, Some(folder.path())] {
+        let store = open(&objects, tier).await.unwrap();
+        objects.age(Duration::ZERO);
+        let before = written().await;
+        let (finds, looks) = (store.renewing(), &store);
+        assert!(finds.lookup(&published.key).await.unwrap().is_some());
+        objects.age(Duration::from_secs(7200));
+        if let Some(copy) = in_tier(&store, &object) {
+            let calls = objects.calls();
+            assert!(finds.lookup(&published.key).await.unwrap().is_some());
+            assert_eq!(objects.calls(), calls, "the copy is young: the bucket is not asked");
+            let old = std::time::SystemTime::now() - Duration::from_secs(7200);
+            std::fs::File::open(copy).unwrap().set_modified(old).unwrap();
+        }
+        assert!(looks.lookup(&published.key).await.unwrap().is_some());
+        assert_eq!(written().await, before, "who only looks changes nothing");
+        assert_eq!(finds.lookup(&published.key).await.unwrap().as_ref(), Some(&published));
+        let after = written().await;
+        assert_ne!(after, before);
+        if tier.is_some() {
+            assert!(finds.lookup(&published.key).await.unwrap().is_some());
+            assert_eq!(written().await, after, "and the copy is young again");
+        }
+    }
+}

@@ -43,6 +43,8 @@ pub(super) struct Faulty {
     pub(super) inner: Arc<InMemory>,
     decide: Mutex<Arc<Decide>>,
     calls: AtomicUsize,
+    /// Objects that are read were written so much earlier.
+    age: Mutex<Duration>,
     /// New objects are visible so much later.
     delay: Duration,
     visible: Mutex<HashMap<Path, Instant>>,
@@ -62,6 +64,7 @@ impl Faulty {
             inner: Arc::new(InMemory::new()),
             decide: Mutex::new(Arc::new(decide)),
             calls: AtomicUsize::new(0),
+            age: Mutex::default(),
             delay,
             visible: Mutex::default(),
         })
@@ -74,6 +77,11 @@ impl Faulty {
     /// Changes what goes wrong from now on.
     pub(super) fn now(&self, decide: impl Fn(usize) -> Option<Fault> + Send + Sync + 'static) {
         *self.decide.lock().unwrap() = Arc::new(Box::new(decide));
+    }
+
+    /// All objects are so old.
+    pub(super) fn age(&self, age: Duration) {
+        *self.age.lock().unwrap() = age;
     }
 
     /// Nobody sees the object before the time has passed.
@@ -158,7 +166,8 @@ impl ObjectStore for Faulty {
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
         let fault = self.begin().await?;
         let head = options.head;
-        let got = self.inner.get_opts(path, options).await?;
+        let mut got = self.inner.get_opts(path, options).await?;
+        got.meta.last_modified -= *self.age.lock().unwrap();
         if self.hidden(path) {
             return Err(Error::NotFound { path: path.to_string(), source: "not yet".into() });
         }

@@ -4,6 +4,8 @@
 //! to the program's reaches it. It is known by its environment, which says where it works. Without `/proc`, and
 //! without that variable, it goes on.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -22,6 +24,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 const LOOKS: usize = 4;
 /// Within this time the numbers of processes do not begin anew.
 const BRIEF: Duration = Duration::from_secs(1);
+/// Bytes of most environments.
+const ENVIRONMENT: usize = 1 << 17;
 /// So many processes are looked at one by one rather than all that there are.
 const FEW: i32 = 64;
 
@@ -84,10 +88,10 @@ impl Programs {
         // Numbers are given one after the other: a program's own comes before those of all that it starts.
         let last = std::fs::read_to_string("/proc/sys/kernel/ns_last_pid");
         let Some(last) = last.ok().and_then(|text| text.trim().parse::<i32>().ok()) else { return false };
-        let wanted = wanted(OUTPUT, &self.output);
+        let mut search = Search::of(OUTPUT, &self.output);
         self.started.elapsed() < BRIEF
             && (0..=FEW).contains(&last.saturating_sub(first))
-            && (first + 1..=last).all(|pid| Sight::of(pid, &wanted) == Sight::Other)
+            && (first + 1..=last).all(|pid| search.sight(pid) == Sight::Other)
     }
 }
 
@@ -146,12 +150,12 @@ struct View {
 
 impl View {
     fn of(variable: &str, folder: &Path) -> Self {
-        let wanted = wanted(variable, folder);
+        let mut search = Search::of(variable, folder);
         let mut view = Self { mine: Vec::new(), unclear: false };
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
             let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
             let Some(pid) = number.and_then(Pid::from_raw) else { continue };
-            match Sight::of(pid.as_raw_nonzero().get(), &wanted) {
+            match search.sight(pid.as_raw_nonzero().get()) {
                 Sight::Mine => view.mine.push(pid),
                 Sight::Unclear => view.unclear = true,
                 Sight::Other => {}
@@ -161,32 +165,57 @@ impl View {
     }
 }
 
-/// How the environment of a program that works there says so.
-fn wanted(variable: &str, folder: &Path) -> Vec<u8> {
-    [variable.as_bytes(), b"=", folder.as_os_str().as_encoded_bytes()].concat()
-}
-
 /// What a process is by its environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sight {
     Mine,
     Other,
-    /// It has memory and no environment, as for a moment when a program is started.
+    /// It has memory and no whole environment, as for a moment when a program is started.
     Unclear,
 }
 
-impl Sight {
-    fn of(pid: i32, wanted: &[u8]) -> Self {
-        let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) else { return Self::Other };
+/// Looks for programs by what their environment says.
+struct Search {
+    wanted: Vec<u8>,
+    /// Whole environments are read at once: between two reads another program may take the place of the first, and
+    /// the second finds an end.
+    buffer: Vec<u8>,
+}
+
+impl Search {
+    fn of(variable: &str, folder: &Path) -> Self {
+        let wanted = [variable.as_bytes(), b"=", folder.as_os_str().as_encoded_bytes()].concat();
+        Self { wanted, buffer: vec![0; ENVIRONMENT] }
+    }
+
+    fn sight(&mut self, pid: i32) -> Sight {
+        let Ok(length) = self.read(pid) else { return Sight::Other };
+        let environment = &self.buffer[..length];
         let below = |rest: &[u8]| rest.is_empty() || rest.starts_with(b"/");
-        if environment.split(|byte| *byte == 0).any(|set| set.strip_prefix(wanted).is_some_and(below)) {
-            return Self::Mine;
+        let says = |set: &[u8]| set.strip_prefix(self.wanted.as_slice()).is_some_and(below);
+        if environment.split(|byte| *byte == 0).any(says) {
+            return Sight::Mine;
         }
         // A zombie and a part of the kernel have no memory.
         let without = || {
             let memory = std::fs::read_to_string(format!("/proc/{pid}/statm"));
             memory.map_or(true, |memory| memory.starts_with("0 "))
         };
-        if !environment.is_empty() || without() { Self::Other } else { Self::Unclear }
+        if environment.ends_with(&[0]) || without() { Sight::Other } else { Sight::Unclear }
+    }
+
+    /// Reads the environment of a process; gives its length.
+    fn read(&mut self, pid: i32) -> std::io::Result<usize> {
+        let mut file = File::open(format!("/proc/{pid}/environ"))?;
+        let mut length = 0;
+        loop {
+            match file.read(&mut self.buffer[length..])? {
+                0 => return Ok(length),
+                read => length += read,
+            }
+            if length == self.buffer.len() {
+                self.buffer.resize(2 * length, 0);
+            }
+        }
     }
 }

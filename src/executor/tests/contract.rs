@@ -77,6 +77,25 @@ async fn nothing_survives_its_program_in_a_session_of_its_own() {
 }
 
 #[tokio::test]
+async fn nothing_survives_that_is_just_being_started() {
+    let mut bench = Bench::in_memory().await;
+    (bench.jobs, bench.keep_going) = (4, true);
+    let apart = "setsid sh -c 'echo $$ > pid$I; sleep 60' > /dev/null & true > {out}/r";
+    let mut yaml = "name: toy\nseed: 7\nsetup:\n".to_owned();
+    for index in 0..100 {
+        yaml += &format!(
+            "  s{index}: {{uses: command, with: {{argv: [sh, -c, {apart:?}], env: {{I: '{index}'}}, outputs: [r]}}}}\n"
+        );
+    }
+    assert_eq!(bench.executed(&yaml, &[]).await.len(), 100);
+    for index in 0..100 {
+        let pid = bench.path(&format!("pid{index}"));
+        let started = std::fs::read_to_string(&pid).is_ok_and(|text| !text.is_empty());
+        assert!(!started || !lives(&pid), "{index}");
+    }
+}
+
+#[tokio::test]
 async fn a_killed_run_leaves_no_program_in_a_session_of_its_own() {
     let bench = Bench::in_memory().await;
     let yaml = one(&format!("{APART} sleep 60"), "retries: 0") + "      outputs: [r]\n";

@@ -20,6 +20,7 @@ use crate::report::{count, size};
 
 /// What to keep, and whether to delete the rest.
 #[derive(Debug, Clone, Args)]
+#[group(skip)]
 pub struct Gc {
     /// Delete; without, only show what would go
     #[arg(long)]

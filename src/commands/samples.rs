@@ -19,6 +19,7 @@ use crate::run_record::RunInfo;
 
 /// Which samples are wanted.
 #[derive(Debug, Clone, Args)]
+#[group(skip)]
 pub struct Samples {
     /// The iteration, from 0 [default: the last one]
     #[arg(short, long, value_name = "N")]

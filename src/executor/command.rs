@@ -266,18 +266,22 @@ fn tail(log: &Path, start: u64) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn placeholders_are_replaced_once_and_other_braces_kept() {
-        let inputs = BTreeMap::from([("a".to_owned(), PathBuf::from("/in/{out}"))]);
+    fn places(inputs: &BTreeMap<String, PathBuf>) -> Places<'_> {
         let path = Path::new;
-        let places = Places {
+        Places {
             base: path("/base"),
-            inputs: &inputs,
+            inputs,
             output: path("/out"),
             scratch: path("/scratch"),
             params: path("/params.json"),
             log: path("/log"),
-        };
+        }
+    }
+
+    #[test]
+    fn placeholders_are_replaced_once_and_other_braces_kept() {
+        let inputs = BTreeMap::from([("a".to_owned(), PathBuf::from("/in/{out}"))]);
+        let places = places(&inputs);
         assert_eq!(fill("x={in.a},{out}/r.txt", &places), "x=/in/{out},/out/r.txt");
         assert_eq!(fill("{scratch}{params}", &places), "/scratch/params.json");
         assert_eq!(fill("{} {in.b} {{out} {", &places), "{} {in.b} {/out {");
@@ -287,15 +291,7 @@ mod tests {
     fn a_variable_names_the_input_that_is_written_so_and_never_another() {
         let names = ["A", "a", "b-c", "dE", "De", "F.g"];
         let inputs = names.map(|name| (name.to_owned(), Path::new("/in").join(name))).into();
-        let path = Path::new;
-        let places = Places {
-            base: path("/base"),
-            inputs: &inputs,
-            output: path("/out"),
-            scratch: path("/scratch"),
-            params: path("/params.json"),
-            log: path("/log"),
-        };
+        let places = places(&inputs);
         let mut variables = variables(&places, 1);
         variables.retain(|name, _| name.starts_with("BSTAR_IN_"));
         let named = [

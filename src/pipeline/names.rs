@@ -167,13 +167,7 @@ fn check_kind(draft: &mut Draft, scope: &Scope, parts: &Parts, view: View, stage
     let Some(needed) = reference.needs else { return };
     let text = &reference.reference.0;
     let wrong = |text: &str, view: View| {
-        let Ok(Target::Stage { name, output: Some(output), .. }) = scope.resolve(text, view) else {
-            return None;
-        };
-        // Its own results are another problem.
-        if stage.split_once('.').is_some_and(|(_, own)| name.split('.').next() == Some(own)) {
-            return None;
-        }
+        let Ok(Target::Stage { output: Some(output), .. }) = scope.resolve(text, view) else { return None };
         let unread = (reference.setting && output.folder).then_some(Holds::Else);
         output.holds.filter(|found| !needed.accepts(*found)).or(unread)
     };
@@ -188,7 +182,9 @@ fn check_kind(draft: &mut Draft, scope: &Scope, parts: &Parts, view: View, stage
         let fitting = suggest::list(fitting.iter().map(String::as_str));
         (!fitting.is_empty()).then(|| format!("here, {fitting} would do"))
     };
-    if let Some(found) = wrong(text, view) {
+    // Its own results are another problem.
+    let own = stage.split_once('.').is_some_and(|(_, own)| text.split('.').next() == Some(own));
+    if let Some(found) = wrong(text, view).filter(|_| !own) {
         let field = field_of(draft, stage, reference);
         let message = format!("`{}` has to be {needed}: `{text}` is {found}", reference.name);
         draft.add(&field, At::Value, message, hint(view));

@@ -161,30 +161,30 @@ fn a_result_of_another_kind_is_refused_where_it_is_written() {
         (
             "threshold: search.threshold",
             "threshold: search.temperature",
-            "`threshold` has to be a threshold: `search.temperature` is a temperature | here, search.threshold would do",
+            "`threshold` has to be a threshold: `search.temperature` is a temperature | here, `search.threshold` would do",
         ),
         (
             "threshold: search.threshold",
             "threshold: responses",
-            "`threshold` has to be a threshold: `responses` is responses | here, search.threshold would do",
+            "`threshold` has to be a threshold: `responses` is responses | here, `search.threshold` would do",
         ),
         (
             "dataset: dataset\n",
             "dataset: problems.train\n",
-            "`dataset` has to be prompts with completions: `problems.train` is queries | here, dataset, \
-             problems.pretrain, problems.flawed and problems.sft would do",
+            "`dataset` has to be prompts with completions: `problems.train` is queries | here, `dataset`, \
+             `problems.pretrain`, `problems.flawed`, `problems.sft` would do",
         ),
         (
             "{policy: pretrain.policy, dataset",
             "{policy: pretrain.log, dataset",
-            "`policy` has to be a policy: `pretrain.log` is something else | here, pretrain.policy and sft.policy \
+            "`policy` has to be a policy: `pretrain.log` is something else | here, `pretrain.policy`, `sft.policy` \
              would do",
         ),
         (
             "  optimizer: train.optimizer\n",
             "  optimizer: train.policy\n",
             "`optimizer` has to be the state of an optimizer for `iteration.train`: `train.policy` is a policy | \
-             here, train.optimizer, pretrain.optimizer and sft.optimizer would do",
+             here, `train.optimizer`, `pretrain.optimizer`, `sft.optimizer` would do",
         ),
     ] {
         let found = edited(from, to);

@@ -209,7 +209,10 @@ fn what_is_not_supported_is_refused_by_name_and_value() {
         (with(llama(), json!({"num_attention_heads": 6})), "not a multiple of `num_attention_heads`, 6"),
         (with(llama(), json!({"head_dim": 15})), "15 wide"),
         (with(llama(), json!({"head_dim": 10})), "`head_dim` is 10, not a multiple of 4"),
-        (with(llama(), json!({"intermediate_size": 90})), "`intermediate_size` is 90, not a multiple of 4"),
+        (
+            with(llama(), json!({"hidden_size": 8, "head_dim": 8, "intermediate_size": 90})),
+            "`intermediate_size` is 90, not a multiple of 4",
+        ),
         (with(llama(), json!({"hidden_size": "wide"})), "`hidden_size` is \"wide\", not a whole number"),
         (with(llama(), json!({"vocab_size": null})), "`vocab_size` is missing"),
         (with(llama(), json!({"eos_token_id": 100})), "`eos_token_id`"),

@@ -90,13 +90,6 @@ impl Architecture {
                 "choose other numbers: kernels round rows that are not aligned by where they lie",
             );
         }
-        if !self.intermediate_size.is_multiple_of(4) {
-            checks.refuse(
-                "model.intermediate_size",
-                format!("{} is not a multiple of 4", self.intermediate_size),
-                "choose another number: kernels round rows that are not aligned by where they lie",
-            );
-        }
         if heads % groups != 0 {
             checks.refuse(
                 "model.num_key_value_heads",

@@ -86,7 +86,6 @@ fn training_out_of_range_is_refused() {
     assert_eq!(pretrain(&json!({"num_key_value_heads": 2}), &none), ["model.num_key_value_heads"]);
     assert_eq!(pretrain(&json!({"hidden_size": 0}), &none), ["model.hidden_size"]);
     assert_eq!(pretrain(&json!({"hidden_size": 40}), &none), ["model.num_attention_heads"], "heads of 10");
-    assert_eq!(pretrain(&json!({"intermediate_size": 90}), &none), ["model.intermediate_size"]);
     assert_eq!(pretrain(&none, &json!({"updates": 0, "batch": 0})), ["training.updates", "training.batch"]);
     assert_eq!(pretrain(&none, &json!({"learning_rate": -0.1})), ["training.learning_rate"]);
     assert_eq!(pretrain(&none, &json!({"muon_learning_rate": 0})), ["training.muon_learning_rate"]);

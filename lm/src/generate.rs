@@ -280,6 +280,7 @@ impl Policy {
                     return Err(error);
                 }
                 note = Some(format!("memory was short: {} at a time", waiting.rows()));
+                control.tell(Progress { done: done.len(), total, unit: "responses", note: note.clone() });
                 self.reads.borrow_mut().forget();
                 // Nothing of a response depends on when it is drawn.
                 waiting.begin_again(prompts, &missing(prompts, sampling.settings, &done));

@@ -71,9 +71,14 @@ impl<'a> Control<'a> {
     /// Tells how far the step is, unless it has just told.
     pub fn report(&mut self, progress: impl FnOnce() -> Progress) {
         if self.last.is_none_or(|last| last.elapsed() >= INTERVAL) {
-            self.last = Some(Instant::now());
-            (self.report)(progress());
+            self.tell(progress());
         }
+    }
+
+    /// Tells how far the step is, and what people should know at once.
+    pub fn tell(&mut self, progress: Progress) {
+        self.last = Some(Instant::now());
+        (self.report)(progress);
     }
 
     /// Whether the step should save what it has and end.

@@ -119,7 +119,7 @@ impl ModelConfig {
     /// The configuration of a new model.
     ///
     /// # Errors
-    /// When heads do not divide the width, or key-value heads the heads.
+    /// When heads do not divide the width, or key-value heads the heads, or heads are no multiple of 4 wide.
     pub fn new(shape: &Architecture, vocab_size: usize, eos: i64, pad: Option<i64>) -> Result<Self> {
         let size = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
         let heads = size(shape.num_attention_heads);
